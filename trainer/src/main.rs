@@ -1,0 +1,2 @@
+//! sorcen
+fn main() {}
