@@ -1,1 +1,3 @@
-//! x
+//! Sorcen's trainer: tokens in, checkpoints out, on any Burn backend.
+
+pub mod cli;

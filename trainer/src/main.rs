@@ -1,2 +1,7 @@
-//! sorcen
-fn main() {}
+//! `sorcen`: train, evaluate, export and try Sorcen models.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sorcen_trainer::cli::main()
+}
