@@ -192,7 +192,7 @@ impl ModelConfig {
         );
         check!(self.embed_dim >= 1 && self.embed_dim <= limit::DIM, "embed_dim", "1 to 8192", self.embed_dim);
         check!(
-            self.num_heads >= 1 && self.num_heads <= self.embed_dim && self.embed_dim % self.num_heads == 0,
+            self.num_heads >= 1 && self.num_heads <= self.embed_dim && self.embed_dim.is_multiple_of(self.num_heads),
             "num_heads",
             "a divisor of embed_dim",
             self.num_heads
@@ -207,7 +207,7 @@ impl ModelConfig {
         check!(
             self.decoder_num_heads >= 1
                 && self.decoder_num_heads <= self.decoder_embed_dim
-                && self.decoder_embed_dim % self.decoder_num_heads == 0,
+                && self.decoder_embed_dim.is_multiple_of(self.decoder_num_heads),
             "decoder_num_heads",
             "a divisor of decoder_embed_dim",
             self.decoder_num_heads

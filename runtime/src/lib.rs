@@ -1,14 +1,44 @@
 //! Inference of Sorcen models: features and masked image generation from VQ tokens,
 //! with the same bits on every CPU.
 //!
-//! `no_std`, no allocation: the caller owns all memory.
+//! `no_std` and without allocation: the caller owns all memory ([`scratch::Scratch::bytes`] is a
+//! `const fn`), a pack runs in place, and nothing panics on what is in a file.
+//!
+//! ```no_run
+//! use sorcen_runtime::{generate, sampler::Seeded, scratch::{Plan, Scratch}, Model, Pack};
+//! # fn run(file: &[u8], memory: &mut [u8]) -> Result<(), sorcen_runtime::Error> {
+//! let model = Model::new(Pack::new(file)?); // checks the file, once
+//! let config = *model.config();
+//! let mut scratch = Scratch::new(memory, &config, Plan::Generate)?;
+//! let mut ids = [config.mask_token_id as u16; 64]; // an 8×8 grid, all unknown
+//! let options = generate::Options::default();
+//! generate::generate(&model, &mut ids, &options, &mut Seeded(7), &mut scratch, |_| {})?;
+//! # Ok(()) }
+//! ```
 #![no_std]
+
+#[cfg(feature = "alloc")]
+extern crate alloc;
+#[cfg(feature = "std")]
+extern crate std;
 
 pub mod config;
 pub mod error;
+pub mod generate;
+mod kernels;
+mod layers;
+mod math;
+pub mod model;
+pub mod pack;
+pub mod quant;
 pub mod rng;
+pub mod sampler;
 pub mod schema;
+pub mod scratch;
+pub mod tokenizer;
 pub mod tokens;
 
 pub use config::ModelConfig;
 pub use error::Error;
+pub use model::Model;
+pub use pack::Pack;

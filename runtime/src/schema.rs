@@ -129,13 +129,8 @@ pub enum Param {
 /// Weights before the encoder's blocks, between the stacks, and after the decoder's blocks.
 const FIRST: [Param; 4] =
     [Param::WordEmbedding, Param::PositionEmbedding, Param::EmbeddingNormWeight, Param::EmbeddingNormBias];
-const MIDDLE: [Param; 5] = [
-    Param::NormWeight,
-    Param::NormBias,
-    Param::DecoderEmbedWeight,
-    Param::DecoderEmbedBias,
-    Param::DecoderPosition,
-];
+const MIDDLE: [Param; 5] =
+    [Param::NormWeight, Param::NormBias, Param::DecoderEmbedWeight, Param::DecoderEmbedBias, Param::DecoderPosition];
 const LAST: [Param; 7] = [
     Param::DecoderNormWeight,
     Param::DecoderNormBias,

@@ -85,10 +85,7 @@ mod tests {
     fn official_size_and_bad_input() {
         assert_eq!(row_bytes(256, 10), 320);
         let mut row = [0; 2];
-        assert_eq!(
-            pack_row(&[5, 8], 3, &mut row[..1]),
-            Err(Error::TokenId { index: 1, limit: 8, found: 8 })
-        );
+        assert_eq!(pack_row(&[5, 8], 3, &mut row[..1]), Err(Error::TokenId { index: 1, limit: 8, found: 8 }));
         assert_eq!(pack_row(&[1], 3, &mut row), Err(Error::Length { item: "row", needed: 1, found: 2 }));
         assert!(unpack_row(&row, 17, &mut [0]).is_err());
     }

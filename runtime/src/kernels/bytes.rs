@@ -1,0 +1,57 @@
+//! Views of byte memory as numbers and back, checked for alignment and length.
+
+#[cfg(target_endian = "big")]
+compile_error!("packs are little-endian and used in place; big-endian targets are not supported");
+
+macro_rules! view {
+    ($name:ident, $name_mut:ident, $type:ty) => {
+        /// The bytes as numbers; `None` unless aligned and a whole number of elements.
+        pub(crate) fn $name(bytes: &[u8]) -> Option<&[$type]> {
+            // SAFETY: every bit pattern is a valid value of this plain number type.
+            let (head, numbers, tail) = unsafe { bytes.align_to::<$type>() };
+            (head.is_empty() && tail.is_empty()).then_some(numbers)
+        }
+
+        /// The aligned middle of the bytes as numbers (up to one element lost at either end).
+        pub(crate) fn $name_mut(bytes: &mut [u8]) -> &mut [$type] {
+            // SAFETY: every bit pattern is a valid value, in both directions.
+            unsafe { bytes.align_to_mut::<$type>().1 }
+        }
+    };
+}
+
+view!(as_f32, as_f32_mut, f32);
+view!(as_u16, as_u16_mut, u16);
+view!(as_i8, as_i8_mut, i8);
+
+macro_rules! bytes_of {
+    ($name:ident, $type:ty) => {
+        /// The numbers as their little-endian bytes.
+        pub(crate) fn $name(numbers: &[$type]) -> &[u8] {
+            // SAFETY: plain numbers have no padding, and a byte has no alignment to keep.
+            unsafe { numbers.align_to::<u8>().1 }
+        }
+    };
+}
+
+bytes_of!(of_f32, f32);
+bytes_of!(of_u16, u16);
+bytes_of!(of_i8, i8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_check_alignment_and_length() {
+        let floats = [1.0f32, -2.5, 3.25];
+        let bytes = of_f32(&floats);
+        assert_eq!(bytes.len(), 12);
+        assert_eq!(as_f32(bytes), Some(&floats[..]));
+        assert_eq!(as_f32(&bytes[1..]), None);
+        assert_eq!(as_f32(&bytes[..6]), None);
+        assert_eq!(as_i8(&[255, 3]), Some(&[-1i8, 3][..]));
+        assert_eq!(of_u16(&[0x0102]), &[2, 1]);
+        assert_eq!(of_i8(&[-1]), &[255]);
+    }
+}

@@ -1,0 +1,206 @@
+//! The pack (`.srcn`): a model in one file that runs in place, from flash or a memory map.
+//!
+//! ```text
+//! header        64 bytes   magic, version, file length, section count, CRC of header and table
+//! section table 16 × 32    kind, CRC-32, offset, length
+//! config        64 bytes   `ModelConfig`
+//! tensors       48 each    one entry a weight, in schema order
+//! weights                  payload, every tensor at a multiple of 64 bytes
+//! …                        optional sections: tokenizer, card; readers skip kinds they do not know
+//! ```
+//!
+//! Little-endian. Sections start at multiples of 64 bytes, gaps are zero. The byte positions below
+//! are the only place where they are written down; [`reader`](self) and writer share them.
+
+mod crc;
+mod reader;
+mod writer;
+
+pub use reader::{Data, Matrix, Pack, Vector};
+pub use writer::{Sink, SliceSink, TensorData, WriteError, Writer};
+
+/// First four bytes of a pack.
+pub const MAGIC: [u8; 4] = *b"SRCN";
+/// Version of the format, raised with every change that an old reader would misread.
+pub const VERSION: u32 = 1;
+/// Sections, tensors and scales start at multiples of this, in bytes.
+pub const ALIGN: usize = 64;
+
+/// A byte string aligned for a pack: `static PACK: &Aligned<[u8]> = &Aligned(*include_bytes!("model.srcn"));`
+#[repr(C, align(64))]
+pub struct Aligned<B: ?Sized>(pub B);
+
+/// How a tensor's numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// IEEE single.
+    F32,
+    /// IEEE half.
+    F16,
+    /// Signed bytes with one scale an output channel.
+    Int8,
+}
+
+impl Precision {
+    const fn code(self) -> u8 {
+        match self {
+            Precision::F32 => 1,
+            Precision::F16 => 2,
+            Precision::Int8 => 3,
+        }
+    }
+
+    const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Precision::F32),
+            2 => Some(Precision::F16),
+            3 => Some(Precision::Int8),
+            _ => None,
+        }
+    }
+
+    /// The name on the command line: `f32`, `f16`, `int8`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::F16 => "f16",
+            Precision::Int8 => "int8",
+        }
+    }
+}
+
+/// The sections this version knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    /// The sizes of the model.
+    Config,
+    /// The tensor table.
+    Tensors,
+    /// The payload of the tensor table.
+    Weights,
+    /// A patch codebook: u32 codes, u32 patch side, 8 zero bytes, `[codes, patch, patch, 3]` bytes.
+    Tokenizer,
+    /// The model card: JSON in UTF-8.
+    Card,
+}
+
+impl Section {
+    const ALL: [Section; 5] = [Section::Config, Section::Tensors, Section::Weights, Section::Tokenizer, Section::Card];
+
+    const fn code(self) -> u32 {
+        self as u32 + 1
+    }
+
+    /// The name in messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Section::Config => "config",
+            Section::Tensors => "tensors",
+            Section::Weights => "weights",
+            Section::Tokenizer => "tokenizer",
+            Section::Card => "card",
+        }
+    }
+}
+
+/// Byte positions inside the header.
+mod header {
+    pub const MAGIC: usize = 0;
+    pub const VERSION: usize = 4;
+    pub const FILE_LEN: usize = 8;
+    pub const SECTIONS: usize = 16;
+    /// CRC-32 of header and section table with these four bytes zero.
+    pub const CRC: usize = 20;
+    pub const BYTES: usize = 64;
+}
+
+/// The section table and byte positions inside an entry.
+mod section {
+    pub const MAX: usize = 16;
+    pub const KIND: usize = 0;
+    pub const CRC: usize = 4;
+    pub const OFFSET: usize = 8;
+    pub const LEN: usize = 16;
+    pub const BYTES: usize = 32;
+    /// End of the table, start of the first section.
+    pub const TABLE_END: usize = super::header::BYTES + MAX * BYTES;
+}
+
+/// Byte positions inside a tensor entry; offsets count from the start of the weights section.
+mod tensor {
+    pub const PRECISION: usize = 0;
+    pub const NR: usize = 1;
+    pub const KT: usize = 2;
+    pub const ROWS: usize = 4;
+    pub const COLS: usize = 8;
+    pub const DATA_OFFSET: usize = 16;
+    pub const DATA_LEN: usize = 24;
+    pub const SCALES_OFFSET: usize = 32;
+    pub const SCALES_LEN: usize = 40;
+    pub const BYTES: usize = 48;
+}
+
+/// The config section: these u32 fields in a row, then the epsilon as f32.
+mod config {
+    use crate::config::ModelConfig;
+
+    pub const BYTES: usize = 64;
+    pub const FIELDS: usize = 12;
+
+    pub fn to_fields(c: &ModelConfig) -> [usize; FIELDS] {
+        [
+            c.grid,
+            c.codebook_size,
+            c.vocab_size,
+            c.class_token_id,
+            c.mask_token_id,
+            c.embed_dim,
+            c.depth,
+            c.num_heads,
+            c.decoder_embed_dim,
+            c.decoder_depth,
+            c.decoder_num_heads,
+            c.mlp_ratio,
+        ]
+    }
+
+    pub fn from_fields(f: [usize; FIELDS], layer_norm_eps: f32) -> ModelConfig {
+        let [grid, codebook_size, vocab_size, class_token_id, mask_token_id, embed_dim, depth, num_heads, decoder_embed_dim, decoder_depth, decoder_num_heads, mlp_ratio] =
+            f;
+        ModelConfig {
+            grid,
+            codebook_size,
+            vocab_size,
+            class_token_id,
+            mask_token_id,
+            embed_dim,
+            depth,
+            num_heads,
+            decoder_embed_dim,
+            decoder_depth,
+            decoder_num_heads,
+            mlp_ratio,
+            layer_norm_eps,
+        }
+    }
+}
+
+/// The tokenizer section's header.
+mod tokenizer {
+    pub const CODES: usize = 0;
+    pub const PATCH: usize = 4;
+    pub const BYTES: usize = 16;
+}
+
+/// Little-endian u32 at a position; 0 past the end (callers have checked the length).
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
+}
+
+/// Little-endian u64 at a position; 0 past the end (callers have checked the length).
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,251 @@
+use super::*;
+use crate::{
+    config::ModelConfig,
+    error::Error,
+    quant::{quantise_matrix, Layout},
+    schema::{self, Param},
+};
+extern crate std;
+use std::{collections::BTreeSet, string::ToString, vec, vec::Vec};
+
+/// A small pack with every section, written over a buffer full of 0xA5.
+fn sample(precision: Precision, layout: Layout) -> Aligned64 {
+    let config =
+        ModelConfig { embed_dim: 12, decoder_embed_dim: 8, num_heads: 3, depth: 2, ..ModelConfig::micro(3, 14) };
+    let mut buffer = vec![0xA5; 200_000];
+    let mut writer = Writer::new(SliceSink(&mut buffer), &config).unwrap();
+    while let Some(param) = writer.next_param() {
+        let shape = param.shape(&config);
+        let rng = crate::rng::Rng::new(5, crate::rng::Stream::Init, param.index(&config) as u64);
+        let numbers: Vec<f32> = (0..shape.elements()).map(|i| rng.normal(i as u64) as f32 * 0.1).collect();
+        let halves: Vec<u16> = numbers.iter().map(|&x| half::f16::from_f32(x).to_bits()).collect();
+        let (rows, cols) = shape.matrix();
+        let (mut weights, mut scales) = (vec![0; layout.elements(rows, cols)], vec![0.0; rows]);
+        quantise_matrix(&numbers, (rows, cols), layout, &mut weights, &mut scales).unwrap();
+        let data = match precision {
+            Precision::Int8 if param.is_matrix() => TensorData::Int8 { weights: &weights, scales: &scales, layout },
+            Precision::F16 => TensorData::F16(&halves),
+            _ => TensorData::F32(&numbers),
+        };
+        writer.tensor(data).unwrap();
+    }
+    writer.tokenizer(&[7; 14 * 2 * 2 * 3], 14, 2).unwrap();
+    writer.card("{\"name\":\"sample\"}").unwrap();
+    let (len, _) = writer.finish().unwrap();
+    Aligned64::new(&buffer[..len as usize])
+}
+
+/// Bytes at an address that is a multiple of 64.
+struct Aligned64 {
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl Aligned64 {
+    fn new(bytes: &[u8]) -> Self {
+        let mut memory = vec![0; bytes.len() + 64];
+        let start = memory.as_ptr().align_offset(64);
+        memory[start..start + bytes.len()].copy_from_slice(bytes);
+        Self { memory, start, len: bytes.len() }
+    }
+    fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.len]
+    }
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+    /// Recomputes every checksum, so that a check behind them is reached.
+    fn reseal(&mut self) {
+        let bytes = self.bytes_mut();
+        let count = u32_at(bytes, header::SECTIONS) as usize;
+        for i in 0..count.min(section::MAX) {
+            let at = header::BYTES + i * section::BYTES;
+            let (start, len) = (u64_at(bytes, at + section::OFFSET), u64_at(bytes, at + section::LEN));
+            if let Some(body) = bytes.get(start as usize..(start.saturating_add(len)) as usize) {
+                let crc = crc::crc32(body);
+                bytes[at + section::CRC..][..4].copy_from_slice(&crc.to_le_bytes());
+            }
+        }
+        bytes[header::CRC..][..4].fill(0);
+        let crc = crc::crc32(&bytes[..section::TABLE_END]);
+        bytes[header::CRC..][..4].copy_from_slice(&crc.to_le_bytes());
+    }
+    fn section_start(&self, wanted: Section) -> usize {
+        (0..section::MAX)
+            .map(|i| header::BYTES + i * section::BYTES)
+            .find(|&at| u32_at(self.bytes(), at) == wanted.code())
+            .map(|at| u64_at(self.bytes(), at + section::OFFSET) as usize)
+            .unwrap()
+    }
+}
+
+#[test]
+fn round_trip() {
+    for (precision, layout) in [
+        (Precision::F32, Layout::ROW_MAJOR),
+        (Precision::F16, Layout::ROW_MAJOR),
+        (Precision::Int8, Layout::ROW_MAJOR),
+        (Precision::Int8, Layout { nr: 4, kt: 4 }),
+    ] {
+        let file = sample(precision, layout);
+        let pack = Pack::new(file.bytes()).unwrap();
+        assert_eq!(pack.config().embed_dim, 12);
+        assert!(pack.has_decoder());
+        assert_eq!(pack.card(), Some("{\"name\":\"sample\"}"));
+        assert_eq!(pack.tokenizer().unwrap().codes(), 14);
+        let config = *pack.config();
+        for param in schema::params(&config) {
+            let expected = if precision == Precision::Int8 && !param.is_matrix() { Precision::F32 } else { precision };
+            assert_eq!(pack.precision(param), Some(expected), "{param}");
+            let rng = crate::rng::Rng::new(5, crate::rng::Stream::Init, param.index(&config) as u64);
+            let (rows, cols) = param.shape(&config).matrix();
+            let mut row = vec![0.0; cols];
+            pack.matrix(param).row_into(rows - 1, &mut row);
+            for (col, found) in row.iter().enumerate() {
+                let number = rng.normal(((rows - 1) * cols + col) as u64) as f32 * 0.1;
+                assert!((number - found).abs() < 0.003, "{param} {col}: {number} {found}");
+            }
+        }
+        assert!(!file.bytes().windows(8).any(|w| w == [0xA5; 8]), "bytes that were never written");
+        // Padding after the pack is allowed: flash pages.
+        let padded = Aligned64::new(&[file.bytes(), &[0xFF; 100]].concat());
+        assert_eq!(Pack::new(padded.bytes()).unwrap().bytes(), file.len);
+    }
+}
+
+#[test]
+fn every_truncation_is_rejected() {
+    let file = sample(Precision::Int8, Layout::ROW_MAJOR);
+    for len in (0..file.len).step_by(97).chain(file.len - 1..file.len) {
+        let cut = Aligned64::new(&file.bytes()[..len]);
+        assert!(matches!(Pack::new(cut.bytes()), Err(Error::Truncated { .. })), "{len}");
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_rejected_or_harmless() {
+    let mut file = sample(Precision::Int8, Layout::ROW_MAJOR);
+    let mut kinds = BTreeSet::new();
+    for at in (0..file.len).step_by(13) {
+        let bit = 1 << (at % 8);
+        file.bytes_mut()[at] ^= bit;
+        match Pack::new(file.bytes()) {
+            // Only padding between sections is outside every checksum.
+            Ok(_) => assert!(file.bytes()[at] == bit, "bit at {at} accepted"),
+            Err(error) => {
+                kinds.insert(error.to_string().split_whitespace().take(2).collect::<Vec<_>>().join(" "));
+            }
+        }
+        file.bytes_mut()[at] ^= bit;
+    }
+    assert!(kinds.len() >= 5, "{kinds:?}");
+}
+
+#[test]
+fn each_field_is_checked_behind_the_checksums() {
+    type Edit = fn(&mut Aligned64);
+    fn tensor_at(file: &Aligned64, param: Param, field: usize) -> usize {
+        let config = *Pack::new(file.bytes()).unwrap().config();
+        file.section_start(Section::Tensors) + param.index(&config) * tensor::BYTES + field
+    }
+    let cases: [(&str, Edit, &str); 12] = [
+        ("magic", |f| f.bytes_mut()[0] = b'X', "magic"),
+        ("version", |f| f.bytes_mut()[header::VERSION] = 9, "version"),
+        ("sections", |f| f.bytes_mut()[header::SECTIONS] = 200, "section count"),
+        (
+            "grid",
+            |f| {
+                let at = f.section_start(Section::Config);
+                f.bytes_mut()[at] = 0
+            },
+            "grid",
+        ),
+        (
+            "eps",
+            |f| {
+                let at = f.section_start(Section::Config) + 48;
+                f.bytes_mut()[at..at + 4].fill(0xFF)
+            },
+            "layer_norm_eps",
+        ),
+        (
+            "precision",
+            |f| {
+                let at = tensor_at(f, Param::NormWeight, tensor::PRECISION);
+                f.bytes_mut()[at] = 77
+            },
+            "precision",
+        ),
+        (
+            "int8 vector",
+            |f| {
+                let at = tensor_at(f, Param::NormWeight, tensor::PRECISION);
+                f.bytes_mut()[at] = 3
+            },
+            "precision",
+        ),
+        (
+            "rows",
+            |f| {
+                let at = tensor_at(f, Param::WordEmbedding, tensor::ROWS);
+                f.bytes_mut()[at] += 1
+            },
+            "rows",
+        ),
+        (
+            "layout",
+            |f| {
+                let at = tensor_at(f, Param::WordEmbedding, tensor::NR);
+                f.bytes_mut()[at] = 0
+            },
+            "layout",
+        ),
+        (
+            "offset",
+            |f| {
+                let at = tensor_at(f, Param::WordEmbedding, tensor::DATA_OFFSET) + 5;
+                f.bytes_mut()[at] = 1
+            },
+            "truncated",
+        ),
+        (
+            "alignment",
+            |f| {
+                let at = tensor_at(f, Param::WordEmbedding, tensor::DATA_OFFSET);
+                f.bytes_mut()[at] += 4
+            },
+            "alignment",
+        ),
+        (
+            "scale",
+            |f| {
+                let at = tensor_at(f, Param::WordEmbedding, tensor::SCALES_OFFSET);
+                let offset = u64_at(f.bytes(), at) as usize + f.section_start(Section::Weights);
+                f.bytes_mut()[offset..offset + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+            },
+            "not finite",
+        ),
+    ];
+    for (name, edit, expected) in cases {
+        let mut file = sample(Precision::Int8, Layout::ROW_MAJOR);
+        edit(&mut file);
+        file.reseal();
+        match Pack::new(file.bytes()) {
+            Ok(_) => panic!("{name}: accepted"),
+            Err(error) => assert!(error.to_string().contains(expected), "{name}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn the_writer_refuses_what_does_not_fit() {
+    let config = ModelConfig::micro(3, 14);
+    let mut buffer = vec![0; 500_000];
+    let mut writer = Writer::new(SliceSink(&mut buffer), &config).unwrap();
+    assert!(matches!(writer.tensor(TensorData::F32(&[0.0; 3])), Err(WriteError::Pack(Error::Tensor { .. }))));
+    assert!(writer.tensor(TensorData::Absent).is_err());
+    assert!(matches!(writer.finish(), Err(WriteError::Pack(Error::Tensor { property: "number of tensors", .. }))));
+    let mut tiny = [0; 10];
+    assert!(matches!(Writer::new(SliceSink(&mut tiny), &config), Err(WriteError::Sink(Error::Truncated { .. }))));
+}

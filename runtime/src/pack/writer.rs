@@ -1,0 +1,343 @@
+//! [`Writer`]: a pack, tensor by tensor, into any [`Sink`].
+
+use super::{config, crc::Crc, header, section, tensor, tokenizer, Precision, Section, ALIGN, MAGIC, VERSION};
+use crate::{
+    config::ModelConfig,
+    error::Error,
+    kernels::bytes::{of_f32, of_i8, of_u16},
+    quant::Layout,
+    schema::{self, Param},
+};
+
+/// Where a pack goes: bytes at given offsets, mostly in order (the header comes last).
+pub trait Sink {
+    /// What can go wrong.
+    type Error;
+    /// Puts `bytes` at `offset` from the start.
+    ///
+    /// # Errors
+    /// Whatever the medium reports.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Self::Error>;
+}
+
+/// A sink over memory of a fixed size.
+pub struct SliceSink<'b>(pub &'b mut [u8]);
+
+impl Sink for SliceSink<'_> {
+    type Error = Error;
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        let end = offset.saturating_add(bytes.len() as u64);
+        let found = self.0.len() as u64;
+        let target = usize::try_from(offset)
+            .ok()
+            .and_then(|start| self.0.get_mut(start..start.checked_add(bytes.len())?))
+            .ok_or(Error::Truncated { item: "sink", needed: end, found })?;
+        target.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+#[cfg(feature = "alloc")]
+impl Sink for alloc::vec::Vec<u8> {
+    type Error = core::convert::Infallible;
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Self::Error> {
+        let start = offset as usize;
+        if self.len() < start + bytes.len() {
+            self.resize(start + bytes.len(), 0);
+        }
+        self[start..start + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+#[cfg(feature = "std")]
+impl Sink for std::fs::File {
+    type Error = std::io::Error;
+
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Self::Error> {
+        use std::io::{Seek, SeekFrom, Write};
+        self.seek(SeekFrom::Start(offset))?;
+        self.write_all(bytes)
+    }
+}
+
+/// Why writing stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteError<E> {
+    /// The data does not fit the schema.
+    Pack(Error),
+    /// The sink failed.
+    Sink(E),
+}
+
+impl<E> From<Error> for WriteError<E> {
+    fn from(error: Error) -> Self {
+        WriteError::Pack(error)
+    }
+}
+
+impl<E: core::fmt::Display> core::fmt::Display for WriteError<E> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            WriteError::Pack(error) => error.fmt(f),
+            WriteError::Sink(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: core::fmt::Display + core::fmt::Debug> core::error::Error for WriteError<E> {}
+
+/// One tensor's numbers on the way into a pack.
+#[derive(Clone, Copy)]
+pub enum TensorData<'a> {
+    /// Left out (decoder weights of an encoder-only pack).
+    Absent,
+    /// Row-major singles.
+    F32(&'a [f32]),
+    /// Row-major halves, as bits.
+    F16(&'a [u16]),
+    /// Blocked bytes with a scale a row; see [`crate::quant::quantise_matrix`].
+    Int8 {
+        /// Values in `layout` order, -127 to 127.
+        weights: &'a [i8],
+        /// One scale a row.
+        scales: &'a [f32],
+        /// The order of `weights`.
+        layout: Layout,
+    },
+}
+
+/// Writes a pack: all tensors in schema order, then optional sections, then [`finish`](Self::finish).
+pub struct Writer<S> {
+    sink: S,
+    model: ModelConfig,
+    /// End of what has been written.
+    end: u64,
+    /// Tensors written, and the checksum of their table.
+    tensors: usize,
+    table_crc: Crc,
+    weights_start: u64,
+    weights_crc: Crc,
+    /// (kind, crc, offset, len)
+    sections: heapless::Vec<(Section, u32, u64, u64), { section::MAX }>,
+}
+
+const TENSORS_START: u64 = (section::TABLE_END + config::BYTES) as u64;
+
+impl<S: Sink> Writer<S> {
+    /// Starts a pack of a model of these sizes.
+    ///
+    /// # Errors
+    /// [`Error::Config`], or the sink's.
+    pub fn new(sink: S, model: &ModelConfig) -> Result<Self, WriteError<S::Error>> {
+        model.validate()?;
+        let table = (schema::count(model) * tensor::BYTES) as u64;
+        let weights_start = (TENSORS_START + table).next_multiple_of(ALIGN as u64);
+        let mut writer = Self {
+            sink,
+            model: *model,
+            end: 0,
+            tensors: 0,
+            table_crc: Crc::new(),
+            weights_start,
+            weights_crc: Crc::new(),
+            sections: heapless::Vec::new(),
+        };
+        writer.put(section::TABLE_END as u64, &config_bytes(model))?;
+        writer.push_section(
+            Section::Config,
+            crc_of(&[&config_bytes(model)]),
+            section::TABLE_END as u64,
+            config::BYTES as u64,
+        )?;
+        // The gap between the table's end and the weights.
+        writer.put(TENSORS_START + table, &[0; ALIGN][..(weights_start - TENSORS_START - table) as usize])?;
+        writer.end = weights_start;
+        Ok(writer)
+    }
+
+    /// The weight that [`tensor`](Self::tensor) expects next; `None` when all are there.
+    pub fn next_param(&self) -> Option<Param> {
+        schema::params(&self.model).nth(self.tensors)
+    }
+
+    /// Adds the next weight in schema order.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where the data does not have the schema's size or a precision that this
+    /// weight cannot have, or the sink's.
+    pub fn tensor(&mut self, data: TensorData<'_>) -> Result<(), WriteError<S::Error>> {
+        let param = self.next_param().ok_or(Error::Field { field: "tensor count", found: self.tensors as u64 + 1 })?;
+        let (rows, cols) = param.shape(&self.model).matrix();
+        let wrong = |property, expected: usize, found: usize| Error::Tensor {
+            index: self.tensors as u16,
+            property,
+            expected: expected as u64,
+            found: found as u64,
+        };
+        let check =
+            |property, expected, found| if expected == found { Ok(()) } else { Err(wrong(property, expected, found)) };
+        let (code, layout, payload, scales): (u8, Layout, &[u8], &[f32]) = match data {
+            TensorData::Absent => {
+                check("presence", usize::from(!param.is_decoder()), 0)?;
+                (0, Layout::ROW_MAJOR, &[], &[])
+            }
+            TensorData::F32(x) => {
+                check("elements", rows * cols, x.len())?;
+                (Precision::F32.code(), Layout::ROW_MAJOR, of_f32(x), &[])
+            }
+            TensorData::F16(x) => {
+                check("elements", rows * cols, x.len())?;
+                (Precision::F16.code(), Layout::ROW_MAJOR, of_u16(x), &[])
+            }
+            TensorData::Int8 { weights, scales, layout } => {
+                check("being a matrix", 1, param.is_matrix().into())?;
+                check("valid layout", 1, layout.is_valid().into())?;
+                check("elements", layout.elements(rows, cols), weights.len())?;
+                check("scales", rows, scales.len())?;
+                (Precision::Int8.code(), layout, of_i8(weights), scales)
+            }
+        };
+        let mut entry = [0; tensor::BYTES];
+        if code != 0 {
+            entry[tensor::PRECISION] = code;
+            entry[tensor::NR] = layout.nr;
+            entry[tensor::KT] = layout.kt;
+            entry[tensor::ROWS..][..4].copy_from_slice(&(rows as u32).to_le_bytes());
+            entry[tensor::COLS..][..4].copy_from_slice(&(cols as u32).to_le_bytes());
+            for (at, bytes) in [(tensor::DATA_OFFSET, payload), (tensor::SCALES_OFFSET, of_f32(scales))] {
+                let offset = if bytes.is_empty() { 0 } else { self.weights(bytes)? };
+                entry[at..][..8].copy_from_slice(&offset.to_le_bytes());
+                entry[at + 8..][..8].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+            }
+        }
+        self.table_crc.update(&entry);
+        self.put(TENSORS_START + (self.tensors * tensor::BYTES) as u64, &entry)?;
+        self.tensors += 1;
+        Ok(())
+    }
+
+    /// Adds the tokenizer: a patch codebook `[codes, patch, patch, 3]`.
+    ///
+    /// # Errors
+    /// [`Error::Length`] where the codebook has another size, or the sink's.
+    pub fn tokenizer(&mut self, codebook: &[u8], codes: usize, patch: usize) -> Result<(), WriteError<S::Error>> {
+        crate::tokenizer::PatchCodebook::new(codebook, codes, patch)?;
+        let mut head = [0; tokenizer::BYTES];
+        head[tokenizer::CODES..][..4].copy_from_slice(&(codes as u32).to_le_bytes());
+        head[tokenizer::PATCH..][..4].copy_from_slice(&(patch as u32).to_le_bytes());
+        self.section(Section::Tokenizer, &[&head, codebook])
+    }
+
+    /// Adds the model card.
+    ///
+    /// # Errors
+    /// The sink's.
+    pub fn card(&mut self, json: &str) -> Result<(), WriteError<S::Error>> {
+        self.section(Section::Card, &[json.as_bytes()])
+    }
+
+    /// Completes the pack and returns its length in bytes and the sink.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where tensors are missing, or the sink's.
+    pub fn finish(mut self) -> Result<(u64, S), WriteError<S::Error>> {
+        self.close_weights()?;
+        let mut head = [0; section::TABLE_END];
+        head[header::MAGIC..][..4].copy_from_slice(&MAGIC);
+        head[header::VERSION..][..4].copy_from_slice(&VERSION.to_le_bytes());
+        head[header::FILE_LEN..][..8].copy_from_slice(&self.end.to_le_bytes());
+        head[header::SECTIONS..][..4].copy_from_slice(&(self.sections.len() as u32).to_le_bytes());
+        for (i, (kind, crc, offset, len)) in self.sections.iter().enumerate() {
+            let entry = &mut head[header::BYTES + i * section::BYTES..][..section::BYTES];
+            entry[section::KIND..][..4].copy_from_slice(&kind.code().to_le_bytes());
+            entry[section::CRC..][..4].copy_from_slice(&crc.to_le_bytes());
+            entry[section::OFFSET..][..8].copy_from_slice(&offset.to_le_bytes());
+            entry[section::LEN..][..8].copy_from_slice(&len.to_le_bytes());
+        }
+        let crc = crc_of(&[&head]);
+        head[header::CRC..][..4].copy_from_slice(&crc.to_le_bytes());
+        self.put(0, &head)?;
+        Ok((self.end, self.sink))
+    }
+
+    fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<(), WriteError<S::Error>> {
+        self.sink.write_at(offset, bytes).map_err(WriteError::Sink)
+    }
+
+    /// Appends bytes to the weights, padded to the alignment; returns their offset in the section.
+    fn weights(&mut self, bytes: &[u8]) -> Result<u64, WriteError<S::Error>> {
+        let offset = self.end - self.weights_start;
+        self.append(bytes)?;
+        self.weights_crc.update(bytes);
+        let padding = [0; ALIGN];
+        let padding = &padding[..bytes.len().next_multiple_of(ALIGN) - bytes.len()];
+        self.weights_crc.update(padding);
+        Ok(offset)
+    }
+
+    /// Appends bytes and the padding after them.
+    fn append(&mut self, bytes: &[u8]) -> Result<(), WriteError<S::Error>> {
+        self.put(self.end, bytes)?;
+        let after = self.end + bytes.len() as u64;
+        let aligned = after.next_multiple_of(ALIGN as u64);
+        self.put(after, &[0; ALIGN][..(aligned - after) as usize])?;
+        self.end = aligned;
+        Ok(())
+    }
+
+    /// Ends the weights, once.
+    fn close_weights(&mut self) -> Result<(), WriteError<S::Error>> {
+        if self.sections.iter().any(|s| s.0 == Section::Weights) {
+            return Ok(());
+        }
+        let expected = schema::count(&self.model);
+        if self.tensors != expected {
+            let (expected, found) = (expected as u64, self.tensors as u64);
+            return Err(
+                Error::Tensor { index: self.tensors as u16, property: "number of tensors", expected, found }.into()
+            );
+        }
+        let table = (expected * tensor::BYTES) as u64;
+        self.push_section(Section::Tensors, self.table_crc.value(), TENSORS_START, table)?;
+        self.push_section(Section::Weights, self.weights_crc.value(), self.weights_start, self.end - self.weights_start)
+    }
+
+    /// Appends a section made of several pieces.
+    fn section(&mut self, kind: Section, pieces: &[&[u8]]) -> Result<(), WriteError<S::Error>> {
+        self.close_weights()?;
+        let start = self.end;
+        for piece in pieces {
+            self.put(self.end, piece)?;
+            self.end += piece.len() as u64;
+        }
+        let len = self.end - start;
+        self.append(&[])?;
+        self.push_section(kind, crc_of(pieces), start, len)
+    }
+
+    fn push_section(&mut self, kind: Section, crc: u32, offset: u64, len: u64) -> Result<(), WriteError<S::Error>> {
+        self.sections
+            .push((kind, crc, offset, len))
+            .map_err(|_| Error::Field { field: "section count", found: section::MAX as u64 + 1 }.into())
+    }
+}
+
+fn crc_of(pieces: &[&[u8]]) -> u32 {
+    let mut crc = Crc::new();
+    for piece in pieces {
+        crc.update(piece);
+    }
+    crc.value()
+}
+
+fn config_bytes(model: &ModelConfig) -> [u8; config::BYTES] {
+    let mut bytes = [0; config::BYTES];
+    for (chunk, field) in bytes.chunks_exact_mut(4).zip(config::to_fields(model)) {
+        chunk.copy_from_slice(&(field as u32).to_le_bytes());
+    }
+    bytes[4 * config::FIELDS..][..4].copy_from_slice(&model.layer_norm_eps.to_bits().to_le_bytes());
+    bytes
+}

@@ -1,0 +1,149 @@
+//! Symmetric int8 quantisation and the blocked layout of linear weights.
+
+use crate::{error::Error, math::round_to_i32};
+
+/// Order of a linear's weights `[N, K]` in a pack: `[N/nr][K/kt][nr][kt]`, zero-padded.
+///
+/// Row-major is `nr = 1`, `kt = 0` (a tile spans the whole row).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Output channels side by side, 1 to [`Layout::MAX_NR`].
+    pub nr: u8,
+    /// Inputs of a tile, a power of two up to [`Layout::MAX_KT`], or 0 for all.
+    pub kt: u8,
+}
+
+impl Layout {
+    /// Plain rows.
+    pub const ROW_MAJOR: Self = Self { nr: 1, kt: 0 };
+    /// Largest `nr`.
+    pub const MAX_NR: usize = 64;
+    /// Largest `kt`; rows of activations are padded to a multiple of it at most.
+    pub const MAX_KT: usize = 64;
+
+    /// Whether both numbers are in range.
+    pub const fn is_valid(self) -> bool {
+        let kt_fits = self.kt == 0 || (self.kt.is_power_of_two() && self.kt as usize <= Self::MAX_KT);
+        self.nr >= 1 && self.nr as usize <= Self::MAX_NR && kt_fits
+    }
+
+    /// Inputs of a tile for rows of `cols`.
+    pub const fn tile_cols(self, cols: usize) -> usize {
+        if self.kt == 0 {
+            cols
+        } else {
+            self.kt as usize
+        }
+    }
+
+    /// Columns after padding to whole tiles.
+    pub const fn padded_cols(self, cols: usize) -> usize {
+        cols.next_multiple_of(self.tile_cols(cols))
+    }
+
+    /// Elements of a blocked `[rows, cols]` matrix, padding included.
+    pub const fn elements(self, rows: usize, cols: usize) -> usize {
+        rows.next_multiple_of(self.nr as usize) * self.padded_cols(cols)
+    }
+
+    /// Index of element (row, col) in the blocked order.
+    pub const fn index(self, row: usize, col: usize, cols: usize) -> usize {
+        let (nr, kt) = (self.nr as usize, self.tile_cols(cols));
+        let tile = (row / nr) * (self.padded_cols(cols) / kt) + col / kt;
+        (tile * nr + row % nr) * kt + col % kt
+    }
+}
+
+/// Largest magnitude of a slice; 0 for an empty one.
+#[inline]
+fn max_abs(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |m, v| if v.abs() > m { v.abs() } else { m })
+}
+
+/// Quantises one row to int8: `x ≈ scale * q`, `q` in -127..=127, `scale = max|x| / 127`.
+/// Elements of `q` past the row's length become 0. Returns the scale (0 for a zero row).
+#[inline]
+pub fn quantise_row(x: &[f32], q: &mut [i8]) -> f32 {
+    let max = max_abs(x);
+    let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
+    let (head, padding) = q.split_at_mut(x.len().min(q.len()));
+    for (q, x) in head.iter_mut().zip(x) {
+        *q = round_to_i32(*x * inverse) as i8;
+    }
+    padding.fill(0);
+    max / 127.0
+}
+
+/// Quantises a row-major matrix `[rows, cols]` per output channel into a blocked layout.
+///
+/// # Errors
+/// [`Error::Length`] where `out` or `scales` do not fit, [`Error::Option`] for an invalid layout.
+pub fn quantise_matrix(
+    weights: &[f32],
+    (rows, cols): (usize, usize),
+    layout: Layout,
+    out: &mut [i8],
+    scales: &mut [f32],
+) -> Result<(), Error> {
+    if !layout.is_valid() {
+        return Err(Error::Option { name: "layout", expected: "nr 1 to 64, kt 0 or a power of two up to 64" });
+    }
+    let check = |item, needed, found| if needed == found { Ok(()) } else { Err(Error::Length { item, needed, found }) };
+    check("weights", rows * cols, weights.len())?;
+    check("out", layout.elements(rows, cols), out.len())?;
+    check("scales", rows, scales.len())?;
+    out.fill(0);
+    for (row, (x, scale)) in weights.chunks_exact(cols).zip(scales).enumerate() {
+        let max = max_abs(x);
+        let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
+        *scale = max / 127.0;
+        for (col, x) in x.iter().enumerate() {
+            out[layout.index(row, col, cols)] = round_to_i32(x * inverse) as i8;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    extern crate std;
+    use std::{collections::BTreeSet, vec, vec::Vec};
+
+    proptest! {
+        #[test]
+        fn error_is_half_a_step(x in proptest::collection::vec(-100f32..100.0, 1..80)) {
+            let mut q = vec![99; x.len() + 3];
+            let scale = quantise_row(&x, &mut q);
+            for (x, q) in x.iter().zip(&q) {
+                prop_assert!((x - scale * f32::from(*q)).abs() <= scale * 0.5001);
+                prop_assert!(*q >= -127);
+            }
+            prop_assert_eq!(&q[x.len()..], &[0, 0, 0]);
+        }
+
+        #[test]
+        fn layouts_place_every_element_once(nr in 1u8..=16, kt in 0u8..=20, rows in 1usize..40, cols in 1usize..40) {
+            let layout = Layout { nr, kt };
+            let places: BTreeSet<usize> =
+                (0..rows).flat_map(|r| (0..cols).map(move |c| layout.index(r, c, cols))).collect();
+            prop_assert_eq!(places.len(), rows * cols);
+            prop_assert!(*places.last().unwrap() < layout.elements(rows, cols));
+        }
+    }
+
+    #[test]
+    fn zero_rows_and_matrices() {
+        let mut q = [7; 4];
+        assert_eq!(quantise_row(&[0.0; 4], &mut q), 0.0);
+        assert_eq!(q, [0; 4]);
+        let weights: Vec<f32> = (0..6).map(|i| i as f32).collect();
+        let layout = Layout { nr: 2, kt: 2 };
+        let mut out = vec![9; layout.elements(2, 3)];
+        let mut scales = [0.0; 2];
+        quantise_matrix(&weights, (2, 3), layout, &mut out, &mut scales).unwrap();
+        assert_eq!(out, [0, 64, 76, 102, 127, 0, 127, 0]);
+        assert!(quantise_matrix(&weights, (2, 3), layout, &mut out[1..], &mut scales).is_err());
+    }
+}
