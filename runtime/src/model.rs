@@ -72,6 +72,30 @@ impl<'p> Model<'p> {
         self.encode(ids, None, scratch)?.probe_feature(out)
     }
 
+    /// Takes up a latent computed elsewhere, to run the decoder on it.
+    ///
+    /// `rows` `[1+N, D]` after the final norm, class token first; `ids` and `positions` as
+    /// [`encode`](Self::encode) got them.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode), and [`Error::Length`] for `rows`.
+    pub fn latent<'a>(
+        &'a self,
+        rows: &[f32],
+        ids: &'a [u16],
+        positions: Option<&'a [u16]>,
+        scratch: &'a mut Scratch<'_>,
+    ) -> Result<Latent<'a>, Error> {
+        self.check_tokens(ids, positions)?;
+        let needed = (1 + ids.len()) * self.config().embed_dim;
+        if rows.len() != needed {
+            return Err(Error::Length { item: "rows", needed, found: rows.len() });
+        }
+        let buffers = scratch.buffers(self.config(), Plan::Features)?;
+        buffers.x[..needed].copy_from_slice(rows);
+        Ok(Latent { model: self, tokens: Tokens { ids, positions }, buffers })
+    }
+
     /// Checks what [`encode`](Self::encode) is handed.
     pub(crate) fn check_tokens(&self, ids: &[u16], positions: Option<&[u16]>) -> Result<(), Error> {
         let config = self.config();
