@@ -1,0 +1,117 @@
+//! One model made of counter-generated weights, run on any target: the bits of its features,
+//! logits and generated tokens are written down here and must come out everywhere.
+
+use sorcen_runtime::{
+    generate::{generate, Options},
+    pack::{SliceSink, TensorData, Writer},
+    quant::{quantise_matrix, Layout},
+    rng::{splitmix64, Rng, Stream},
+    sampler::Seeded,
+    scratch::{Plan, Scratch},
+    Error, Model, ModelConfig, Pack,
+};
+
+const CONFIG: ModelConfig = ModelConfig { depth: 2, decoder_depth: 1, ..ModelConfig::micro(4, 30) };
+
+/// An int8 pack; weights are uniform numbers, so that no library function is involved.
+fn pack(layout: Layout) -> Vec<u8> {
+    let mut buffer = vec![0; 600_000];
+    let mut writer = Writer::new(SliceSink(&mut buffer), &CONFIG).unwrap();
+    while let Some(param) = writer.next_param() {
+        let rng = Rng::new(11, Stream::Init, param.index(&CONFIG) as u64);
+        let shape = param.shape(&CONFIG);
+        let numbers: Vec<f32> = (0..shape.elements()).map(|i| (rng.uniform(i as u64) as f32 - 0.5) * 0.5).collect();
+        if !param.is_matrix() {
+            writer.tensor(TensorData::F32(&numbers)).unwrap();
+            continue;
+        }
+        let (rows, cols) = shape.matrix();
+        let (mut weights, mut scales) = (vec![0; layout.elements(rows, cols)], vec![0.0; rows]);
+        quantise_matrix(&numbers, (rows, cols), layout, &mut weights, &mut scales).unwrap();
+        writer.tensor(TensorData::Int8 { weights: &weights, scales: &scales, layout }).unwrap();
+    }
+    let (len, _) = writer.finish().unwrap();
+    buffer.truncate(len as usize);
+    buffer
+}
+
+fn hash(state: u64, values: impl IntoIterator<Item = u32>) -> u64 {
+    values.into_iter().fold(state, |state, value| splitmix64(state ^ u64::from(value)))
+}
+
+/// Hashes of (features, logits, generated tokens).
+fn run(pack: &[u8]) -> Result<[u64; 3], Error> {
+    let model = Model::new(Pack::new(pack)?);
+    let mut memory = vec![0; Scratch::bytes(&CONFIG, Plan::Generate)];
+    let mut scratch = Scratch::new(&mut memory, &CONFIG, Plan::Generate)?;
+    let ids: Vec<u16> = (0..16).map(|i| if i % 5 == 0 { 31 } else { (i * 7 % 30) as u16 }).collect();
+
+    let mut features = [0.0f32; CONFIG.embed_dim];
+    model.features(&ids, &mut scratch, &mut features)?;
+    let features = hash(0, features.map(f32::to_bits));
+
+    let mut logits = 0;
+    let kept: Vec<u16> = (0..16).step_by(2).collect();
+    let kept_ids: Vec<u16> = kept.iter().map(|&p| ids[usize::from(p)]).collect();
+    let latent = model.encode(&kept_ids, Some(&kept), &mut scratch)?.into_latent();
+    latent.decode(|_, row| logits = hash(logits, row.iter().map(|x| x.to_bits())))?;
+
+    let mut tokens = 0;
+    for seed in 0..4 {
+        let mut ids = [31u16; 16];
+        generate(&model, &mut ids, &Options::default(), &mut Seeded(seed), &mut scratch, |_| {})?;
+        tokens = hash(tokens, ids.map(u32::from));
+    }
+    Ok([features, logits, tokens])
+}
+
+#[test]
+fn the_golden_bits() {
+    let expected = [0x5fb9_4226_15fd_25da, 0x4a97_95a6_9e25_3986, 0xd332_237f_98a1_62c6];
+    assert_eq!(run(&pack(Layout::ROW_MAJOR)).unwrap(), expected, "row-major");
+    for (nr, kt) in [(4, 4), (8, 32), (3, 1)] {
+        assert_eq!(run(&pack(Layout { nr, kt })).unwrap(), expected, "layout {nr}x{kt}");
+    }
+}
+
+#[test]
+fn known_tokens_stay_and_bad_input_is_an_error() {
+    let bytes = pack(Layout::ROW_MAJOR);
+    let model = Model::new(Pack::new(&bytes).unwrap());
+    let mut memory = vec![0; Scratch::bytes(&CONFIG, Plan::Generate)];
+    let mut scratch = Scratch::new(&mut memory, &CONFIG, Plan::Generate).unwrap();
+    let given: Vec<u16> = (0..16).map(|i| if i % 3 == 0 { i as u16 } else { 31 }).collect();
+    let mut ids = given.clone();
+    let mut steps = 0;
+    generate(&model, &mut ids, &Options::default(), &mut Seeded(5), &mut scratch, |step| {
+        steps += 1;
+        assert!(step.drawn.iter().all(|&id| id < 30));
+        for (given, (input, drawn)) in given.iter().zip(step.input.iter().zip(step.drawn)) {
+            assert!(*given == 31 || (given == input && given == drawn));
+        }
+    })
+    .unwrap();
+    assert_eq!(steps, 20);
+    assert!(ids.iter().all(|&id| id < 30));
+
+    let mut features = [0.0; CONFIG.embed_dim];
+    let mut error = |ids: &[u16], out: &mut [f32]| model.features(ids, &mut scratch, out).unwrap_err();
+    assert_eq!(error(&[0; 15], &mut features), Error::Length { item: "ids", needed: 16, found: 15 });
+    assert_eq!(error(&[30; 16], &mut features), Error::TokenId { index: 0, limit: 30, found: 30 });
+    assert!(matches!(error(&[0; 16], &mut features[1..]), Error::Length { item: "out", .. }));
+    let position = model.encode(&[0, 0], Some(&[3, 3]), &mut scratch).err();
+    assert_eq!(position, Some(Error::Position { index: 1, found: 3 }));
+    for options in [
+        Options { steps: 0, ..Options::default() },
+        Options { temperature: f64::NAN, ..Options::default() },
+        Options { token_temperature: 0.0, ..Options::default() },
+    ] {
+        let result = generate(&model, &mut ids, &options, &mut Seeded(0), &mut scratch, |_| {});
+        assert!(matches!(result, Err(Error::Option { .. })));
+    }
+    let mut small = vec![0; Scratch::bytes(&CONFIG, Plan::Features)];
+    let mut small = Scratch::new(&mut small, &CONFIG, Plan::Features).unwrap();
+    let all = [0; 16];
+    let latent = model.encode(&all, None, &mut small).unwrap().into_latent();
+    assert!(matches!(latent.decode(|_, _| {}), Err(Error::Scratch { .. })));
+}
