@@ -1,3 +1,5 @@
 //! Sorcen's trainer: tokens in, checkpoints out, on any Burn backend.
 
 pub mod cli;
+pub mod data;
+pub mod files;

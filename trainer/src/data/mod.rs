@@ -1,0 +1,14 @@
+//! Data in and out: the token dataset (a folder of numpy files) and images to tokenise.
+
+mod dataset;
+mod error;
+mod map;
+mod npy;
+mod table;
+mod writer;
+
+pub use dataset::{TokenDataset, TokenStream, VQGAN};
+pub use error::DataError;
+pub use map::sha256_hex;
+pub use table::Table;
+pub use writer::{StreamSpec, TokenDatasetWriter};

@@ -1,0 +1,59 @@
+//! Small tables of text: `labels.csv` beside images, `items.csv` in a dataset.
+
+use std::path::Path;
+
+use super::DataError;
+
+/// A CSV file with a header line, in memory.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    header: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// Reads a CSV file (comma, double quotes) whose rows all have as many fields as the header.
+    ///
+    /// # Errors
+    /// [`DataError::Invalid`] names the row.
+    pub fn read(path: &Path) -> Result<Self, DataError> {
+        let bytes = std::fs::read(path).map_err(DataError::io(path))?;
+        let mut reader = csv::Reader::from_reader(bytes.as_slice());
+        let fields = |record: Result<csv::StringRecord, csv::Error>| match record {
+            Ok(record) => Ok(record.iter().map(str::to_string).collect::<Vec<_>>()),
+            Err(error) => Err(DataError::invalid(path, "table", "rows as wide as the header", error)),
+        };
+        let header = fields(reader.headers().cloned())?;
+        let rows = reader.records().map(fields).collect::<Result<_, _>>()?;
+        Ok(Self { header, rows })
+    }
+
+    /// Number of rows, the header left out.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The names of the columns.
+    pub fn header(&self) -> &[String] {
+        &self.header
+    }
+
+    /// The values of a column, or `None` where there is none of that name.
+    pub fn column(&self, name: &str) -> Option<Vec<String>> {
+        let at = self.header.iter().position(|field| field == name)?;
+        Some(self.rows.iter().map(|row| row[at].clone()).collect())
+    }
+
+    /// Row `index`, in the order of the header.
+    ///
+    /// # Panics
+    /// Where `index >= len()`.
+    pub fn row(&self, index: usize) -> &[String] {
+        &self.rows[index]
+    }
+}

@@ -1,0 +1,157 @@
+//! [`TokenDatasetWriter`]: fills a dataset folder image by image, in constant memory.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use sorcen_runtime::tokens::{pack_row, row_bytes};
+
+use super::dataset::{check_stream, stream_file, Meta, StreamMeta, FORMAT, ITEMS, LABELS, META, VERSION};
+use super::map::{map, sha256_hex};
+use super::{npy, DataError};
+use crate::files::PartialDir;
+
+/// A token stream to write.
+#[derive(Clone, Debug)]
+pub struct StreamSpec {
+    /// Name: `vqgan` ([`super::VQGAN`]) for the model's own tokens.
+    pub name: String,
+    /// Side of the square grid.
+    pub grid: usize,
+    /// Ids are below this.
+    pub codebook_size: usize,
+    /// Fingerprint of the tokenizer that makes the ids, where known.
+    pub tokenizer: Option<String>,
+}
+
+/// A dataset folder being written; it appears under its name on [`finish`](Self::finish).
+#[derive(Debug)]
+pub struct TokenDatasetWriter {
+    target: PathBuf,
+    dir: PartialDir,
+    class_names: Vec<String>,
+    streams: Vec<StreamWriter>,
+    labels: Vec<u16>,
+}
+
+#[derive(Debug)]
+struct StreamWriter {
+    name: String,
+    meta: StreamMeta,
+    path: PathBuf,
+    file: BufWriter<File>,
+    row: Vec<u8>,
+}
+
+impl TokenDatasetWriter {
+    /// Starts a dataset at `target`, which must be new or an empty folder. Tokens take as many bits
+    /// as the largest id needs.
+    ///
+    /// # Errors
+    /// [`DataError`] where the folder cannot be made or a spec is out of range (grid 1 to 64,
+    /// 1 to 65,536 codes).
+    pub fn create(target: &Path, class_names: Vec<String>, specs: &[StreamSpec]) -> Result<Self, DataError> {
+        let dir = PartialDir::create(target).map_err(DataError::io(target))?;
+        let streams =
+            specs.iter().map(|spec| StreamWriter::create(target, dir.path(), spec)).collect::<Result<_, _>>()?;
+        Ok(Self { target: target.to_path_buf(), dir, class_names, streams, labels: Vec::new() })
+    }
+
+    /// Adds an image: its label and one token map per stream, in the order given to [`create`](Self::create).
+    ///
+    /// # Errors
+    /// [`DataError::Invalid`] for a label without a class name, a wrong number of streams or tokens,
+    /// or an id out of range; [`DataError::Io`].
+    pub fn push(&mut self, label: u16, ids: &[&[u16]]) -> Result<(), DataError> {
+        let index = self.labels.len();
+        let invalid = |item: &str, expected: String, found: usize| {
+            Err(DataError::invalid(&self.target, format_args!("{item} of image {index}"), expected, found))
+        };
+        if usize::from(label) >= self.class_names.len() {
+            return invalid("label", format!("below {} (the class names)", self.class_names.len()), label.into());
+        }
+        if ids.len() != self.streams.len() {
+            return invalid("token streams", self.streams.len().to_string(), ids.len());
+        }
+        for (stream, ids) in self.streams.iter_mut().zip(ids) {
+            stream.push(index, ids)?;
+        }
+        self.labels.push(label);
+        Ok(())
+    }
+
+    /// Writes labels, `items.csv` (text with a header line and one row per image, where given) and
+    /// `meta.json`, and gives the folder its name.
+    ///
+    /// # Errors
+    /// [`DataError`]; nothing is left behind then.
+    pub fn finish(self, items: Option<&str>) -> Result<(), DataError> {
+        let count = self.labels.len();
+        let mut sha256 = BTreeMap::new();
+        let mut streams = BTreeMap::new();
+        for stream in self.streams {
+            sha256.insert(stream_file(&stream.name), stream.finish(count, &mut streams)?);
+        }
+        let mut labels = npy::header("<u2", &[count]).to_vec();
+        labels.extend(self.labels.iter().flat_map(|label| label.to_le_bytes()));
+        for (name, bytes) in [(LABELS, Some(labels.as_slice())), (ITEMS, items.map(str::as_bytes))] {
+            if let Some(bytes) = bytes {
+                let path = self.dir.path().join(name);
+                std::fs::write(&path, bytes).map_err(DataError::io(&path))?;
+                sha256.insert(name.to_string(), sha256_hex(bytes));
+            }
+        }
+        let meta =
+            Meta { format: FORMAT.into(), version: VERSION, count, class_names: self.class_names, streams, sha256 };
+        let path = self.dir.path().join(META);
+        let json = serde_json::to_string_pretty(&meta).map_err(|error| DataError::io(&path)(error.into()))?;
+        std::fs::write(&path, json + "\n").map_err(DataError::io(&path))?;
+        self.dir.finish().map_err(DataError::io(&self.target))
+    }
+}
+
+impl StreamWriter {
+    fn create(target: &Path, dir: &Path, spec: &StreamSpec) -> Result<Self, DataError> {
+        let meta = StreamMeta {
+            grid: spec.grid,
+            bits: (usize::BITS - spec.codebook_size.saturating_sub(1).leading_zeros()).max(1),
+            codebook_size: spec.codebook_size,
+            tokenizer: spec.tokenizer.clone(),
+        };
+        check_stream(target, &spec.name, &meta)?;
+        let path = dir.join(stream_file(&spec.name));
+        let row = vec![0; row_bytes(meta.grid * meta.grid, meta.bits)];
+        let mut file = BufWriter::new(File::create(&path).map_err(DataError::io(&path))?);
+        file.write_all(&npy::header("|u1", &[0, row.len()])).map_err(DataError::io(&path))?;
+        Ok(Self { name: spec.name.clone(), meta, path, file, row })
+    }
+
+    fn push(&mut self, index: usize, ids: &[u16]) -> Result<(), DataError> {
+        let invalid =
+            |item: String, expected: String, found: usize| Err(DataError::invalid(&self.path, item, expected, found));
+        let tokens = self.meta.grid * self.meta.grid;
+        if ids.len() != tokens {
+            return invalid(format!("tokens of image {index}"), tokens.to_string(), ids.len());
+        }
+        if let Some(at) = ids.iter().position(|&id| usize::from(id) >= self.meta.codebook_size) {
+            let expected = format!("an id below {}", self.meta.codebook_size);
+            return invalid(format!("image {index}, token {at}"), expected, ids[at].into());
+        }
+        pack_row(ids, self.meta.bits, &mut self.row)
+            .map_err(|error| DataError::invalid(&self.path, format_args!("image {index}"), "a row of ids", error))?;
+        self.file.write_all(&self.row).map_err(DataError::io(&self.path))
+    }
+
+    /// Puts the count into the header; returns the file's checksum.
+    fn finish(mut self, count: usize, streams: &mut BTreeMap<String, StreamMeta>) -> Result<String, DataError> {
+        let header = npy::header("|u1", &[count, self.row.len()]);
+        self.file
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| self.file.write_all(&header))
+            .and_then(|()| self.file.flush())
+            .map_err(DataError::io(&self.path))?;
+        streams.insert(self.name, self.meta);
+        Ok(sha256_hex(&map(&self.path)?))
+    }
+}

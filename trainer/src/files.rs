@@ -1,0 +1,73 @@
+//! Outputs appear whole or not at all: written under a temporary name, then renamed.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Writes `bytes` to `path` by way of a temporary file beside it; makes missing parent folders.
+///
+/// # Errors
+/// Whatever the file system reports; `path` is then as it was before.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let partial = partial_name(path)?;
+    let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&partial); // the first error is the one to report
+    }
+    written
+}
+
+/// A folder being filled: removed when dropped, unless [`finish`](Self::finish)ed.
+#[derive(Debug)]
+pub struct PartialDir {
+    partial: PathBuf,
+    target: PathBuf,
+}
+
+impl PartialDir {
+    /// Makes a temporary folder beside `target`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AlreadyExists`] where `target` exists and is not an empty folder.
+    pub fn create(target: &Path) -> io::Result<Self> {
+        if target.exists() && target.read_dir().map_or(true, |mut entries| entries.next().is_some()) {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "expected a new or empty folder"));
+        }
+        let partial = partial_name(target)?;
+        std::fs::create_dir(&partial)?;
+        Ok(Self { partial, target: target.to_path_buf() })
+    }
+
+    /// Where to write meanwhile.
+    pub fn path(&self) -> &Path {
+        &self.partial
+    }
+
+    /// Gives the folder its name.
+    ///
+    /// # Errors
+    /// Whatever the file system reports; the temporary folder is then removed.
+    pub fn finish(self) -> io::Result<()> {
+        std::fs::rename(&self.partial, &self.target)
+    }
+}
+
+impl Drop for PartialDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.partial); // gone already after `finish`
+    }
+}
+
+/// `folder/.name.partial-PID`, in a folder that exists.
+fn partial_name(path: &Path) -> io::Result<PathBuf> {
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "expected a path that ends in a name"))?;
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let mut partial = OsString::from(".");
+    partial.push(name);
+    partial.push(format!(".partial-{}", std::process::id()));
+    Ok(path.with_file_name(partial))
+}
