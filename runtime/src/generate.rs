@@ -23,10 +23,15 @@ pub struct Options {
     pub count_from: CountFrom,
 }
 
+impl Options {
+    /// The published settings: 20 steps, temperature 6.
+    pub const PUBLISHED: Self =
+        Self { steps: 20, temperature: 6.0, token_temperature: 1.0, count_from: CountFrom::Unknown };
+}
+
 impl Default for Options {
-    /// The published settings.
     fn default() -> Self {
-        Self { steps: 20, temperature: 6.0, token_temperature: 1.0, count_from: CountFrom::Unknown }
+        Self::PUBLISHED
     }
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn sum_of_squares_from(a: &[f32], mean: f32) -> f32 {
 /// Exact integer dot product; lengths agree and stay below 2^17, so that nothing overflows.
 #[inline]
 pub(crate) fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
-    a.iter().zip(b).map(|(&a, &b)| i32::from(i16::from(a) * i16::from(b))).sum()
+    a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum()
 }
 
 /// `y += p * v`, element by element.
