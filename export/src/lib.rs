@@ -1,1 +1,14 @@
-//! x
+//! Lowers Sorcen checkpoints to ONNX and quantised packs, and proves that they compute the same thing.
+
+pub mod atomic;
+pub mod checkpoint;
+pub mod engine;
+pub mod error;
+pub mod onnx;
+pub mod reference;
+pub mod tolerance;
+pub mod tract;
+
+pub use checkpoint::Checkpoint;
+pub use engine::Engine;
+pub use error::Error;

@@ -1,0 +1,201 @@
+//! A checkpoint folder: `config.json` and `model.safetensors` (official tensor names, linears `[out, in]`).
+//!
+//! [`Checkpoint::open`] checks everything once, so that [`Checkpoint::tensor`] cannot fail. The file is
+//! held once in memory and f32 weights are borrowed from it, not copied. (It is read rather than mapped:
+//! a map would need `unsafe`, and a file that shrinks under a map kills the process.)
+
+use std::{borrow::Cow, fs, ops::Range, path::Path};
+
+use half::{bf16, f16};
+use safetensors::{tensor::View, Dtype, SafeTensors};
+use sha2::{Digest, Sha256};
+use sorcen_runtime::{
+    schema::{self, Param},
+    ModelConfig,
+};
+
+use crate::{atomic, error::Error};
+
+/// File name of the configuration in a checkpoint folder.
+pub const CONFIG_FILE: &str = "config.json";
+/// File name of the weights in a checkpoint folder.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+
+/// The weights of a model: every tensor of the schema, right shape, finite.
+pub struct Checkpoint {
+    /// Sizes of the model; valid.
+    pub config: ModelConfig,
+    bytes: Vec<u8>,
+    values: Vec<Values>, // in schema order
+}
+
+/// Where the values of a weight are.
+enum Values {
+    /// Little-endian f32, aligned, in the file's bytes.
+    InFile(Range<usize>),
+    /// Converted from another form (f16, bf16, unaligned f32).
+    Converted(Vec<f32>),
+}
+
+impl Checkpoint {
+    /// Opens and checks a checkpoint folder. Tensors that inference does not use are tolerated.
+    ///
+    /// # Errors
+    /// Any [`Error`] of a missing or damaged file, naming file, tensor, expected and found.
+    pub fn open(dir: &Path) -> Result<Self, Error> {
+        let config = read_config(&dir.join(CONFIG_FILE))?;
+        let path = dir.join(WEIGHTS_FILE);
+        let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
+        let values = find_values(&path, &bytes, &config)?;
+        let checkpoint = Self { config, bytes, values };
+        checkpoint.check_finite(&path)?;
+        Ok(checkpoint)
+    }
+
+    /// The values of a weight, row-major in its schema shape.
+    ///
+    /// # Panics
+    /// If `param` names a block that [`config`](Self::config) does not have.
+    pub fn tensor(&self, param: Param) -> &[f32] {
+        match &self.values[param.index(&self.config)] {
+            Values::InFile(range) => bytemuck::cast_slice(&self.bytes[range.clone()]),
+            Values::Converted(values) => values,
+        }
+    }
+
+    /// SHA-256 of `model.safetensors`, in hexadecimal: the provenance of whatever is made from it.
+    pub fn sha256(&self) -> String {
+        Sha256::digest(&self.bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Size of `model.safetensors` in bytes.
+    pub fn file_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Writes a checkpoint folder (made if missing): every weight of the schema as f32, from `lookup`.
+    /// Each of the two files appears whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] where the config is not valid, [`Error::Value`] where `lookup` returns the wrong
+    /// number of values for a tensor or one that is not finite, [`Error::Io`] where a file cannot be written.
+    pub fn write<'a>(
+        dir: &Path,
+        config: &ModelConfig,
+        mut lookup: impl FnMut(Param) -> Cow<'a, [f32]>,
+    ) -> Result<(), Error> {
+        config.validate()?;
+        let mut tensors = Vec::with_capacity(schema::count(config));
+        for param in schema::params(config) {
+            let shape = param.shape(config);
+            let values = lookup(param);
+            if values.len() != shape.elements() {
+                return Err(Error::value(format!("tensor `{param}`"), shape.elements(), values.len()));
+            }
+            if let Some(found) = values.iter().find(|value| !value.is_finite()) {
+                return Err(Error::value(format!("tensor `{param}`"), "finite numbers", found));
+            }
+            tensors.push((param.to_string(), Weight { shape: shape.dims().to_vec(), values }));
+        }
+        let path = dir.join(WEIGHTS_FILE);
+        // Python's loaders ask for this entry.
+        let metadata = [("format".to_owned(), "pt".to_owned())].into();
+        atomic::write(&path, |temporary| {
+            safetensors::serialize_to_file(tensors, Some(metadata), temporary)
+                .map_err(|error| Error::io(&path, "write")(std::io::Error::other(error)))
+        })?;
+        let path = dir.join(CONFIG_FILE);
+        let json =
+            serde_json::to_string_pretty(config).map_err(|source| Error::ConfigJson { path: path.clone(), source })?;
+        atomic::write_bytes(&path, (json + "\n").as_bytes())
+    }
+
+    fn check_finite(&self, path: &Path) -> Result<(), Error> {
+        for param in schema::params(&self.config) {
+            let values = self.tensor(param);
+            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+                return Err(Error::NotFinite {
+                    path: path.to_owned(),
+                    tensor: param.to_string(),
+                    index,
+                    found: values[index],
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads and validates a `config.json`.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::ConfigJson`] or [`Error::Invalid`], naming the file and the field.
+pub fn read_config(path: &Path) -> Result<ModelConfig, Error> {
+    let json = fs::read(path).map_err(Error::io(path, "read"))?;
+    let config: ModelConfig =
+        serde_json::from_slice(&json).map_err(|source| Error::ConfigJson { path: path.to_owned(), source })?;
+    config.validate().map_err(|source| Error::Invalid { path: path.to_owned(), source })?;
+    Ok(config)
+}
+
+/// Finds every tensor of the schema in the file and checks dtype and shape.
+fn find_values(path: &Path, bytes: &[u8], config: &ModelConfig) -> Result<Vec<Values>, Error> {
+    let file = SafeTensors::deserialize(bytes)
+        .map_err(|error| Error::Safetensors { path: path.to_owned(), found: error.to_string() })?;
+    let find = |param: Param| {
+        let tensor = param.to_string();
+        let shape = param.shape(config);
+        let Ok(view) = file.tensor(&tensor) else {
+            return Err(Error::MissingTensor { path: path.to_owned(), tensor, expected: shape.dims().to_vec() });
+        };
+        if view.shape() != shape.dims() {
+            let (expected, found) = (format!("{:?}", shape.dims()), view.shape().to_vec());
+            return Err(Error::Shape { path: path.to_owned(), tensor, expected, found });
+        }
+        let data = view.data();
+        let start = data.as_ptr() as usize - bytes.as_ptr() as usize; // `data` is a part of `bytes`
+        let in_place = cfg!(target_endian = "little") && bytemuck::try_cast_slice::<u8, f32>(data).is_ok();
+        match view.dtype() {
+            Dtype::F32 if in_place => Ok(Values::InFile(start..start + data.len())),
+            Dtype::F32 => Ok(Values::Converted(convert(data, f32::from_le_bytes))),
+            Dtype::F16 => Ok(Values::Converted(convert(data, |b| f16::from_le_bytes(b).to_f32()))),
+            Dtype::BF16 => Ok(Values::Converted(convert(data, |b| bf16::from_le_bytes(b).to_f32()))),
+            other => {
+                let (expected, found) = ("F32, F16 or BF16", format!("{other:?}"));
+                Err(Error::Dtype { path: path.to_owned(), tensor, expected, found })
+            }
+        }
+    };
+    schema::params(config).map(find).collect()
+}
+
+fn convert<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    bytes.chunks_exact(N).map(|chunk| value(std::array::from_fn(|i| chunk[i]))).collect()
+}
+
+/// A weight on its way into a file.
+struct Weight<'a> {
+    shape: Vec<usize>,
+    values: Cow<'a, [f32]>,
+}
+
+impl View for Weight<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        if cfg!(target_endian = "little") {
+            return Cow::Borrowed(bytemuck::cast_slice(&self.values));
+        }
+        Cow::Owned(self.values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(&*self.values)
+    }
+}

@@ -1,0 +1,173 @@
+//! One interface over everything that can run the model: tensors in, the same tensors out.
+
+use ndarray::{Array, Array2, Array3, ArrayView2, ArrayView3, Axis, Dimension, RemoveAxis};
+use sorcen_runtime::ModelConfig;
+
+use crate::error::Error;
+
+/// Something that computes the model: the float reference, ONNX files, a pack.
+pub trait Engine {
+    /// What to call it in tables.
+    fn name(&self) -> &str;
+
+    /// Sizes of the model.
+    fn config(&self) -> &ModelConfig;
+
+    /// Runs the encoder on the kept tokens of a batch.
+    ///
+    /// `ids` `[B, N]`: codes, or the mask id; no class token. `positions` `[B, N]`: where in the grid each
+    /// token is, increasing along a row, 0 to T-1.
+    ///
+    /// # Errors
+    /// [`Error::Value`] names what is out of range, and where.
+    fn encode(&self, ids: ArrayView2<i64>, positions: ArrayView2<i64>) -> Result<Encoded, Error>;
+
+    /// Runs the decoder and the output head.
+    ///
+    /// `latent` `[B, 1+N, D]` as [`encode`](Self::encode) returns it. `source` `[B, T]`: the row of
+    /// `latent` to put at each patch position; 0, the class token's row, where it was dropped or masked.
+    /// Returns the logits `[B, T, K]` of the codes.
+    ///
+    /// # Errors
+    /// [`Error::Value`] names what is out of range, and where.
+    fn decode(&self, latent: ArrayView3<f32>, source: ArrayView2<i64>) -> Result<Array3<f32>, Error>;
+}
+
+/// What the encoder gives.
+pub struct Encoded {
+    /// `[B, 1+N, D]`, after the final norm, class token first.
+    pub latent: Array3<f32>,
+    /// `[B, D]`, the linear probe's feature: mean of the N patch tokens of the last block, without the
+    /// final norm, standardised. It means something where all tokens of the image are kept and unmasked.
+    pub features: Array2<f32>,
+}
+
+/// What a whole forward pass gives.
+pub struct Outputs {
+    /// `[B, 1+kept, D]`, after the final norm, class token first, kept tokens in order.
+    pub latent: Array3<f32>,
+    /// `[B, T, K]`, logits of the codes at the patch positions.
+    pub logits: Array3<f32>,
+    /// `[B, D]`, the linear probe's feature, where nothing was dropped.
+    pub features: Option<Array2<f32>>,
+}
+
+/// Encoder and decoder on a batch.
+///
+/// `token_ids` `[B, T]`: codes, or the mask id; no class token. `drop_mask` `[B, T]`: true where a token is
+/// removed before the encoder, the same number in each row.
+///
+/// # Errors
+/// [`Error::Value`] where a shape, an id or the number of dropped tokens is wrong.
+pub fn run(
+    engine: &dyn Engine,
+    token_ids: ArrayView2<i64>,
+    drop_mask: Option<ArrayView2<bool>>,
+) -> Result<Outputs, Error> {
+    let config = engine.config();
+    let (batch, tokens) = (token_ids.nrows(), config.tokens());
+    if token_ids.ncols() != tokens {
+        return Err(Error::value("`token_ids`", format!("shape [B, {tokens}]"), format!("{:?}", token_ids.shape())));
+    }
+    if let Some(mask) = drop_mask.filter(|mask| mask.dim() != token_ids.dim()) {
+        return Err(Error::value("`drop_mask`", format!("shape [{batch}, {tokens}]"), format!("{:?}", mask.shape())));
+    }
+    let is_dropped = |b: usize, t: usize| drop_mask.is_some_and(|mask| mask[[b, t]]);
+    let kept = |b: usize| (0..tokens).filter(move |&t| !is_dropped(b, t));
+    let count = if batch == 0 { 0 } else { kept(0).count() };
+
+    let mut positions = Array2::zeros((batch, count));
+    let mut ids = Array2::zeros((batch, count));
+    let mut source = Array2::zeros((batch, tokens)); // 0: the class token's row
+    for b in 0..batch {
+        let found = kept(b).count();
+        if found != count {
+            let expected = format!("{} dropped tokens, as in row 0", tokens - count);
+            return Err(Error::value(format!("`drop_mask` row {b}"), expected, tokens - found));
+        }
+        for (n, t) in kept(b).enumerate() {
+            let id = token_ids[[b, t]];
+            positions[[b, n]] = t as i64;
+            ids[[b, n]] = id;
+            if id != config.mask_token_id as i64 {
+                source[[b, t]] = n as i64 + 1;
+            }
+        }
+    }
+
+    let Encoded { latent, features } = engine.encode(ids.view(), positions.view())?;
+    let logits = engine.decode(latent.view(), source.view())?;
+    Ok(Outputs { latent, logits, features: (count == tokens).then_some(features) })
+}
+
+/// The contrastive branch's feature `[B, D]`: the mean of the patch tokens after the final norm.
+pub fn contrastive_features(latent: ArrayView3<f32>) -> Array2<f32> {
+    let patches = latent.slice(ndarray::s![.., 1.., ..]);
+    patches.mean_axis(Axis(1)).unwrap_or_else(|| Array2::zeros((latent.shape()[0], latent.shape()[2])))
+}
+
+/// Checks the arguments of [`Engine::encode`]; per image its ids and positions.
+pub(crate) fn check_encode(
+    config: &ModelConfig,
+    ids: ArrayView2<i64>,
+    positions: ArrayView2<i64>,
+) -> Result<Vec<(Vec<usize>, Vec<usize>)>, Error> {
+    let tokens = config.tokens();
+    if ids.nrows() == 0 || ids.ncols() == 0 || ids.ncols() > tokens {
+        let expected = format!("shape [B, N], B at least 1, N from 1 to {tokens}");
+        return Err(Error::value("`token_ids`", expected, format!("{:?}", ids.shape())));
+    }
+    if positions.dim() != ids.dim() {
+        return Err(Error::value(
+            "`positions`",
+            format!("shape {:?}", ids.shape()),
+            format!("{:?}", positions.shape()),
+        ));
+    }
+    for ((b, n), &id) in ids.indexed_iter() {
+        if !(0..config.codebook_size as i64).contains(&id) && id != config.mask_token_id as i64 {
+            let expected = format!("a code below {} or the mask id {}", config.codebook_size, config.mask_token_id);
+            return Err(Error::value(format!("`token_ids`[{b}, {n}]"), expected, id));
+        }
+    }
+    for ((b, n), &position) in positions.indexed_iter() {
+        let least = if n == 0 { 0 } else { positions[[b, n - 1]] + 1 };
+        if !(least..tokens as i64).contains(&position) {
+            let expected = format!("{least} to {}, increasing along the row", tokens - 1);
+            return Err(Error::value(format!("`positions`[{b}, {n}]"), expected, position));
+        }
+    }
+    let row = |values: ArrayView2<i64>, b| values.row(b).iter().map(|&v| v as usize).collect();
+    Ok((0..ids.nrows()).map(|b| (row(ids, b), row(positions, b))).collect())
+}
+
+/// Checks the arguments of [`Engine::decode`]; per image its source rows.
+pub(crate) fn check_decode(
+    config: &ModelConfig,
+    latent: ArrayView3<f32>,
+    source: ArrayView2<i64>,
+) -> Result<Vec<Vec<usize>>, Error> {
+    let (batch, rows, width) = latent.dim();
+    if batch == 0 || rows < 2 || rows > config.sequence() || width != config.embed_dim {
+        let expected = format!("shape [B, 1+N, {}], B at least 1, N from 1 to {}", config.embed_dim, config.tokens());
+        return Err(Error::value("`latent`", expected, format!("{:?}", latent.shape())));
+    }
+    if source.dim() != (batch, config.tokens()) {
+        let expected = format!("shape [{batch}, {}]", config.tokens());
+        return Err(Error::value("`source`", expected, format!("{:?}", source.shape())));
+    }
+    if let Some(((b, t), row)) = source.indexed_iter().find(|(_, row)| !(0..rows as i64).contains(row)) {
+        return Err(Error::value(format!("`source`[{b}, {t}]"), format!("a row below {rows}"), row));
+    }
+    Ok(source.rows().into_iter().map(|row| row.iter().map(|&v| v as usize).collect()).collect())
+}
+
+/// Arrays of one shape, at least one, as one array with a new first axis.
+pub(crate) fn stack<D>(items: &[Array<f32, D>]) -> Array<f32, D::Larger>
+where
+    D: Dimension,
+    D::Larger: RemoveAxis,
+{
+    let views: Vec<_> = items.iter().map(Array::view).collect();
+    ndarray::stack(Axis(0), &views).expect("a batch has at least one image, and all have the model's shapes")
+}

@@ -1,0 +1,129 @@
+//! Small models for the tests.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::{
+    borrow::Cow,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ndarray::{Array2, Array3};
+use safetensors::{tensor::TensorView, SafeTensors};
+use tempfile::TempDir;
+
+use sorcen_export::Checkpoint;
+use sorcen_runtime::{
+    rng::{Rng, Stream},
+    schema::Param,
+    ModelConfig,
+};
+
+/// 9 tokens of 12 codes, 16 and 8 wide, two blocks each: milliseconds.
+pub fn config() -> ModelConfig {
+    ModelConfig {
+        grid: 3,
+        codebook_size: 12,
+        vocab_size: 20,
+        class_token_id: 14,
+        mask_token_id: 19,
+        embed_dim: 16,
+        depth: 2,
+        num_heads: 4,
+        decoder_embed_dim: 8,
+        decoder_depth: 2,
+        decoder_num_heads: 2,
+        mlp_ratio: 2,
+        layer_norm_eps: 1e-6,
+    }
+}
+
+/// Random weights: gains around 1, everything else around 0.
+pub fn weights(config: &ModelConfig, seed: u64) -> impl FnMut(Param) -> Cow<'static, [f32]> + use<> {
+    let config = *config;
+    move |param| {
+        let rng = Rng::new(seed, Stream::Init, param.index(&config) as u64);
+        let name = param.to_string();
+        let gain =
+            name.ends_with("weight") && (name.contains("norm") || name.contains("ln.") || name.contains("LayerNorm"));
+        let mean = if gain { 1.0 } else { 0.0 };
+        (0..param.shape(&config).elements() as u64).map(|i| mean + 0.2 * rng.normal(i) as f32).collect()
+    }
+}
+
+/// Writes a checkpoint of random weights and opens it.
+pub fn checkpoint(dir: &Path, seed: u64) -> Checkpoint {
+    Checkpoint::write(dir, &config(), weights(&config(), seed)).unwrap();
+    Checkpoint::open(dir).unwrap()
+}
+
+/// A set of official golden vectors.
+pub struct Golden {
+    pub json: serde_json::Value,
+    bytes: Vec<u8>,
+}
+
+/// Reads `tests/fixtures/official/T/{name}`.
+pub fn golden(name: &str) -> Golden {
+    let path = fixtures().join(name);
+    Golden {
+        json: serde_json::from_slice(&fs::read(path.with_extension("json")).unwrap()).unwrap(),
+        bytes: fs::read(path.with_extension("safetensors")).unwrap(),
+    }
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/official/T")
+}
+
+impl Golden {
+    fn view(&self, name: &str) -> TensorView<'_> {
+        SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).unwrap()
+    }
+
+    pub fn shape(&self, name: &str) -> Vec<usize> {
+        self.view(name).shape().to_vec()
+    }
+
+    pub fn floats(&self, name: &str) -> Vec<f32> {
+        self.view(name).data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
+    pub fn floats2(&self, name: &str) -> Array2<f32> {
+        let shape = self.shape(name);
+        Array2::from_shape_vec((shape[0], shape[1]), self.floats(name)).unwrap()
+    }
+
+    pub fn floats3(&self, name: &str) -> Array3<f32> {
+        let shape = self.shape(name);
+        Array3::from_shape_vec((shape[0], shape[1], shape[2]), self.floats(name)).unwrap()
+    }
+
+    pub fn ints(&self, name: &str) -> Array2<i64> {
+        let values = self.view(name).data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()));
+        let shape = self.shape(name);
+        Array2::from_shape_vec((shape[0], shape[1]), values.collect()).unwrap()
+    }
+}
+
+/// The configuration of the golden vectors called T: official vocabulary and grid, tiny widths.
+pub fn golden_config() -> ModelConfig {
+    ModelConfig {
+        embed_dim: 64,
+        depth: 2,
+        num_heads: 4,
+        decoder_embed_dim: 48,
+        decoder_depth: 2,
+        decoder_num_heads: 4,
+        ..ModelConfig::vit_b()
+    }
+}
+
+/// The golden weights as a checkpoint folder.
+pub fn golden_checkpoint() -> (TempDir, Arc<Checkpoint>) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(fixtures().join("weights.safetensors"), dir.path().join("model.safetensors")).unwrap();
+    fs::write(dir.path().join("config.json"), serde_json::to_string(&golden_config()).unwrap()).unwrap();
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    (dir, Arc::new(checkpoint))
+}
