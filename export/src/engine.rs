@@ -106,12 +106,20 @@ pub fn contrastive_features(latent: ArrayView3<f32>) -> Array2<f32> {
     patches.mean_axis(Axis(1)).unwrap_or_else(|| Array2::zeros((latent.shape()[0], latent.shape()[2])))
 }
 
-/// Checks the arguments of [`Engine::encode`]; per image its ids and positions.
+/// The kept tokens of one image, checked.
+pub(crate) struct Kept {
+    /// Codes, or the mask id.
+    pub ids: Vec<usize>,
+    /// Places in the grid.
+    pub positions: Vec<usize>,
+}
+
+/// Checks the arguments of [`Engine::encode`].
 pub(crate) fn check_encode(
     config: &ModelConfig,
     ids: ArrayView2<i64>,
     positions: ArrayView2<i64>,
-) -> Result<Vec<(Vec<usize>, Vec<usize>)>, Error> {
+) -> Result<Vec<Kept>, Error> {
     let tokens = config.tokens();
     if ids.nrows() == 0 || ids.ncols() == 0 || ids.ncols() > tokens {
         let expected = format!("shape [B, N], B at least 1, N from 1 to {tokens}");
@@ -138,7 +146,7 @@ pub(crate) fn check_encode(
         }
     }
     let row = |values: ArrayView2<i64>, b| values.row(b).iter().map(|&v| v as usize).collect();
-    Ok((0..ids.nrows()).map(|b| (row(ids, b), row(positions, b))).collect())
+    Ok((0..ids.nrows()).map(|b| Kept { ids: row(ids, b), positions: row(positions, b) }).collect())
 }
 
 /// Checks the arguments of [`Engine::decode`]; per image its source rows.

@@ -182,7 +182,7 @@ impl Engine for Reference {
     fn encode(&self, ids: ArrayView2<i64>, positions: ArrayView2<i64>) -> Result<Encoded, Error> {
         let images = check_encode(self.config(), ids, positions)?;
         let encoded: Vec<_> =
-            images.par_iter().map(|(ids, positions)| self.encode_image(ids, positions, &mut |_, _| ())).collect();
+            images.par_iter().map(|kept| self.encode_image(&kept.ids, &kept.positions, &mut |_, _| ())).collect();
         let (latent, features): (Vec<_>, Vec<_>) = encoded.into_iter().unzip();
         Ok(Encoded { latent: stack(&latent), features: stack(&features) })
     }

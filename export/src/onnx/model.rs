@@ -129,9 +129,11 @@ impl Layers<'_> {
         let zero = self.g.ints("class_row", &[1, 1], &[0], "Row of the class token.");
         let rows = self.with_first(&zero, "source", "canvas_rows", [B, sequence], "Row for each of the 1+T positions.");
         let last = self.g.ints("last_axis", &[1], &[-1], "");
-        let rows = self.g.int_node("Unsqueeze", "canvas_indices", &[&rows, &last], &[], &[B, sequence, 1.into()], "");
-        let batch = [Attr::Int("batch_dims", 1)];
-        let canvas = self.g.node("GatherND", "canvas", &[&u, &rows], &batch, &[B, sequence, dd], "");
+        let rows = self.g.int_node("Unsqueeze", "canvas_column", &[&rows, &last], &[], &[B, sequence, 1.into()], "");
+        let wide = self.g.ints("canvas_width", &[3], &[1, 1, c.decoder_embed_dim as i64], "");
+        let rows = self.g.int_node("Expand", "canvas_indices", &[&rows, &wide], &[], &[B, sequence, dd], "");
+        let axis = [Attr::Int("axis", 1)];
+        let canvas = self.g.node("GatherElements", "canvas", &[&u, &rows], &axis, &[B, sequence, dd], "");
         let position = self.weight(Param::DecoderPosition);
         let dims = [B, sequence, dd];
         let mut x = self.g.node("Add", "decoder_input", &[&canvas, &position], &[], &dims, "Learned positions added.");
