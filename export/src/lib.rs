@@ -1,6 +1,7 @@
 //! Lowers Sorcen checkpoints to ONNX and quantised packs, and proves that they compute the same thing.
 
 pub mod atomic;
+pub mod batch;
 pub mod checkpoint;
 pub mod engine;
 pub mod error;
