@@ -1,5 +1,9 @@
 //! The command line: one module a verb, each with its `Args` (parsed by clap) and `run`.
 
+mod images;
+mod tokenize;
+mod tokenizer;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -13,12 +17,19 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Verb {}
+enum Verb {
+    #[command(subcommand)]
+    Tokenizer(tokenizer::Args),
+    Tokenize(tokenize::Args),
+}
 
 /// Parses the arguments and runs the verb: exit code 0 ok, 1 failed, 2 usage (clap's own).
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result: anyhow::Result<()> = match cli.verb {};
+    let result: anyhow::Result<()> = match &cli.verb {
+        Verb::Tokenizer(args) => tokenizer::run(args),
+        Verb::Tokenize(args) => tokenize::run(args),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -26,4 +37,11 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A progress bar of `len` steps called `unit`, on standard error; hidden where that is no terminal.
+fn progress(len: u64, unit: &str) -> indicatif::ProgressBar {
+    let template = format!("{{bar:40}} {{pos}}/{{len}} {unit} {{eta}} {{msg}}");
+    let style = indicatif::ProgressStyle::with_template(&template);
+    indicatif::ProgressBar::new(len).with_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()))
 }

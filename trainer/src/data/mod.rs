@@ -2,6 +2,8 @@
 
 mod dataset;
 mod error;
+mod idx;
+mod images;
 mod map;
 mod npy;
 mod table;
@@ -9,6 +11,8 @@ mod writer;
 
 pub use dataset::{TokenDataset, TokenStream, VQGAN};
 pub use error::DataError;
+pub use idx::Idx;
+pub use images::{ImageQuery, ImageSet};
 pub use map::sha256_hex;
 pub use table::Table;
 pub use writer::{StreamSpec, TokenDatasetWriter};

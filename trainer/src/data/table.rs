@@ -56,4 +56,13 @@ impl Table {
     pub fn row(&self, index: usize) -> &[String] {
         &self.rows[index]
     }
+
+    /// Rows (the header first) as CSV text.
+    pub fn csv<'a>(rows: impl Iterator<Item = Vec<&'a str>>) -> String {
+        let quoted = |field: &str| match field.contains(['"', ',', '\n', '\r']) {
+            true => format!("\"{}\"", field.replace('"', "\"\"")),
+            false => field.to_string(),
+        };
+        rows.map(|row| row.into_iter().map(quoted).collect::<Vec<_>>().join(",") + "\n").collect()
+    }
 }

@@ -1,0 +1,127 @@
+//! `sorcen tokenizer train | run | check`.
+
+use std::path::PathBuf;
+
+use anyhow::{bail, Result};
+use clap::Subcommand;
+use indicatif::ProgressBar;
+
+use super::images::ImageArgs;
+use super::tokenize::read;
+use crate::tokenizer::{self, PatchTokenizer, TrainOptions};
+
+/// Train a tokenizer, run it, or measure what it loses.
+///
+/// The tokenizer is a codebook of K square patches of pixels, found by k-means: an image becomes a grid
+/// of the numbers of the nearest patches, and back by copying them.
+#[derive(Subcommand, Debug)]
+pub enum Args {
+    /// Find a codebook of patches in images, by k-means
+    Train(Train),
+    /// Measure the loss (PSNR) and the use of the codes on images, best on some not trained on
+    Check(Check),
+}
+
+/// Example: sorcen tokenizer train --images photos --size 64 --codes 512 --out tokenizer.safetensors
+#[derive(clap::Args, Debug)]
+#[command(rename_all = "snake_case")]
+pub struct Train {
+    #[command(flatten)]
+    images: ImageArgs,
+
+    /// Number K of codes; 2^n fills n bits a token
+    #[arg(long, default_value_t = 512)]
+    codes: usize,
+
+    /// Side of a patch in pixels: images of 64 pixels and patches of 8 give 8x8 tokens
+    #[arg(long, default_value_t = 8)]
+    patch: usize,
+
+    /// Rounds of k-means
+    #[arg(long, default_value_t = 25)]
+    iterations: u64,
+
+    /// Seed of the initial codes: the same seed and images give the same file
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+
+    /// At most this many images, evenly chosen, so that they fit in memory
+    #[arg(long, default_value_t = 20_000, value_name = "N")]
+    max_images: usize,
+
+    /// The tokenizer file to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// Example: sorcen tokenizer check --tokenizer tokenizer.safetensors --images held_back --size 64
+#[derive(clap::Args, Debug)]
+#[command(rename_all = "snake_case")]
+pub struct Check {
+    #[command(flatten)]
+    images: ImageArgs,
+
+    /// The tokenizer file
+    #[arg(long, value_name = "FILE")]
+    tokenizer: PathBuf,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args) -> Result<()> {
+    match args {
+        Args::Train(args) => train(args),
+        Args::Check(args) => check(args),
+    }
+}
+
+fn train(args: &Train) -> Result<()> {
+    let images = args.images.open()?;
+    let step = images.len().div_ceil(args.max_images.max(1));
+    let mut pixels = Vec::new();
+    for index in (0..images.len()).step_by(step) {
+        pixels.push(images.rgb(index)?);
+    }
+    let options = TrainOptions { codes: args.codes, patch: args.patch, iterations: args.iterations, seed: args.seed };
+    let bar: ProgressBar = super::progress(args.iterations, "rounds");
+    let trained = tokenizer::train(&pixels, images.side(), &options, |_, error| {
+        bar.set_message(format!("{:.2} dB", tokenizer::psnr_db(error)));
+        bar.inc(1);
+    })?;
+    bar.finish_and_clear();
+    trained.save(&args.out)?;
+    let report = tokenizer::check(&trained, &pixels, images.side())?;
+    println!(
+        "{}: {}; {:.2} dB on the {} images trained on",
+        args.out.display(),
+        trained.fingerprint(),
+        report.psnr_db,
+        report.images
+    );
+    Ok(())
+}
+
+fn check(args: &Check) -> Result<()> {
+    let tokenizer = PatchTokenizer::load(&args.tokenizer)?;
+    let images = args.images.open()?;
+    if images.side() % tokenizer.patch() != 0 {
+        bail!(
+            "images: expected a side that is a multiple of the tokenizer's patch ({}), found {}: give --size",
+            tokenizer.patch(),
+            images.side()
+        );
+    }
+    let report = tokenizer::check(&tokenizer, &read(&images, 0..images.len())?, images.side())?;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+        return Ok(());
+    }
+    println!("images      {}", report.images);
+    println!("PSNR        {:.2} dB (mean squared error {:.1})", report.psnr_db, report.mse);
+    println!("codes used  {} of {}", report.codes_used, tokenizer.codes());
+    println!("perplexity  {:.1}", report.perplexity);
+    Ok(())
+}
