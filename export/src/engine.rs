@@ -13,6 +13,11 @@ pub trait Engine {
     /// Sizes of the model.
     fn config(&self) -> &ModelConfig;
 
+    /// Whether [`decode`](Self::decode) can be called (an encoder-only pack has no decoder).
+    fn has_decoder(&self) -> bool {
+        true
+    }
+
     /// Runs the encoder on the kept tokens of a batch.
     ///
     /// `ids` `[B, N]`: codes, or the mask id; no class token. `positions` `[B, N]`: where in the grid each
@@ -64,40 +69,66 @@ pub fn run(
     token_ids: ArrayView2<i64>,
     drop_mask: Option<ArrayView2<bool>>,
 ) -> Result<Outputs, Error> {
-    let config = engine.config();
-    let (batch, tokens) = (token_ids.nrows(), config.tokens());
-    if token_ids.ncols() != tokens {
-        return Err(Error::value("`token_ids`", format!("shape [B, {tokens}]"), format!("{:?}", token_ids.shape())));
-    }
-    if let Some(mask) = drop_mask.filter(|mask| mask.dim() != token_ids.dim()) {
-        return Err(Error::value("`drop_mask`", format!("shape [{batch}, {tokens}]"), format!("{:?}", mask.shape())));
-    }
-    let is_dropped = |b: usize, t: usize| drop_mask.is_some_and(|mask| mask[[b, t]]);
-    let kept = |b: usize| (0..tokens).filter(move |&t| !is_dropped(b, t));
-    let count = if batch == 0 { 0 } else { kept(0).count() };
+    let kept = Kept::of(token_ids, drop_mask, engine.config())?;
+    let Encoded { latent, features } = engine.encode(kept.ids.view(), kept.positions.view())?;
+    let logits = engine.decode(latent.view(), kept.source.view())?;
+    let whole = kept.ids.ncols() == token_ids.ncols();
+    Ok(Outputs { latent, logits, features: whole.then_some(features) })
+}
 
-    let mut positions = Array2::zeros((batch, count));
-    let mut ids = Array2::zeros((batch, count));
-    let mut source = Array2::zeros((batch, tokens)); // 0: the class token's row
-    for b in 0..batch {
-        let found = kept(b).count();
-        if found != count {
-            let expected = format!("{} dropped tokens, as in row 0", tokens - count);
-            return Err(Error::value(format!("`drop_mask` row {b}"), expected, tokens - found));
+/// A batch after dropping: what encoder and decoder are handed.
+pub struct Kept {
+    /// `[B, N]`: codes, or the mask id.
+    pub ids: Array2<i64>,
+    /// `[B, N]`: places in the grid.
+    pub positions: Array2<i64>,
+    /// `[B, T]`: row of the latent at each place; 0, the class token's, where dropped or masked.
+    pub source: Array2<i64>,
+}
+
+impl Kept {
+    /// From ids and drop mask as [`run`] takes them.
+    ///
+    /// # Errors
+    /// [`Error::Value`] where a shape or the number of dropped tokens is wrong.
+    pub fn of(
+        token_ids: ArrayView2<i64>,
+        drop_mask: Option<ArrayView2<bool>>,
+        config: &ModelConfig,
+    ) -> Result<Self, Error> {
+        let (batch, tokens) = (token_ids.nrows(), config.tokens());
+        if token_ids.ncols() != tokens {
+            let expected = format!("shape [B, {tokens}]");
+            return Err(Error::value("`token_ids`", expected, format!("{:?}", token_ids.shape())));
         }
-        for (n, t) in kept(b).enumerate() {
-            let id = token_ids[[b, t]];
-            positions[[b, n]] = t as i64;
-            ids[[b, n]] = id;
-            if id != config.mask_token_id as i64 {
-                source[[b, t]] = n as i64 + 1;
+        if let Some(mask) = drop_mask.filter(|mask| mask.dim() != token_ids.dim()) {
+            let expected = format!("shape [{batch}, {tokens}]");
+            return Err(Error::value("`drop_mask`", expected, format!("{:?}", mask.shape())));
+        }
+        let is_dropped = |b: usize, t: usize| drop_mask.is_some_and(|mask| mask[[b, t]]);
+        let kept = |b: usize| (0..tokens).filter(move |&t| !is_dropped(b, t));
+        let count = if batch == 0 { 0 } else { kept(0).count() };
+
+        let mut ids = Array2::zeros((batch, count));
+        let mut positions = Array2::zeros((batch, count));
+        let mut source = Array2::zeros((batch, tokens));
+        for b in 0..batch {
+            let found = kept(b).count();
+            if found != count {
+                let expected = format!("{} dropped tokens, as in row 0", tokens - count);
+                return Err(Error::value(format!("`drop_mask` row {b}"), expected, tokens - found));
+            }
+            for (n, t) in kept(b).enumerate() {
+                let id = token_ids[[b, t]];
+                ids[[b, n]] = id;
+                positions[[b, n]] = t as i64;
+                if id != config.mask_token_id as i64 {
+                    source[[b, t]] = n as i64 + 1;
+                }
             }
         }
+        Ok(Self { ids, positions, source })
     }
-
-    let Encoded { latent, features } = engine.encode(ids.view(), positions.view())?;
-    let logits = engine.decode(latent.view(), source.view())?;
-    Ok(Outputs { latent, logits, features: (count == tokens).then_some(features) })
 }
 
 /// The contrastive branch's feature `[B, D]`: the mean of the patch tokens after the final norm.
@@ -107,7 +138,7 @@ pub fn contrastive_features(latent: ArrayView3<f32>) -> Array2<f32> {
 }
 
 /// The kept tokens of one image, checked.
-pub(crate) struct Kept {
+pub(crate) struct KeptImage {
     /// Codes, or the mask id.
     pub ids: Vec<usize>,
     /// Places in the grid.
@@ -119,7 +150,7 @@ pub(crate) fn check_encode(
     config: &ModelConfig,
     ids: ArrayView2<i64>,
     positions: ArrayView2<i64>,
-) -> Result<Vec<Kept>, Error> {
+) -> Result<Vec<KeptImage>, Error> {
     let tokens = config.tokens();
     if ids.nrows() == 0 || ids.ncols() == 0 || ids.ncols() > tokens {
         let expected = format!("shape [B, N], B at least 1, N from 1 to {tokens}");
@@ -146,7 +177,7 @@ pub(crate) fn check_encode(
         }
     }
     let row = |values: ArrayView2<i64>, b| values.row(b).iter().map(|&v| v as usize).collect();
-    Ok((0..ids.nrows()).map(|b| Kept { ids: row(ids, b), positions: row(positions, b) }).collect())
+    Ok((0..ids.nrows()).map(|b| KeptImage { ids: row(ids, b), positions: row(positions, b) }).collect())
 }
 
 /// Checks the arguments of [`Engine::decode`]; per image its source rows.

@@ -5,10 +5,14 @@ pub mod batch;
 pub mod checkpoint;
 pub mod engine;
 pub mod error;
+pub mod generate;
 pub mod onnx;
+pub mod pack;
 pub mod reference;
+pub mod tensors;
 pub mod tolerance;
 pub mod tract;
+pub mod verify;
 
 pub use checkpoint::Checkpoint;
 pub use engine::Engine;

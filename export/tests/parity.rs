@@ -105,7 +105,7 @@ fn reference_layer_by_layer() {
             };
             let golden = set.floats3(tensor);
             let golden: Vec<f32> = golden.index_axis(Axis(0), image).iter().copied().collect();
-            assert_close(&format!("image {image} {name}"), bound, &ours, &golden);
+            assert_close(&format!("image {image} {name}"), bound, ours, &golden);
             true
         };
         let kept: Vec<usize> = (0..256).filter(|&t| drop[[image, t + 1]] < 0.5).collect();

@@ -106,18 +106,26 @@ pub fn generate(
             ids.copy_from_slice(drawn);
         } else {
             let count = masked_next(total, unknown(ids), progress);
-            select.copy_from_slice(confidence);
-            let (_, cut, _) = select.select_nth_unstable_by(count - 1, f32::total_cmp);
-            for ((id, drawn), confidence) in ids.iter_mut().zip(drawn).zip(confidence) {
-                *id = if *confidence <= *cut { mask_id } else { *drawn };
-            }
+            remask(ids, drawn, confidence, select, count, mask_id);
         }
     }
     Ok(())
 }
 
+/// The end of a step: `ids` `[T]` become the `drawn` ones, but for the `count` (1 to T) least confident,
+/// which become the mask id again. Known tokens have an infinite confidence. `select` `[T]` is overwritten.
+pub fn remask(ids: &mut [u16], drawn: &[u16], confidence: &[f32], select: &mut [f32], count: usize, mask_id: u16) {
+    select.copy_from_slice(confidence);
+    let (_, cut, _) = select.select_nth_unstable_by(count - 1, f32::total_cmp);
+    for ((id, drawn), confidence) in ids.iter_mut().zip(drawn).zip(confidence) {
+        *id = if *confidence <= *cut { mask_id } else { *drawn };
+    }
+}
+
 /// Tokens masked again after a step: at least 1, and at least one fewer than were unknown.
-fn masked_next(total: usize, unknown: usize, progress: f64) -> usize {
+///
+/// `total` is what the schedule counts from, `progress` the finished part of the steps, above 0 to 1.
+pub fn masked_next(total: usize, unknown: usize, progress: f64) -> usize {
     let scheduled = libm::floor(total as f64 * libm::cos(core::f64::consts::FRAC_PI_2 * progress)) as usize;
     scheduled.min(unknown.saturating_sub(1)).max(1)
 }

@@ -59,6 +59,7 @@ pub fn checkpoint(dir: &Path, seed: u64) -> Checkpoint {
 
 /// A set of official golden vectors.
 pub struct Golden {
+    path: PathBuf,
     pub json: serde_json::Value,
     bytes: Vec<u8>,
 }
@@ -69,6 +70,7 @@ pub fn golden(name: &str) -> Golden {
     Golden {
         json: serde_json::from_slice(&fs::read(path.with_extension("json")).unwrap()).unwrap(),
         bytes: fs::read(path.with_extension("safetensors")).unwrap(),
+        path,
     }
 }
 
@@ -77,6 +79,11 @@ fn fixtures() -> PathBuf {
 }
 
 impl Golden {
+    /// The file of the tensors.
+    pub fn path(&self) -> PathBuf {
+        self.path.with_extension("safetensors")
+    }
+
     fn view(&self, name: &str) -> TensorView<'_> {
         SafeTensors::deserialize(&self.bytes).unwrap().tensor(name).unwrap()
     }
@@ -100,9 +107,17 @@ impl Golden {
     }
 
     pub fn ints(&self, name: &str) -> Array2<i64> {
-        let values = self.view(name).data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()));
         let shape = self.shape(name);
-        Array2::from_shape_vec((shape[0], shape[1]), values.collect()).unwrap()
+        Array2::from_shape_vec((shape[0], shape[1]), self.int_values(name)).unwrap()
+    }
+
+    pub fn ints3(&self, name: &str) -> Array3<i64> {
+        let shape = self.shape(name);
+        Array3::from_shape_vec((shape[0], shape[1], shape[2]), self.int_values(name)).unwrap()
+    }
+
+    fn int_values(&self, name: &str) -> Vec<i64> {
+        self.view(name).data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
     }
 }
 

@@ -1,0 +1,251 @@
+//! Masked generation with any engine, and with recorded randomness.
+//!
+//! A pack is run by the runtime's own loop; for the others the same loop stands here, over the same
+//! sampler, schedule and re-masking, with all logits of a batch from one [`engine::run`].
+
+use ndarray::{s, Array2, Array3, ArrayView2, ArrayView3, Axis};
+use rayon::prelude::*;
+use sorcen_runtime::{
+    generate::{self as runtime, CountFrom, Options},
+    sampler::{Distribution, Draws, Greedy, Seeded},
+    ModelConfig,
+};
+
+use crate::{
+    engine::{self, Engine},
+    error::Error,
+    pack::PackEngine,
+    tensors::TensorFile,
+};
+
+/// What a generation gives.
+#[derive(Debug, PartialEq)]
+pub struct Generated {
+    /// `[N, B, T]`: ids entering each step, the mask id where unknown.
+    pub input_ids: Array3<i64>,
+    /// `[B, T]`: the images, no mask left.
+    pub final_ids: Array2<i64>,
+}
+
+/// Where the random choices of a batch come from; [`for_image`](Self::for_image) are one image's.
+pub enum Randomness {
+    /// The counter generator: image `b` uses seed + b.
+    Seeded(u64),
+    /// Always the most likely code; confidences get the noise of seed + b.
+    Greedy(u64),
+    /// Recorded draws.
+    Replay(Replay),
+}
+
+/// Recorded draws of a batch.
+pub struct Replay {
+    /// `[N, B, T]`: the code drawn at every position of every step, known or not.
+    pub raw_sampled_ids: Array3<u16>,
+    /// `[N, B, T]`: standard Gumbel noise of the confidences.
+    pub gumbel: Array3<f64>,
+}
+
+impl Replay {
+    /// From `raw_sampled_ids` and `gumbel` `[N, B, T]` of a tester's file.
+    ///
+    /// # Errors
+    /// Any [`Error`] naming file, tensor, expected and found.
+    pub fn read(file: &TensorFile, config: &ModelConfig) -> Result<Self, Error> {
+        let ids = file.ints("raw_sampled_ids", 3)?;
+        let gumbel = file.numbers("gumbel", 3)?;
+        let tokens = config.tokens();
+        if ids.shape() != gumbel.shape() || ids.shape()[2] != tokens {
+            let expected = format!("both of one shape [N, B, {tokens}]");
+            let found = format!("{:?} and {:?}", ids.shape(), gumbel.shape());
+            return Err(Error::value("`raw_sampled_ids` and `gumbel`", expected, found));
+        }
+        if let Some(id) = ids.iter().find(|id| !(0..config.codebook_size as i64).contains(id)) {
+            return Err(Error::value("`raw_sampled_ids`", format!("codes below {}", config.codebook_size), id));
+        }
+        let three = "the rank was checked";
+        Ok(Self {
+            raw_sampled_ids: ids.mapv(|id| id as u16).into_dimensionality().expect(three),
+            gumbel: gumbel.into_dimensionality().expect(three),
+        })
+    }
+}
+
+impl Randomness {
+    /// Checks that recorded draws are enough for so many steps and images.
+    fn check(&self, steps: usize, batch: usize) -> Result<(), Error> {
+        match self {
+            Randomness::Replay(replay) if replay.raw_sampled_ids.dim().0 < steps => {
+                Err(Error::value("recorded steps", format!("at least {steps}"), replay.raw_sampled_ids.dim().0))
+            }
+            Randomness::Replay(replay) if replay.raw_sampled_ids.dim().1 != batch => {
+                Err(Error::value("recorded images", batch, replay.raw_sampled_ids.dim().1))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The draws of one image of the batch.
+    fn for_image(&self, image: usize) -> ImageDraws<'_> {
+        match self {
+            Randomness::Seeded(seed) => ImageDraws::Seeded(Seeded(seed.wrapping_add(image as u64))),
+            Randomness::Greedy(seed) => ImageDraws::Greedy(Greedy(seed.wrapping_add(image as u64))),
+            Randomness::Replay(replay) => ImageDraws::Replay(replay, image),
+        }
+    }
+}
+
+/// One image's draws.
+enum ImageDraws<'r> {
+    Seeded(Seeded),
+    Greedy(Greedy),
+    Replay(&'r Replay, usize),
+}
+
+impl Draws for ImageDraws<'_> {
+    fn choose(&mut self, step: usize, position: usize, distribution: &Distribution<'_>) -> u16 {
+        match self {
+            ImageDraws::Seeded(draws) => draws.choose(step, position, distribution),
+            ImageDraws::Greedy(draws) => draws.choose(step, position, distribution),
+            ImageDraws::Replay(replay, image) => replay.raw_sampled_ids[[step, *image, position]],
+        }
+    }
+
+    fn gumbel(&mut self, step: usize, position: usize) -> f64 {
+        match self {
+            ImageDraws::Seeded(draws) => draws.gumbel(step, position),
+            ImageDraws::Greedy(draws) => draws.gumbel(step, position),
+            ImageDraws::Replay(replay, image) => replay.gumbel[[step, *image, position]],
+        }
+    }
+}
+
+/// Fills the masked places of `start` `[B, T]` (codes, or the mask id).
+///
+/// # Errors
+/// [`Error::Value`] where `start`, the options or the recorded draws do not fit.
+pub fn generate(
+    engine: &dyn Engine,
+    start: ArrayView2<i64>,
+    options: &Options,
+    randomness: &Randomness,
+) -> Result<Generated, Error> {
+    randomness.check(options.steps, start.nrows())?;
+    generate_with(engine, start, options, |image| randomness.for_image(image))
+}
+
+/// [`generate`] with any source of random choices; `draws(b)` are those of image `b`.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_with<D: Draws>(
+    engine: &dyn Engine,
+    start: ArrayView2<i64>,
+    options: &Options,
+    draws: impl Fn(usize) -> D,
+) -> Result<Generated, Error> {
+    let config = engine.config();
+    let mut images = start_images(config, start)?;
+    let mut draws: Vec<D> = (0..images.len()).map(draws).collect();
+    let totals: Vec<usize> = images.iter().map(|ids| count_from(config, ids, options)).collect();
+    let mut input_ids = Array3::zeros((options.steps, images.len(), config.tokens()));
+    let mut confidence = vec![0.0; config.tokens()];
+    let mut select = confidence.clone();
+    for step in 0..options.steps {
+        let input = Array2::from_shape_fn(start.dim(), |(b, t)| i64::from(images[b][t]));
+        input_ids.slice_mut(s![step, .., ..]).assign(&input);
+        let logits = engine::run(engine, input.view(), None)?.logits; // [B, T, K]
+        let progress = (step + 1) as f64 / options.steps as f64;
+        let temperature = options.temperature * (1.0 - progress);
+        for (b, ids) in images.iter_mut().enumerate() {
+            let unknown = unknown(config, ids);
+            let mut drawn = ids.clone();
+            confidence.fill(f32::INFINITY);
+            for t in (0..ids.len()).filter(|&t| usize::from(ids[t]) == config.mask_token_id) {
+                let mut row = logits.slice(s![b, t, ..]).to_vec();
+                let distribution = Distribution::new(&mut row, 1.0 / options.token_temperature);
+                drawn[t] = draws[b].choose(step, t, &distribution);
+                let noise = (temperature * draws[b].gumbel(step, t)) as f32;
+                confidence[t] = distribution.log_probability(drawn[t]) + noise;
+            }
+            if unknown == 0 || step + 1 == options.steps {
+                *ids = drawn;
+            } else {
+                let count = runtime::masked_next(totals[b], unknown, progress);
+                runtime::remask(ids, &drawn, &confidence, &mut select, count, config.mask_token_id as u16);
+            }
+        }
+    }
+    let final_ids = Array2::from_shape_fn(start.dim(), |(b, t)| i64::from(images[b][t]));
+    Ok(Generated { input_ids, final_ids })
+}
+
+/// [`generate`] by the runtime's own loop.
+///
+/// # Errors
+/// As [`generate`], and where the pack has no decoder.
+pub fn generate_pack(
+    engine: &PackEngine,
+    start: ArrayView2<i64>,
+    options: &Options,
+    randomness: &Randomness,
+) -> Result<Generated, Error> {
+    randomness.check(options.steps, start.nrows())?;
+    let config = engine.config();
+    let images = start_images(config, start)?;
+    let one = |(image, mut ids): (usize, Vec<u16>)| -> Result<_, Error> {
+        let mut memory = engine.scratch()?;
+        let mut inputs = Array2::zeros((options.steps, ids.len()));
+        // Steps that a finished image does not run are shown as that image.
+        inputs.rows_mut().into_iter().for_each(|mut row| row.assign(&wide(&ids)));
+        let show = |step: runtime::Step| inputs.row_mut(step.index).assign(&wide(step.input));
+        let draws = &mut randomness.for_image(image);
+        runtime::generate(engine.model(), &mut ids, options, draws, &mut memory.get()?, show)?;
+        Ok((inputs, ids))
+    };
+    let done: Vec<_> = images.into_par_iter().enumerate().map(one).collect::<Result<_, _>>()?;
+    let inputs: Vec<_> = done.iter().map(|(inputs, _)| inputs.view()).collect();
+    let input_ids = ndarray::stack(Axis(1), &inputs).expect("at least one image, all of one shape");
+    let final_ids = Array2::from_shape_fn(start.dim(), |(b, t)| i64::from(done[b].1[t]));
+    Ok(Generated { input_ids, final_ids })
+}
+
+/// The start `[B, T]`: the first step's `input_ids` of a tester's file, if it has them.
+///
+/// # Errors
+/// Any [`Error`] naming file and tensor.
+pub fn read_start(file: &TensorFile) -> Result<Option<Array2<i64>>, Error> {
+    if !file.has("input_ids") {
+        return Ok(None);
+    }
+    let ids = file.ints("input_ids", 3)?;
+    let ids: ArrayView3<i64> = ids.view().into_dimensionality().expect("the rank was checked");
+    if ids.dim().0 == 0 {
+        return Err(Error::value("`input_ids`", "at least one step", 0));
+    }
+    Ok(Some(ids.index_axis(Axis(0), 0).to_owned()))
+}
+
+fn wide(ids: &[u16]) -> ndarray::Array1<i64> {
+    ids.iter().map(|&id| i64::from(id)).collect()
+}
+
+/// The start, checked, an image a vector.
+fn start_images(config: &ModelConfig, start: ArrayView2<i64>) -> Result<Vec<Vec<u16>>, Error> {
+    let positions = Array2::from_shape_fn(start.dim(), |(_, t)| t as i64);
+    if start.ncols() != config.tokens() {
+        return Err(Error::value("start", format!("shape [B, {}]", config.tokens()), format!("{:?}", start.shape())));
+    }
+    let images = engine::check_encode(config, start, positions.view())?;
+    Ok(images.into_iter().map(|kept| kept.ids.into_iter().map(|id| id as u16).collect()).collect())
+}
+
+fn unknown(config: &ModelConfig, ids: &[u16]) -> usize {
+    ids.iter().filter(|&&id| usize::from(id) == config.mask_token_id).count()
+}
+
+fn count_from(config: &ModelConfig, ids: &[u16], options: &Options) -> usize {
+    match options.count_from {
+        CountFrom::Unknown => unknown(config, ids),
+        CountFrom::Grid => ids.len(),
+    }
+}

@@ -1,0 +1,158 @@
+//! Tensors in and out of safetensors files, for testers: whatever numeric dtype, checked rank.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use half::{bf16, f16};
+use ndarray::{ArrayD, ArrayView, Dimension, IxDyn};
+use safetensors::{tensor::TensorView, Dtype, SafeTensorError, SafeTensors};
+
+use crate::{atomic, error::Error};
+
+/// A safetensors file in memory.
+pub struct TensorFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl TensorFile {
+    /// Reads a whole file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Safetensors`], naming the file.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
+        let file = Self { path: path.to_owned(), bytes };
+        file.parsed()?;
+        Ok(file)
+    }
+
+    /// Whether a tensor of this name is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.parsed().is_ok_and(|file| file.tensor(name).is_ok())
+    }
+
+    /// A tensor of `rank` dimensions as integers; any integer dtype.
+    ///
+    /// # Errors
+    /// [`Error::Value`], [`Error::Shape`] or [`Error::Dtype`], naming file and tensor.
+    pub fn ints(&self, name: &str, rank: usize) -> Result<ArrayD<i64>, Error> {
+        let view = self.view(name, rank)?;
+        let data = view.data();
+        let values = match view.dtype() {
+            Dtype::I64 => convert(data, i64::from_le_bytes),
+            Dtype::I32 => convert(data, |b| i32::from_le_bytes(b).into()),
+            Dtype::U32 => convert(data, |b| u32::from_le_bytes(b).into()),
+            Dtype::I16 => convert(data, |b| i16::from_le_bytes(b).into()),
+            Dtype::U16 => convert(data, |b| u16::from_le_bytes(b).into()),
+            Dtype::U8 | Dtype::BOOL => convert(data, |[b]: [u8; 1]| b.into()),
+            other => return Err(self.wrong_dtype(name, "integers", other)),
+        };
+        self.array(name, &view, values)
+    }
+
+    /// A tensor of `rank` dimensions as numbers; any dtype of integers or floats.
+    ///
+    /// # Errors
+    /// As [`ints`](Self::ints).
+    pub fn numbers(&self, name: &str, rank: usize) -> Result<ArrayD<f64>, Error> {
+        let view = self.view(name, rank)?;
+        let data = view.data();
+        let values = match view.dtype() {
+            Dtype::F64 => convert(data, f64::from_le_bytes),
+            Dtype::F32 => convert(data, |b| f32::from_le_bytes(b).into()),
+            Dtype::F16 => convert(data, |b| f16::from_le_bytes(b).to_f64()),
+            Dtype::BF16 => convert(data, |b| bf16::from_le_bytes(b).to_f64()),
+            _ => return Ok(self.ints(name, rank)?.mapv(|v| v as f64)),
+        };
+        self.array(name, &view, values)
+    }
+
+    /// A tensor of bytes with its shape.
+    ///
+    /// # Errors
+    /// As [`ints`](Self::ints).
+    pub fn bytes(&self, name: &str, rank: usize) -> Result<(Vec<usize>, Vec<u8>), Error> {
+        let view = self.view(name, rank)?;
+        match view.dtype() {
+            Dtype::U8 => Ok((view.shape().to_vec(), view.data().to_vec())),
+            other => Err(self.wrong_dtype(name, "U8", other)),
+        }
+    }
+
+    fn parsed(&self) -> Result<SafeTensors<'_>, Error> {
+        SafeTensors::deserialize(&self.bytes)
+            .map_err(|error| Error::Safetensors { path: self.path.clone(), found: error.to_string() })
+    }
+
+    fn view(&self, name: &str, rank: usize) -> Result<TensorView<'_>, Error> {
+        let file = self.parsed()?;
+        let view = file.tensor(name).map_err(|_| {
+            let mut names = file.names();
+            names.sort_unstable();
+            let item = format!("{}: tensors", self.path.display());
+            Error::value(item, format!("one called `{name}`"), names.join(", "))
+        })?;
+        if view.shape().len() != rank {
+            return Err(Error::Shape {
+                path: self.path.clone(),
+                tensor: name.into(),
+                expected: format!("of {rank} dimensions"),
+                found: view.shape().to_vec(),
+            });
+        }
+        Ok(view)
+    }
+
+    fn array<T>(&self, name: &str, view: &TensorView, values: Vec<T>) -> Result<ArrayD<T>, Error> {
+        ArrayD::from_shape_vec(IxDyn(view.shape()), values).map_err(|error| Error::Safetensors {
+            path: self.path.clone(),
+            found: format!("tensor `{name}` of {:?}: {error}", view.shape()),
+        })
+    }
+
+    fn wrong_dtype(&self, name: &str, expected: &'static str, found: Dtype) -> Error {
+        Error::Dtype { path: self.path.clone(), tensor: name.into(), expected, found: format!("{found:?}") }
+    }
+}
+
+fn convert<T, const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes.chunks_exact(N).map(|chunk| value(std::array::from_fn(|i| chunk[i]))).collect()
+}
+
+/// Tensors on their way into a file.
+#[derive(Default)]
+pub struct TensorWriter {
+    tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
+}
+
+impl TensorWriter {
+    /// Adds a tensor of f32.
+    pub fn floats<D: Dimension>(&mut self, name: &str, values: ArrayView<f32, D>) {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.tensors.push((name.into(), Dtype::F32, values.shape().to_vec(), bytes));
+    }
+
+    /// Adds a tensor of int64.
+    pub fn ints<D: Dimension>(&mut self, name: &str, values: ArrayView<i64, D>) {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.tensors.push((name.into(), Dtype::I64, values.shape().to_vec(), bytes));
+    }
+
+    /// Writes the file, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`], naming the file.
+    pub fn write(&self, path: &Path) -> Result<(), Error> {
+        atomic::write(path, |temporary| {
+            let failed = |error: SafeTensorError| Error::io(path, "write")(std::io::Error::other(error));
+            let views = self.tensors.iter().map(|(name, dtype, shape, bytes)| {
+                TensorView::new(*dtype, shape.clone(), bytes).map(|view| (name, view))
+            });
+            let views = views.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+            safetensors::serialize_to_file(views, None, temporary).map_err(failed)
+        })
+    }
+}
