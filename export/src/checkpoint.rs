@@ -34,7 +34,7 @@ enum Values {
     /// Little-endian f32, aligned, in the file's bytes.
     InFile(Range<usize>),
     /// Converted from another form (f16, bf16, unaligned f32).
-    Converted(Vec<f32>),
+    Converted { from: Dtype, values: Vec<f32> },
 }
 
 impl Checkpoint {
@@ -59,7 +59,18 @@ impl Checkpoint {
     pub fn tensor(&self, param: Param) -> &[f32] {
         match &self.values[param.index(&self.config)] {
             Values::InFile(range) => bytemuck::cast_slice(&self.bytes[range.clone()]),
-            Values::Converted(values) => values,
+            Values::Converted { values, .. } => values,
+        }
+    }
+
+    /// How a weight is stored in the file: its dtype's name in lower case, and its bytes.
+    pub(crate) fn stored(&self, param: Param) -> (&'static str, usize) {
+        let bytes = |width| param.shape(&self.config).elements() * width;
+        match &self.values[param.index(&self.config)] {
+            Values::InFile(_) => ("f32", bytes(4)),
+            Values::Converted { from: Dtype::F16, .. } => ("f16", bytes(2)),
+            Values::Converted { from: Dtype::BF16, .. } => ("bf16", bytes(2)),
+            Values::Converted { .. } => ("f32", bytes(4)),
         }
     }
 
@@ -157,9 +168,13 @@ fn find_values(path: &Path, bytes: &[u8], config: &ModelConfig) -> Result<Vec<Va
         let in_place = cfg!(target_endian = "little") && bytemuck::try_cast_slice::<u8, f32>(data).is_ok();
         match view.dtype() {
             Dtype::F32 if in_place => Ok(Values::InFile(start..start + data.len())),
-            Dtype::F32 => Ok(Values::Converted(convert(data, f32::from_le_bytes))),
-            Dtype::F16 => Ok(Values::Converted(convert(data, |b| f16::from_le_bytes(b).to_f32()))),
-            Dtype::BF16 => Ok(Values::Converted(convert(data, |b| bf16::from_le_bytes(b).to_f32()))),
+            from @ Dtype::F32 => Ok(Values::Converted { from, values: convert(data, f32::from_le_bytes) }),
+            from @ Dtype::F16 => {
+                Ok(Values::Converted { from, values: convert(data, |b| f16::from_le_bytes(b).to_f32()) })
+            }
+            from @ Dtype::BF16 => {
+                Ok(Values::Converted { from, values: convert(data, |b| bf16::from_le_bytes(b).to_f32()) })
+            }
             other => {
                 let (expected, found) = ("F32, F16 or BF16", format!("{other:?}"));
                 Err(Error::Dtype { path: path.to_owned(), tensor, expected, found })

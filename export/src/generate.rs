@@ -143,6 +143,7 @@ pub fn generate_with<D: Draws>(
     options: &Options,
     draws: impl Fn(usize) -> D,
 ) -> Result<Generated, Error> {
+    options.validate()?;
     let config = engine.config();
     let mut images = start_images(config, start)?;
     let mut draws: Vec<D> = (0..images.len()).map(draws).collect();
@@ -190,6 +191,7 @@ pub fn generate_pack(
     randomness: &Randomness,
 ) -> Result<Generated, Error> {
     randomness.check(options.steps, start.nrows())?;
+    options.validate()?;
     let config = engine.config();
     let images = start_images(config, start)?;
     let one = |(image, mut ids): (usize, Vec<u16>)| -> Result<_, Error> {

@@ -3,9 +3,11 @@
 pub mod atomic;
 pub mod batch;
 pub mod checkpoint;
+pub mod cli;
 pub mod engine;
 pub mod error;
 pub mod generate;
+pub mod inspect;
 pub mod onnx;
 pub mod pack;
 pub mod reference;

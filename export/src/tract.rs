@@ -39,11 +39,11 @@ impl Tract {
     /// [`Error::Value`] where the two files are of different models.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let (encoder_path, decoder_path) = (dir.join(onnx::ENCODER_FILE), dir.join(onnx::DECODER_FILE));
-        let (encoder, config, source) = open(&encoder_path)?;
-        let (decoder, _, decoder_source) = open(&decoder_path)?;
-        if source != decoder_source {
+        let (encoder, Metadata { config, checkpoint_sha256: expected, .. }) = open(&encoder_path)?;
+        let (decoder, Metadata { checkpoint_sha256: found, .. }) = open(&decoder_path)?;
+        if expected != found {
             let item = format!("{}: source checkpoint", decoder_path.display());
-            return Err(Error::value(item, format!("{source}, as in {}", onnx::ENCODER_FILE), decoder_source));
+            return Err(Error::value(item, format!("{expected}, as in {}", onnx::ENCODER_FILE), found));
         }
         Ok(Self { config, encoder, decoder })
     }
@@ -104,27 +104,59 @@ impl File {
     }
 }
 
-/// The file as a typed model, with the configuration and the checkpoint's hash from its metadata.
-fn open(path: &Path) -> Result<(File, ModelConfig, String), Error> {
+/// Where an ONNX file of ours comes from.
+pub struct Metadata {
+    /// Sizes of the model; valid.
+    pub config: ModelConfig,
+    /// SHA-256 of the checkpoint's weights.
+    pub checkpoint_sha256: String,
+    /// Which tool wrote it, with its version.
+    pub tool: String,
+    /// Under which terms it may be used.
+    pub licence: String,
+}
+
+impl Metadata {
+    /// Reads a file's metadata.
+    ///
+    /// # Errors
+    /// [`Error::Onnx`] where it is not ONNX or not of this exporter, [`Error::ConfigJson`], [`Error::Invalid`].
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let proto = tract_onnx::onnx().proto_model_for_path(path).map_err(onnx_error(path))?;
+        Self::of(&proto, path)
+    }
+
+    fn of(proto: &tract_onnx::pb::ModelProto, path: &Path) -> Result<Self, Error> {
+        let entry = |key: &str| {
+            let entry = proto.metadata_props.iter().find(|entry| entry.key == key);
+            entry.map(|entry| entry.value.clone()).ok_or_else(|| {
+                let found = format!("no metadata `{key}`: not written by this exporter");
+                Error::Onnx { path: path.to_owned(), found }
+            })
+        };
+        let config: ModelConfig = serde_json::from_str(&entry(onnx::key::CONFIG)?)
+            .map_err(|source| Error::ConfigJson { path: path.to_owned(), source })?;
+        config.validate().map_err(|source| Error::Invalid { path: path.to_owned(), source })?;
+        Ok(Self {
+            config,
+            checkpoint_sha256: entry(onnx::key::CHECKPOINT)?,
+            tool: entry(onnx::key::TOOL)?,
+            licence: entry(onnx::key::LICENCE)?,
+        })
+    }
+}
+
+/// The file as a typed model, with its metadata.
+fn open(path: &Path) -> Result<(File, Metadata), Error> {
     let reader = tract_onnx::onnx();
     let proto = reader.proto_model_for_path(path).map_err(onnx_error(path))?;
-    let metadata = |key: &str| {
-        let entry = proto.metadata_props.iter().find(|entry| entry.key == key);
-        entry.map(|entry| entry.value.clone()).ok_or_else(|| Error::Onnx {
-            path: path.to_owned(),
-            found: format!("no metadata `{key}`: not written by this exporter"),
-        })
-    };
-    let config: ModelConfig = serde_json::from_str(&metadata(onnx::key::CONFIG)?)
-        .map_err(|source| Error::ConfigJson { path: path.to_owned(), source })?;
-    config.validate().map_err(|source| Error::Invalid { path: path.to_owned(), source })?;
-    let source = metadata(onnx::key::CHECKPOINT)?;
+    let metadata = Metadata::of(&proto, path)?;
     let model = reader
         .parse(&proto, None)
         .and_then(|parsed| parsed.model.into_typed())
         .and_then(TypedModel::into_decluttered)
         .map_err(onnx_error(path))?;
-    Ok((File { path: path.to_owned(), model, plan: Mutex::new(None) }, config, source))
+    Ok((File { path: path.to_owned(), model, plan: Mutex::new(None) }, metadata))
 }
 
 fn onnx_error(path: &Path) -> impl Fn(TractError) -> Error + '_ {

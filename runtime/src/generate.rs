@@ -27,6 +27,23 @@ impl Options {
     /// The published settings: 20 steps, temperature 6.
     pub const PUBLISHED: Self =
         Self { steps: 20, temperature: 6.0, token_temperature: 1.0, count_from: CountFrom::Unknown };
+
+    /// Checks that every option is in range.
+    ///
+    /// # Errors
+    /// [`Error::Option`] names the first that is not.
+    pub fn validate(&self) -> Result<(), Error> {
+        if self.steps == 0 {
+            return Err(Error::Option { name: "steps", expected: "at least 1" });
+        }
+        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+            return Err(Error::Option { name: "temperature", expected: "a finite number, 0 or more" });
+        }
+        if !(self.token_temperature.is_finite() && self.token_temperature > 0.0) {
+            return Err(Error::Option { name: "token_temperature", expected: "a finite number above 0" });
+        }
+        Ok(())
+    }
 }
 
 impl Default for Options {
@@ -135,16 +152,7 @@ fn check(model: &Model<'_>, ids: &[u16], options: &Options) -> Result<(), Error>
     if !model.pack().has_decoder() {
         return Err(Error::MissingSection { section: "decoder" });
     }
-    if options.steps == 0 {
-        return Err(Error::Option { name: "steps", expected: "at least 1" });
-    }
-    if !(options.temperature.is_finite() && options.temperature >= 0.0) {
-        return Err(Error::Option { name: "temperature", expected: "a finite number, 0 or more" });
-    }
-    if !(options.token_temperature.is_finite() && options.token_temperature > 0.0) {
-        return Err(Error::Option { name: "token_temperature", expected: "a finite number above 0" });
-    }
-    Ok(())
+    options.validate()
 }
 
 #[cfg(test)]

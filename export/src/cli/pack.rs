@@ -1,0 +1,82 @@
+//! `pack`: a checkpoint as one file that runs in place.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::Context;
+use clap::ValueEnum;
+use sorcen_runtime::pack;
+
+use crate::{
+    checkpoint::Checkpoint,
+    pack::{write, PackOptions, PatchTokenizer, Target},
+};
+
+/// Write a checkpoint as a pack (.srcn): one file that the runtime executes in place.
+///
+/// int8 has one scale an output channel; activations are quantised at run time, a token at a time.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Checkpoint folder (config.json, model.safetensors).
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: PathBuf,
+    /// Precision of the matrices.
+    #[arg(long, value_enum, default_value = "int8")]
+    pub precision: Precision,
+    /// Machine that the weights are arranged for; the pack runs everywhere.
+    #[arg(long, value_enum, default_value = "generic")]
+    pub target: Target,
+    /// Leave the decoder out: features only, no generation.
+    #[arg(long = "encoder_only")]
+    pub encoder_only: bool,
+    /// Put a tokenizer in (tokenizer.safetensors: `codebook` [K, P, P, 3]).
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// Entries for the model card: a JSON object (data, steps, seed, metrics, …).
+    #[arg(long, value_name = "FILE")]
+    pub card: Option<PathBuf>,
+    /// The pack to write.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// Precisions on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// 8-bit integers.
+    Int8,
+}
+
+impl From<Precision> for pack::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::F16 => Self::F16,
+            Precision::Int8 => Self::Int8,
+        }
+    }
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// A bad checkpoint, tokenizer or card, or a file that cannot be written.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let tokenizer = args.tokenizer.as_deref().map(PatchTokenizer::open).transpose()?;
+    let mut options = PackOptions::new(args.precision.into());
+    options.target = args.target;
+    options.encoder_only = args.encoder_only;
+    options.tokenizer = tokenizer.as_ref();
+    if let Some(path) = &args.card {
+        let json = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
+        options.card =
+            serde_json::from_slice(&json).with_context(|| format!("{}: expected a JSON object", path.display()))?;
+    }
+    let bytes = write(&checkpoint, &args.out, &options)?;
+    println!("{}: {bytes} bytes", args.out.display());
+    Ok(())
+}

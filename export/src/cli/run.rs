@@ -1,0 +1,59 @@
+//! `run`: tensors in, tensors out.
+
+use std::path::PathBuf;
+
+use ndarray::Ix2;
+
+use super::source::Source;
+use crate::{
+    engine::Kept,
+    tensors::{TensorFile, TensorWriter},
+};
+
+/// Run encoder and decoder on tensors from a file, with any engine.
+///
+/// In: `token_ids` [B, T] (the mask id allowed; no class token), optionally `drop_mask` [B, T] (non-zero:
+/// removed before the encoder; the same number in each row). Out: `latent` [B, 1+kept, D], `logits`
+/// [B, T, K] (unless the pack is encoder-only), and `features` [B, D] where nothing is dropped.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    source: Source,
+    /// Input tensors (safetensors).
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// Output tensors (safetensors).
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Bad files, or tensors that do not fit the model.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let file = TensorFile::open(&args.input)?;
+    let ids = file.ints("token_ids", 2)?.into_dimensionality::<Ix2>()?;
+    let dropped = match file.has("drop_mask") {
+        true => Some(file.numbers("drop_mask", 2)?.into_dimensionality::<Ix2>()?.mapv(|value| value != 0.0)),
+        false => None,
+    };
+    let dropped = dropped.as_ref().map(|mask| mask.view());
+    args.source.with(|opened| {
+        let engine = opened.engine();
+        let kept = Kept::of(ids.view(), dropped, engine.config())?;
+        let encoded = engine.encode(kept.ids.view(), kept.positions.view())?;
+        let mut out = TensorWriter::default();
+        if engine.has_decoder() {
+            let logits = engine.decode(encoded.latent.view(), kept.source.view())?;
+            out.floats("logits", logits.view());
+        }
+        if kept.ids.ncols() == ids.ncols() {
+            out.floats("features", encoded.features.view());
+        }
+        out.floats("latent", encoded.latent.view());
+        out.write(&args.output)?;
+        println!("{}: {} images by {}", args.output.display(), ids.nrows(), engine.name());
+        Ok(())
+    })
+}

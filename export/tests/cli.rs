@@ -1,0 +1,221 @@
+//! The command line as a user meets it.
+
+mod common;
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use ndarray::Array2;
+use sorcen_export::tensors::{TensorFile, TensorWriter};
+
+fn sorcen_export(dir: &Path, line: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sorcen-export")).args(line.split_whitespace()).current_dir(dir).output().unwrap()
+}
+
+/// Runs a line that has to succeed; what it printed.
+#[track_caller]
+fn succeed(dir: &Path, line: &str) -> String {
+    let out = sorcen_export(dir, line);
+    assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// Runs a line that has to fail with `code`, saying each of `parts`.
+#[track_caller]
+fn fail(dir: &Path, line: &str, code: i32, parts: &[&str]) {
+    let out = sorcen_export(dir, line);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(code), "{line}: {said}");
+    for part in parts {
+        assert!(said.contains(part), "{line}: `{part}` not in: {said}");
+    }
+}
+
+#[test]
+fn from_checkpoint_to_checked_artefacts() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    common::checkpoint(&dir.join("model"), 1);
+    let mut tokenizer = Vec::new();
+    let codebook = safetensors::tensor::TensorView::new(safetensors::Dtype::U8, vec![12, 2, 2, 3], &[9; 144]).unwrap();
+    tokenizer.push(("codebook", codebook));
+    safetensors::serialize_to_file(tokenizer, None, &dir.join("tokenizer.safetensors")).unwrap();
+    fs::write(dir.join("card.json"), "{\"data\": \"noise\"}").unwrap();
+
+    assert!(succeed(dir, "onnx --checkpoint model --out out --licence CC0").contains("decoder.onnx"));
+    let said =
+        succeed(dir, "pack --checkpoint model --tokenizer tokenizer.safetensors --card card.json --out out/i.srcn");
+    assert!(said.contains("i.srcn"), "{said}");
+    succeed(dir, "pack --checkpoint model --precision f32 --out out/f.srcn");
+    succeed(dir, "pack --checkpoint model --precision f16 --encoder_only --out out/e.srcn");
+
+    let table = succeed(
+        dir,
+        "verify --checkpoint model --onnx out --pack out/f.srcn --pack out/e.srcn --images 3 --out out/verify.md",
+    );
+    for engine in ["ONNX in tract", "pack f32", "pack f16"] {
+        assert!(table.contains(engine), "{table}");
+    }
+    assert_eq!(fs::read_to_string(dir.join("out/verify.md")).unwrap().trim(), table.trim());
+    let json = succeed(dir, "verify --checkpoint model --pack out/f.srcn --json --images 2");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((json["passed"].as_bool(), json["images"].as_u64()), (Some(true), Some(2)));
+
+    let text = succeed(dir, "inspect out/i.srcn --tensors");
+    for part in
+        ["int8", "12 patches of 2x2", "noise", "checkpoint_sha256", "blocks.1.mlp.fc2.weight", "3x3 of 12 codes"]
+    {
+        assert!(text.contains(part), "`{part}` not in {text}");
+    }
+    let checkpoint: serde_json::Value = serde_json::from_str(&succeed(dir, "inspect model --json")).unwrap();
+    assert_eq!(checkpoint["config"]["embed_dim"], 16);
+    let sha256 = &checkpoint["files"][1]["sha256"];
+    let pack: serde_json::Value = serde_json::from_str(&succeed(dir, "inspect out/i.srcn --json")).unwrap();
+    assert_eq!(&pack["card"]["checkpoint_sha256"], sha256, "a pack says where it comes from");
+    let onnx: serde_json::Value = serde_json::from_str(&succeed(dir, "inspect out --json")).unwrap();
+    assert_eq!(&onnx["card"]["checkpoint_sha256"], sha256);
+    assert_eq!(onnx["card"]["licence"], "CC0");
+
+    let left: Vec<_> = fs::read_dir(dir.join("out")).unwrap().map(|f| f.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".tmp")), "{left:?}");
+}
+
+#[test]
+fn run_gives_the_same_tensors_from_every_engine() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    common::checkpoint(&dir.join("model"), 1);
+    succeed(dir, "onnx --checkpoint model --out out");
+    succeed(dir, "pack --checkpoint model --precision f32 --out f.srcn");
+    let mut ids = Array2::from_shape_fn((2, 9), |(b, t)| ((b * 5 + t) % 12) as i64);
+    let mut write = |name: &str, drop: Option<Array2<f32>>| {
+        let mut file = TensorWriter::default();
+        file.ints("token_ids", ids.view());
+        drop.iter().for_each(|mask| file.floats("drop_mask", mask.view()));
+        file.write(&dir.join(name)).unwrap();
+        ids[[0, 8]] = 19; // masked in the second file
+    };
+    write("whole.safetensors", None);
+    let drop = Array2::from_shape_fn((2, 9), |(b, t)| if t == b || t == 4 { 1.0 } else { 0.0 });
+    write("part.safetensors", Some(drop));
+
+    for (input, kept) in [("whole", 9), ("part", 7)] {
+        let read = |engine: &str| {
+            succeed(dir, &format!("run {engine} --input {input}.safetensors --output o.safetensors"));
+            let file = TensorFile::open(&dir.join("o.safetensors")).unwrap();
+            assert_eq!(file.has("features"), kept == 9, "features of whole images only");
+            let names = ["latent", "logits", "features"].into_iter().filter(|name| file.has(name));
+            let read = |name| file.numbers(name, if name == "features" { 2 } else { 3 }).unwrap();
+            names.map(read).collect::<Vec<_>>()
+        };
+        let reference = read("--checkpoint model");
+        assert_eq!(reference[0].shape(), [2, kept + 1, 16]);
+        assert_eq!(reference[1].shape(), [2, 9, 12]);
+        for engine in ["--onnx out", "--pack f.srcn"] {
+            for (expected, found) in reference.iter().zip(read(engine)) {
+                let worst = (expected - &found).mapv(f64::abs).into_iter().fold(0.0, f64::max);
+                assert!(worst < 1e-4, "{input} {engine}: {worst}");
+            }
+        }
+    }
+}
+
+#[test]
+fn generate_replays_and_is_a_function_of_the_seed() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    common::checkpoint(&dir.join("model"), 1);
+    succeed(dir, "pack --checkpoint model --precision f32 --out f.srcn");
+    let ids = |line: &str| {
+        succeed(dir, &format!("generate {line} --output g.safetensors"));
+        let file = TensorFile::open(&dir.join("g.safetensors")).unwrap();
+        (file.ints("input_ids", 3).unwrap(), file.ints("final_ids", 2).unwrap())
+    };
+    let first = ids("--pack f.srcn --images 2 --steps 4 --seed 7");
+    assert_eq!(first.0.shape(), [4, 2, 9]);
+    assert!(first.1.iter().all(|&id| id < 12));
+    assert_eq!(first, ids("--pack f.srcn --images 2 --steps 4 --seed 7"));
+    assert_ne!(first.1, ids("--pack f.srcn --images 2 --steps 4 --seed 8").1);
+    ids("--checkpoint model --images 2 --steps 4 --greedy");
+
+    // A file made with the golden weights' ids does not fit this model, and says so.
+    let golden = common::golden("gen_uncond").path();
+    let line = format!("generate --pack f.srcn --replay {} --output g.safetensors", golden.display());
+    fail(dir, &line, 1, &["gen_uncond.safetensors", "[N, B, 9]", "[20, 2, 256]"]);
+    fail(dir, "generate --pack f.srcn --steps 0 --output g.safetensors", 1, &["steps", "at least 1"]);
+}
+
+#[test]
+fn failures_are_named() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    common::checkpoint(&dir.join("model"), 1);
+    succeed(dir, "pack --checkpoint model --out m.srcn");
+
+    // 2: usage.
+    fail(dir, "pack --checkpoint model", 2, &["--out"]);
+    fail(dir, "pack --checkpoint model --precision int3 --out x", 2, &["int3", "int8"]);
+    fail(dir, "run --checkpoint model --pack m.srcn --input i --output o", 2, &["--pack"]);
+    fail(dir, "verify --checkpoint model", 2, &["--onnx", "--pack"]);
+    fail(dir, "launch", 2, &["launch"]);
+
+    // 1: files.
+    fail(dir, "onnx --checkpoint nowhere --out x", 1, &["nowhere", "config.json"]);
+    fail(dir, "run --pack m.srcn --input nothing --output o", 1, &["nothing", "cannot read"]);
+    fail(dir, "inspect .", 1, &["model.safetensors", "encoder.onnx"]);
+    fail(dir, "inspect model/config.json", 1, &["config.json", "SRCN"]);
+    let mut bytes = fs::read(dir.join("m.srcn")).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(dir.join("flipped.srcn"), &bytes).unwrap();
+    fail(dir, "inspect flipped.srcn", 1, &["flipped.srcn", "weights", "CRC-32"]);
+    fs::write(dir.join("short.srcn"), &bytes[..middle]).unwrap();
+    fail(dir, "inspect short.srcn", 1, &["short.srcn", "truncated"]);
+    fs::write(dir.join("encoder.onnx"), [8, 8, 1]).unwrap();
+    fs::write(dir.join("decoder.onnx"), [8, 8, 1]).unwrap();
+    fail(dir, "run --onnx . --input i --output o", 1, &["cannot read"]);
+    let mut ids = TensorWriter::default();
+    ids.ints("token_ids", Array2::from_elem((1, 9), 15).view());
+    ids.write(&dir.join("ids")).unwrap();
+    fail(dir, "run --onnx . --input ids --output o", 1, &["encoder.onnx"]);
+    fail(dir, "run --pack m.srcn --input ids --output o", 1, &["`token_ids`[0, 0]", "below 12", "19", "found 15"]);
+
+    // 1: numbers out of tolerance, with the table.
+    common::checkpoint(&dir.join("other"), 2);
+    let out = sorcen_export(dir, "verify --checkpoint other --pack m.srcn --images 1");
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&out.stdout).contains("FAILED"));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("3 of 3 comparisons are out of tolerance"));
+
+    // Nothing half-written.
+    for made in ["x", "o", "g.safetensors"] {
+        assert!(!dir.join(made).exists(), "{made}");
+    }
+}
+
+#[test]
+fn no_burn_among_the_dependencies() {
+    let out = Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--offline",
+            "--locked",
+            "--package",
+            "sorcen-export",
+            "--edges",
+            "normal,build",
+            "--prefix",
+            "none",
+        ])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let tree = String::from_utf8(out.stdout).unwrap();
+    assert!(tree.starts_with("sorcen-export"));
+    let burn: Vec<_> = tree.lines().filter(|line| line.starts_with("burn") || line.starts_with("cubecl")).collect();
+    assert!(burn.is_empty(), "{burn:?}");
+}
