@@ -27,7 +27,7 @@ pub struct Generated {
     pub final_ids: Array2<i64>,
 }
 
-/// Where the random choices of a batch come from; [`for_image`](Self::for_image) are one image's.
+/// Where the random choices of a batch come from.
 pub enum Randomness {
     /// The counter generator: image `b` uses seed + b.
     Seeded(u64),
