@@ -1,6 +1,19 @@
 //! Sorcen's trainer: tokens in, checkpoints out, on any Burn backend.
 
+pub mod checkpoint;
 pub mod cli;
+pub mod config;
 pub mod data;
+pub mod device;
+pub mod echo;
 pub mod files;
 pub mod tokenizer;
+pub mod losses;
+pub mod masking;
+pub mod metrics;
+pub mod model;
+pub mod optim;
+pub mod schedule;
+pub mod step;
+pub mod teacher;
+pub mod train;

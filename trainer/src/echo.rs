@@ -1,0 +1,92 @@
+//! Echoes: reconstructions sampled from the student, seen by the teacher as the positive.
+
+use rayon::prelude::*;
+use sorcen_runtime::rng::Rng;
+use sorcen_runtime::ModelConfig;
+
+use crate::masking::Crop;
+
+/// One id per row of `logits` `[R, K]`, where `wanted`; 0 elsewhere.
+///
+/// Every code equal to the maximum is excluded, the `topk` largest of the rest are kept and
+/// renormalised, and one is drawn with uniform number `row` of `rng` (official `sample_echo`: 15).
+pub fn sample(logits: &[f32], codes: usize, topk: usize, rng: &Rng, wanted: impl Fn(usize) -> bool + Sync) -> Vec<u16> {
+    let draw = |candidates: &mut Vec<(f32, u16)>, (row, logits): (usize, &[f32])| {
+        if !wanted(row) {
+            return 0;
+        }
+        runners_up(logits, topk, candidates);
+        choose(candidates, rng.uniform(row as u64))
+    };
+    logits.par_chunks_exact(codes).enumerate().map_init(|| Vec::with_capacity(topk + 1), draw).collect()
+}
+
+/// The `topk` largest of `logits` below the maximum, largest first, lower id first among equals.
+///
+/// All codes are the maximum of a constant row: then the first code is the only candidate.
+fn runners_up(logits: &[f32], topk: usize, candidates: &mut Vec<(f32, u16)>) {
+    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    candidates.clear();
+    let mut floor = f32::NEG_INFINITY;
+    for (id, &logit) in logits.iter().enumerate() {
+        if logit < best && (candidates.len() < topk || logit > floor) {
+            let at = candidates.partition_point(|&(other, _)| other >= logit);
+            candidates.insert(at, (logit, id as u16));
+            candidates.truncate(topk);
+            floor = candidates[candidates.len() - 1].0;
+        }
+    }
+    if candidates.is_empty() {
+        candidates.push((0.0, 0));
+    }
+}
+
+/// Draws from the softmax over `candidates` by the cumulative sum in their order.
+fn choose(candidates: &[(f32, u16)], uniform: f64) -> u16 {
+    let weight = |&(logit, _): &(f32, u16)| f64::from(logit - candidates[0].0).exp();
+    let mut left = uniform * candidates.iter().map(weight).sum::<f64>();
+    for candidate in candidates {
+        left -= weight(candidate);
+        if left < 0.0 {
+            return candidate.1;
+        }
+    }
+    candidates[candidates.len() - 1].1
+}
+
+/// The teacher's ids `[B*T]`: `echo` inside the kept square, the mask token outside.
+pub fn teacher_ids(config: &ModelConfig, echo: &[u16], crop: &Crop) -> Vec<i32> {
+    let tokens = config.tokens();
+    let id = |(i, &id): (usize, &u16)| {
+        let kept = crop.keeps(i / tokens, i % tokens, config.grid);
+        if kept { i32::from(id) } else { config.mask_token_id as i32 }
+    };
+    echo.iter().enumerate().map(id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sorcen_runtime::rng::Stream;
+
+    #[test]
+    fn the_best_and_its_ties_are_never_drawn() {
+        let logits = [1.0, 5.0, 2.0, 5.0, 3.0, -1.0];
+        let mut candidates = Vec::new();
+        runners_up(&logits, 3, &mut candidates);
+        assert_eq!(candidates.iter().map(|c| c.1).collect::<Vec<_>>(), [4, 2, 0]);
+        runners_up(&[2.0; 4], 3, &mut candidates);
+        assert_eq!(candidates.len(), 1);
+    }
+
+    #[test]
+    fn frequencies_follow_the_softmax() {
+        let row = [0.0f32, 2.0, 1.0, 9.0];
+        let rows = 20_000;
+        let drawn = sample(&row.repeat(rows), 4, 2, &Rng::new(1, Stream::Echo, 0), |r| r != 7);
+        let ones = drawn.iter().filter(|&&id| id == 1).count() as f64 / rows as f64;
+        let expected = 1.0 / (1.0 + (-1.0f64).exp());
+        assert!((ones - expected).abs() < 0.01, "{ones} against {expected}");
+        assert!(drawn.iter().enumerate().all(|(r, &id)| id == 1 || id == 2 || (r == 7 && id == 0)));
+    }
+}

@@ -1,0 +1,43 @@
+//! The loss terms of pretraining, SPEC "Student losses" to "Online classifier".
+
+use burn::tensor::{activation::log_softmax, backend::Backend, Int, Tensor};
+
+/// Norms are kept above this when dividing by them.
+const NORM_FLOOR: f32 = 1e-12;
+
+/// Label-smoothed cross-entropy over masked tokens: a sum divided by their number, `[1]`.
+///
+/// `logits` `[R, K]`, `targets` `[R]` in `0..K`, `masked` `[R, 1]` (1 where the row counts).
+pub fn reconstruction<B: Backend>(
+    logits: Tensor<B, 2>,
+    targets: Tensor<B, 1, Int>,
+    masked: Tensor<B, 2>,
+    smoothing: f32,
+) -> Tensor<B, 1> {
+    let log_probabilities = log_softmax(logits, 1);
+    let hit = log_probabilities.clone().gather(1, targets.unsqueeze_dim(1));
+    let per_token = hit * (smoothing - 1.0) - log_probabilities.mean_dim(1) * smoothing;
+    (per_token * masked.clone()).sum() / masked.sum()
+}
+
+/// Mean squared cosine over all pairs of rows, self-pairs included, `[1]`.
+pub fn uniformity<B: Backend>(features: Tensor<B, 2>) -> Tensor<B, 1> {
+    let unit = normalise(features);
+    unit.clone().matmul(unit.transpose()).square().mean()
+}
+
+/// Cosines of echoes (rows) and anchors (columns) over the temperature, `[B, B]`.
+pub fn contrast_scores<B: Backend>(echoes: Tensor<B, 2>, anchors: Tensor<B, 2>, temperature: f32) -> Tensor<B, 2> {
+    normalise(echoes).matmul(normalise(anchors).transpose()) / temperature
+}
+
+/// Mean cross-entropy of `scores` `[B, C]` against `targets` `[B]`, `[1]`.
+pub fn cross_entropy<B: Backend>(scores: Tensor<B, 2>, targets: Tensor<B, 1, Int>) -> Tensor<B, 1> {
+    -log_softmax(scores, 1).gather(1, targets.unsqueeze_dim(1)).mean()
+}
+
+/// Rows scaled to length one.
+fn normalise<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let norm = x.clone().square().sum_dim(1).sqrt().clamp_min(NORM_FLOOR);
+    x / norm
+}

@@ -1,0 +1,294 @@
+//! One training step: the networks, what a step is given, and its losses. SPEC "One training forward".
+
+use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use sorcen_runtime::rng::Rng;
+use sorcen_runtime::ModelConfig;
+
+use crate::echo;
+use crate::losses;
+use crate::masking::{Crop, Masks};
+use crate::model::heads::{BatchStatistics, Classifier, Projector};
+use crate::model::layers::Dropout;
+use crate::model::weight::{weights, Weights};
+use crate::model::{indices, pool, Layout, Sorcen};
+use crate::optim::AdamW;
+use crate::teacher::{follow, Teacher};
+
+/// What is learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[derive(clap::ValueEnum)]
+pub enum Method {
+    /// Reconstruction and contrast against a teacher that sees echoes.
+    Sorcen,
+    /// Reconstruction alone, on the same masks.
+    Mage,
+}
+
+/// Constants of the losses.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LossOptions {
+    /// Which terms there are.
+    pub method: Method,
+    /// Label smoothing over the codes (official 0.1).
+    pub label_smoothing: f32,
+    /// Weight of the contrast (0.1).
+    pub lambda: f32,
+    /// Temperature of the contrast (0.3).
+    pub temperature: f32,
+    /// Weight of the uniformity term (0.01).
+    pub uniformity: f32,
+    /// Echo candidates after the best is removed (15).
+    pub echo_topk: usize,
+}
+
+impl Default for LossOptions {
+    fn default() -> Self {
+        Self {
+            method: Method::Sorcen,
+            label_smoothing: 0.1,
+            lambda: 0.1,
+            temperature: 0.3,
+            uniformity: 0.01,
+            echo_topk: 15,
+        }
+    }
+}
+
+/// Widths of the heads that only pretraining needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadSizes {
+    /// Hidden width of `projector` and `momentum_projector` (official 4096).
+    pub projector_hidden: usize,
+    /// Output width of the projectors and of the predictor (512).
+    pub projector_dim: usize,
+    /// Hidden width of `predictor` (2048).
+    pub predictor_hidden: usize,
+    /// Hidden width of the online classifier (512).
+    pub classifier_hidden: usize,
+}
+
+/// Everything the optimiser moves.
+#[derive(Clone, Debug)]
+pub struct Networks<B: burn::tensor::backend::Backend> {
+    /// Encoder and decoder.
+    pub student: Sorcen<B>,
+    /// Anchor side.
+    pub projector: Projector<B>,
+    /// Echo side: follows `projector` *and* is trained (official quirk).
+    pub momentum_projector: Projector<B>,
+    /// Anchor side, after the projector.
+    pub predictor: Projector<B>,
+    /// Absent where the dataset has no classes.
+    pub classifier: Option<Classifier<B>>,
+}
+
+weights!(Networks {
+    student => "",
+    projector => "projector",
+    momentum_projector => "momentum_projector",
+    predictor => "predictor",
+    classifier => "classifier",
+});
+
+impl<B: AutodiffBackend> Networks<B> {
+    /// Initial values; a pure function of (config, sizes, classes, seed).
+    pub fn new(config: &ModelConfig, sizes: &HeadSizes, classes: usize, seed: u64, device: &B::Device) -> Self {
+        let projector = || Projector::new(config.embed_dim, sizes.projector_hidden, sizes.projector_dim, device);
+        let classifier = || Classifier::new(config.embed_dim, sizes.classifier_hidden, classes, device);
+        let mut networks = Self {
+            student: Sorcen::new(config, device),
+            projector: projector(),
+            momentum_projector: projector(),
+            predictor: Projector::new(sizes.projector_dim, sizes.predictor_hidden, sizes.projector_dim, device),
+            classifier: (classes > 0).then(classifier),
+        };
+        networks.initialise("", seed, device);
+        if let Some(classifier) = &mut networks.classifier {
+            classifier.initialise_like_pytorch("classifier", seed, device);
+        }
+        networks
+    }
+}
+
+/// Where the echoes of a step come from.
+#[derive(Clone, Debug)]
+pub enum Echo {
+    /// The true ids: the warm-up.
+    GroundTruth,
+    /// Ids `[B*T]` drawn elsewhere: a replay.
+    Given(Vec<u16>),
+    /// Drawn from the student's logits with these numbers, one a token.
+    Sampled(Rng),
+}
+
+/// All that a step is given: data, and every random choice.
+#[derive(Debug)]
+pub struct StepInputs {
+    /// Ground-truth ids `[B*T]`.
+    pub ids: Vec<u16>,
+    /// Labels `[B]`, read where there is a classifier.
+    pub labels: Vec<u16>,
+    /// What the student does not see.
+    pub masks: Masks,
+    /// What the teacher reads.
+    pub echo: Echo,
+    /// The part of it that the teacher sees.
+    pub crop: Crop,
+    /// Dropout of student, decoder and teacher, in this order.
+    pub dropout: Dropout,
+}
+
+/// Names of the loss terms, in the order of [`Losses::stack`].
+pub const TERMS: [&str; 5] = ["reconstruction", "uniformity", "contrast", "classifier", "total"];
+
+/// The terms of one step, `[1]` each.
+#[derive(Clone, Debug)]
+pub struct Losses<B: AutodiffBackend> {
+    /// Cross-entropy over masked tokens.
+    pub reconstruction: Tensor<B, 1>,
+    /// Weighted uniformity term.
+    pub uniformity: Tensor<B, 1>,
+    /// InfoNCE before its weight.
+    pub contrast: Tensor<B, 1>,
+    /// The online classifier's cross-entropy.
+    pub classifier: Tensor<B, 1>,
+    /// What is differentiated.
+    pub total: Tensor<B, 1>,
+}
+
+impl<B: AutodiffBackend> Losses<B> {
+    /// The terms without gradient, `[5]`, in the order of [`TERMS`]; still on the device.
+    pub fn stack(&self) -> Tensor<B::InnerBackend, 1> {
+        let terms = [&self.reconstruction, &self.uniformity, &self.contrast, &self.classifier, &self.total];
+        Tensor::cat(terms.map(|term| term.clone().inner()).to_vec(), 0)
+    }
+}
+
+/// BatchNorm statistics of one forward pass.
+#[derive(Clone, Debug)]
+pub struct Statistics<B: AutodiffBackend> {
+    projector: BatchStatistics<B>,
+    momentum_projector: BatchStatistics<B>,
+    predictor: BatchStatistics<B>,
+}
+
+/// The state of pretraining: networks, teacher, optimiser.
+#[derive(Clone, Debug)]
+pub struct Pretraining<B: AutodiffBackend> {
+    /// Sizes of the model.
+    pub config: ModelConfig,
+    /// Constants of the losses.
+    pub options: LossOptions,
+    /// What the optimiser moves.
+    pub networks: Networks<B>,
+    /// What follows.
+    pub teacher: Teacher<B>,
+    /// Moments and update count.
+    pub optimizer: AdamW<B>,
+    /// Where all of it lives.
+    pub device: B::Device,
+}
+
+impl<B: AutodiffBackend> Pretraining<B> {
+    /// One step: the teacher follows, forward, backward, update. Returns the losses, on the device.
+    ///
+    /// The teacher moves *first* (official): it sees the result of this update in the next step.
+    pub fn step(&mut self, inputs: &StepInputs, momentum: f64, lr: f64) -> Tensor<B::InnerBackend, 1> {
+        self.follow(momentum);
+        let (losses, statistics) = self.losses(inputs);
+        let mut grads = losses.total.backward();
+        if let Some(statistics) = statistics {
+            self.update_statistics(statistics);
+        }
+        self.optimizer.update(&mut self.networks, &mut grads, lr);
+        losses.stack()
+    }
+
+    /// Teacher blocks follow the student's, the momentum projector follows the projector.
+    pub fn follow(&mut self, momentum: f64) {
+        if self.options.method == Method::Sorcen {
+            self.teacher.follow(&self.networks.student, momentum);
+            follow(&mut self.networks.momentum_projector, &self.networks.projector, momentum);
+        }
+    }
+
+    /// Running BatchNorm statistics take in those of a batch.
+    pub fn update_statistics(&mut self, batch: Statistics<B>) {
+        self.networks.projector.update_statistics(batch.projector);
+        self.networks.momentum_projector.update_statistics(batch.momentum_projector);
+        self.networks.predictor.update_statistics(batch.predictor);
+    }
+
+    /// The forward pass; changes nothing.
+    pub fn losses(&self, inputs: &StepInputs) -> (Losses<B>, Option<Statistics<B>>) {
+        let (config, device, options) = (&self.config, &self.device, &self.options);
+        let student = &self.networks.student;
+        let tokens = config.tokens();
+
+        // Student: masked ids replaced, dropped tokens left out.
+        let layout = Layout::new(config, &masked_ids(config, inputs), &inputs.masks.dropped);
+        let (_, latent) = student.encode(&layout, device, &inputs.dropout);
+        let logits = student.decode(config, latent.clone(), &layout, device, &inputs.dropout);
+
+        let targets: Vec<i32> = inputs.ids.iter().map(|&id| i32::from(id)).collect();
+        let masked: Vec<f32> = inputs.masks.masked.iter().map(|&m| f32::from(u8::from(m))).collect();
+        let masked = Tensor::from_data(TensorData::new(masked, [targets.len(), 1]), device);
+        let reconstruction =
+            losses::reconstruction(logits.clone(), indices(&targets, device), masked, options.label_smoothing);
+        // Pooled twice: with the class token for uniformity and classifier, without it for the contrast.
+        let pooled = pool(latent.clone(), 0);
+        let zero = || Tensor::zeros([1], device);
+
+        let classifier = match &self.networks.classifier {
+            None => zero(),
+            Some(classifier) => {
+                let labels: Vec<i32> = inputs.labels.iter().map(|&label| i32::from(label)).collect();
+                losses::cross_entropy(classifier.forward(pooled.clone()), indices(&labels, device))
+            }
+        };
+
+        if options.method == Method::Mage {
+            let total = reconstruction.clone() + classifier.clone();
+            let losses = Losses { reconstruction, uniformity: zero(), contrast: zero(), classifier, total };
+            return (losses, None);
+        }
+
+        let uniformity = losses::uniformity(pooled) * options.uniformity;
+
+        // Teacher: the echo, seen through the kept square.
+        let echo = match &inputs.echo {
+            Echo::GroundTruth => inputs.ids.clone(),
+            Echo::Given(ids) => ids.clone(),
+            Echo::Sampled(rng) => {
+                let logits = logits.inner().into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
+                let crop = &inputs.crop;
+                let seen = |row: usize| crop.keeps(row / tokens, row % tokens, config.grid);
+                echo::sample(&logits, config.codebook_size, options.echo_topk, rng, seen)
+            }
+        };
+        let layout = Layout::new(config, &echo::teacher_ids(config, &echo, &inputs.crop), &[]);
+        let teacher = self.teacher.forward(student, &layout, device, &inputs.dropout);
+
+        // Contrast: echoes are rows, anchors columns. The momentum projector gets a gradient too.
+        let (echoes, momentum_projector) = self.networks.momentum_projector.forward(Tensor::from_inner(teacher));
+        let (anchors, projector) = self.networks.projector.forward(pool(latent, 1));
+        let (anchors, predictor) = self.networks.predictor.forward(anchors);
+        let diagonal: Vec<i32> = (0..layout.batch as i32).collect();
+        let scores = losses::contrast_scores(echoes, anchors, options.temperature);
+        let contrast = losses::cross_entropy(scores, indices(&diagonal, device));
+
+        let total =
+            reconstruction.clone() + uniformity.clone() + contrast.clone() * options.lambda + classifier.clone();
+        let losses = Losses { reconstruction, uniformity, contrast, classifier, total };
+        (losses, Some(Statistics { projector, momentum_projector, predictor }))
+    }
+}
+
+/// The ids with the mask id where masked, `[B*T]`.
+fn masked_ids(config: &ModelConfig, inputs: &StepInputs) -> Vec<i32> {
+    let hide = |(&id, &masked): (&u16, &bool)| if masked { config.mask_token_id as i32 } else { i32::from(id) };
+    inputs.ids.iter().zip(&inputs.masks.masked).map(hide).collect()
+}
