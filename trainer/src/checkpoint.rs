@@ -84,9 +84,8 @@ impl TensorFile {
     /// # Errors
     /// [`DataError::Invalid`] where it is missing, of another shape or dtype, or not finite.
     pub fn values(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, DataError> {
-        let invalid = |expected: &dyn Display, found: &dyn Display| {
-            Err(DataError::invalid(&self.path, name, expected, found))
-        };
+        let invalid =
+            |expected: &dyn Display, found: &dyn Display| Err(DataError::invalid(&self.path, name, expected, found));
         let tensors = self.tensors()?;
         let Ok(view) = tensors.tensor(name) else {
             return invalid(&format!("a tensor {dims:?}"), &"none of this name");
@@ -234,9 +233,16 @@ pub fn find(dir: &Path) -> Option<PathBuf> {
 /// # Errors
 /// [`DataError`] where it is missing or not valid.
 pub fn read_config(dir: &Path) -> Result<ModelConfig, DataError> {
-    let file = dir.join(CONFIG);
-    let config: ModelConfig = read_json(&file)?;
-    config.validate().map_err(|error| DataError::invalid(&file, "config", "a valid model", error))?;
+    read_config_file(&dir.join(CONFIG))
+}
+
+/// Reads a `config.json`.
+///
+/// # Errors
+/// [`DataError`] where it is missing or not valid.
+pub fn read_config_file(file: &Path) -> Result<ModelConfig, DataError> {
+    let config: ModelConfig = read_json(file)?;
+    config.validate().map_err(|error| DataError::invalid(file, "config", "a valid model", error))?;
     Ok(config)
 }
 

@@ -59,7 +59,11 @@ pub fn teacher_ids(config: &ModelConfig, echo: &[u16], crop: &Crop) -> Vec<i32> 
     let tokens = config.tokens();
     let id = |(i, &id): (usize, &u16)| {
         let kept = crop.keeps(i / tokens, i % tokens, config.grid);
-        if kept { i32::from(id) } else { config.mask_token_id as i32 }
+        if kept {
+            i32::from(id)
+        } else {
+            config.mask_token_id as i32
+        }
     };
     echo.iter().enumerate().map(id).collect()
 }

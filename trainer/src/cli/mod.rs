@@ -3,6 +3,7 @@
 mod images;
 mod tokenize;
 mod tokenizer;
+pub mod pretrain;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,7 @@ enum Verb {
     #[command(subcommand)]
     Tokenizer(tokenizer::Args),
     Tokenize(tokenize::Args),
+    Pretrain(pretrain::Args),
 }
 
 /// Parses the arguments and runs the verb: exit code 0 ok, 1 failed, 2 usage (clap's own).
@@ -29,6 +31,7 @@ pub fn main() -> ExitCode {
     let result: anyhow::Result<()> = match &cli.verb {
         Verb::Tokenizer(args) => tokenizer::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
+        Verb::Pretrain(args) => pretrain::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

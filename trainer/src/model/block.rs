@@ -56,12 +56,9 @@ impl<B: Backend> Block<B> {
         let (tokens, head) = (rows / batch, width / self.heads);
         let qkv = self.qkv.forward(x).reshape([batch, tokens, 3, self.heads, head]).permute([2, 0, 3, 1, 4]);
         let part = |i: usize| {
-            qkv.clone().slice([i..i + 1, 0..batch, 0..self.heads, 0..tokens, 0..head]).reshape([
-                batch,
-                self.heads,
-                tokens,
-                head,
-            ])
+            qkv.clone()
+                .slice([i..i + 1, 0..batch, 0..self.heads, 0..tokens, 0..head])
+                .reshape([batch, self.heads, tokens, head])
         };
         let scores = (part(0) * (head as f32).powf(-0.5)).matmul(part(1).swap_dims(2, 3));
         let mixed = dropout.apply(activation::softmax(scores, 3)).matmul(part(2));

@@ -36,8 +36,7 @@ weights!(Sorcen { embed => "token_emb", blocks => "blocks", norm => "norm", deco
 
 /// Encoder blocks of `config`, zeros: the student's, or a teacher's.
 pub fn encoder_blocks<B: Backend>(config: &ModelConfig, device: &B::Device) -> Vec<Block<B>> {
-    let block =
-        |_| Block::new(config.embed_dim, config.num_heads, config.hidden_dim(), config.layer_norm_eps, device);
+    let block = |_| Block::new(config.embed_dim, config.num_heads, config.hidden_dim(), config.layer_norm_eps, device);
     (0..config.depth).map(block).collect()
 }
 

@@ -56,7 +56,11 @@ impl<B: Backend> Weight<B> {
     where
         B: AutodiffBackend,
     {
-        if self.trained { self.value.grad(grads) } else { None }
+        if self.trained {
+            self.value.grad(grads)
+        } else {
+            None
+        }
     }
 
     /// Removes this weight's gradient from `grads`, if it has one.
@@ -64,7 +68,11 @@ impl<B: Backend> Weight<B> {
     where
         B: AutodiffBackend,
     {
-        if self.trained { self.value.grad_remove(grads) } else { None }
+        if self.trained {
+            self.value.grad_remove(grads)
+        } else {
+            None
+        }
     }
 
     /// Whether the optimiser and the teacher update touch it.

@@ -1,0 +1,284 @@
+//! What a run is asked to do ([`PretrainOptions`]) and what follows from it ([`Plan`]).
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sorcen_runtime::ModelConfig;
+
+use crate::checkpoint;
+use crate::data::DataError;
+use crate::device::Device;
+use crate::masking::MaskOptions;
+use crate::optim::AdamWOptions;
+use crate::schedule::{self, LearningRate};
+use crate::step::{HeadSizes, LossOptions, Method};
+
+/// A model by name or from a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelChoice {
+    /// Official ViT-B.
+    VitB,
+    /// Official ViT-L.
+    VitL,
+    /// 256 wide, 8 + 4 blocks, sized for the dataset.
+    Small,
+    /// 128 wide, 4 + 2 blocks.
+    Tiny,
+    /// 64 wide, 4 + 2 blocks.
+    Micro,
+    /// A `config.json`.
+    File(PathBuf),
+}
+
+impl std::str::FromStr for ModelChoice {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Ok(match name {
+            "vit_b" => Self::VitB,
+            "vit_l" => Self::VitL,
+            "small" => Self::Small,
+            "tiny" => Self::Tiny,
+            "micro" => Self::Micro,
+            file if file.ends_with(".json") => Self::File(file.into()),
+            other => return Err(format!("expected vit_b, vit_l, small, tiny, micro or a FILE.json, found {other}")),
+        })
+    }
+}
+
+impl ModelChoice {
+    /// The sizes, for tokens on a `grid`² grid of `codes` codes.
+    ///
+    /// # Errors
+    /// [`DataError`] where a file cannot be read or is not valid.
+    pub fn config(&self, grid: usize, codes: usize) -> Result<ModelConfig, DataError> {
+        Ok(match self {
+            Self::VitB => ModelConfig::vit_b(),
+            Self::VitL => ModelConfig::vit_l(),
+            Self::Small => ModelConfig::small(grid, codes),
+            Self::Tiny => ModelConfig::tiny(grid, codes),
+            Self::Micro => ModelConfig::micro(grid, codes),
+            Self::File(file) => checkpoint::read_config_file(file)?,
+        })
+    }
+}
+
+/// How long to train.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Duration {
+    /// Passes over the dataset.
+    Epochs(f64),
+    /// Updates.
+    Steps(u64),
+    /// Wall-clock time: a few steps are timed first, and the schedule is cut to fit.
+    Minutes(f64),
+}
+
+/// What a pretraining run is asked to do. Everything that is `None` follows from the rest: [`Plan::new`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PretrainOptions {
+    /// Token dataset folder.
+    pub data: PathBuf,
+    /// Where `checkpoint/`, `log.txt` and `run.json` go.
+    pub output_dir: PathBuf,
+    /// Sizes of the model.
+    pub model: ModelChoice,
+    /// How long.
+    pub duration: Duration,
+    /// Images a step.
+    pub batch_size: usize,
+    /// Peak learning rate; `None`: `blr * batch_size / 256`.
+    pub lr: Option<f64>,
+    /// Base learning rate for 256 images; `None`: 1.5e-4 (official) from 384 wide on, 3e-3 below.
+    pub blr: Option<f64>,
+    /// Learning rate at the end.
+    pub min_lr: f64,
+    /// Warm-up; `None`: 40 epochs (official), or a twentieth of the run where that is less.
+    pub warmup_epochs: Option<f64>,
+    /// Constants of the update.
+    pub adamw: AdamWOptions,
+    /// What the student does not see.
+    pub masks: MaskOptions,
+    /// The loss terms.
+    pub losses: LossOptions,
+    /// Dropout rate, in student, decoder and teacher.
+    pub dropout: f32,
+    /// Echoes are the ground truth up to and with this epoch; `None`: 10 (official), or a twentieth of the run.
+    pub echo_warmup_epochs: Option<u64>,
+    /// Jittered spatial masking: the teacher sees a random square of the echo.
+    pub jsm: bool,
+    /// Output width of the projectors; `None`: 512 (official), or twice the model's width where that is less.
+    pub projector_dim: Option<usize>,
+    /// Teacher momentum at the start.
+    pub ema: f64,
+    /// Epochs over which it rises to 1 (official: 1600, whatever the run's length).
+    pub ema_epochs: f64,
+    /// Seed of everything.
+    pub seed: u64,
+    /// A checkpoint to start from.
+    pub init: Option<PathBuf>,
+    /// Go on where an earlier run in `output_dir` stopped, if there is one.
+    pub resume: bool,
+    /// Steps between checkpoints.
+    pub save_every: u64,
+    /// Steps between lines of the log.
+    pub print_freq: u64,
+    /// Where to compute.
+    pub device: Device,
+}
+
+impl PretrainOptions {
+    /// Official values, on the CPU.
+    pub fn new(data: &Path, output_dir: &Path, model: ModelChoice, duration: Duration) -> Self {
+        Self {
+            data: data.to_path_buf(),
+            output_dir: output_dir.to_path_buf(),
+            model,
+            duration,
+            batch_size: 64,
+            lr: None,
+            blr: None,
+            min_lr: 0.0,
+            warmup_epochs: None,
+            adamw: AdamWOptions::default(),
+            masks: MaskOptions::default(),
+            losses: LossOptions::default(),
+            dropout: 0.1,
+            echo_warmup_epochs: None,
+            jsm: true,
+            projector_dim: None,
+            ema: 0.996,
+            ema_epochs: 1600.0,
+            seed: 0,
+            init: None,
+            resume: false,
+            save_every: 1000,
+            print_freq: 20,
+            device: Device::Cpu,
+        }
+    }
+
+    /// Checks every field that has a range.
+    ///
+    /// # Errors
+    /// A sentence naming the first that is out of it.
+    pub fn validate(&self) -> Result<(), String> {
+        let check = |ok: bool, name: &str, expected: &str, found: &dyn std::fmt::Display| match ok {
+            true => Ok(()),
+            false => Err(format!("{name}: expected {expected}, found {found}")),
+        };
+        let masks = &self.masks;
+        let ratio = |x: f64| (0.0..=1.0).contains(&x);
+        let (name, value) = match self.duration {
+            Duration::Epochs(epochs) => ("epochs", epochs),
+            Duration::Steps(steps) => ("steps", steps as f64),
+            Duration::Minutes(minutes) => ("minutes", minutes),
+        };
+        check(value > 0.0 && value.is_finite(), name, "a number above 0", &value)?;
+        check(self.batch_size >= 2, "batch_size", "at least 2", &self.batch_size)?;
+        for (name, lr) in [("lr", self.lr), ("blr", self.blr), ("min_lr", Some(self.min_lr))] {
+            let lr = lr.unwrap_or(0.0);
+            check(lr >= 0.0 && lr.is_finite(), name, "0 or more", &lr)?;
+        }
+        check(ratio(masks.drop_ratio) && masks.drop_ratio < 1.0, "drop_ratio", "0 to below 1", &masks.drop_ratio)?;
+        check(
+            ratio(masks.mask_ratio_min) && masks.mask_ratio_min >= masks.drop_ratio && masks.mask_ratio_min > 0.0,
+            "mask_ratio_min",
+            "above 0, at least drop_ratio, at most 1",
+            &masks.mask_ratio_min,
+        )?;
+        check(
+            ratio(masks.mask_ratio_max) && masks.mask_ratio_max >= masks.mask_ratio_min,
+            "mask_ratio_max",
+            "mask_ratio_min to 1",
+            &masks.mask_ratio_max,
+        )?;
+        check(masks.mask_ratio_std > 0.0, "mask_ratio_std", "above 0", &masks.mask_ratio_std)?;
+        check(masks.mask_ratio_mu.is_finite(), "mask_ratio_mu", "a number", &masks.mask_ratio_mu)?;
+        check((0.0..1.0).contains(&self.dropout), "dropout", "0 to below 1", &self.dropout)?;
+        let smoothing = self.losses.label_smoothing;
+        check((0.0..1.0).contains(&smoothing), "label_smoothing", "0 to below 1", &smoothing)?;
+        check(self.losses.temperature > 0.0, "temperature", "above 0", &self.losses.temperature)?;
+        check(self.losses.echo_topk >= 1, "echo_topk", "at least 1", &self.losses.echo_topk)?;
+        check(self.projector_dim != Some(0), "projector_dim", "at least 1", &0)?;
+        check(ratio(self.ema), "ema", "0 to 1", &self.ema)?;
+        check(self.ema_epochs > 0.0, "ema_epochs", "above 0", &self.ema_epochs)?;
+        check(self.save_every >= 1, "save_every", "at least 1", &self.save_every)?;
+        check(self.print_freq >= 1, "print_freq", "at least 1", &self.print_freq)
+    }
+
+    /// Widths of the heads beside a model `width` wide: the official ones from 768 on, in proportion below.
+    pub fn head_sizes(&self, width: usize) -> HeadSizes {
+        HeadSizes {
+            projector_hidden: (8 * width).min(4096),
+            projector_dim: self.projector_dim.unwrap_or((2 * width).min(512)),
+            predictor_hidden: (4 * width).min(2048),
+            classifier_hidden: (4 * width).min(512),
+        }
+    }
+}
+
+/// A run's schedules, fixed before its first step: everything at step `s` is a pure function of it and `s`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Updates in all.
+    pub steps: u64,
+    /// Updates in one pass over the dataset (the last partial batch is left out).
+    pub steps_per_epoch: u64,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Learning rate at the end.
+    pub min_lr: f64,
+    /// Warm-up of the learning rate.
+    pub warmup_epochs: f64,
+    /// Echoes are the ground truth up to and with this epoch.
+    pub echo_warmup_epochs: u64,
+    /// Teacher momentum at the start, and the epochs over which it rises to 1.
+    pub ema: (f64, f64),
+}
+
+impl Plan {
+    /// The schedules of `steps` updates.
+    pub fn new(options: &PretrainOptions, model: &ModelConfig, steps: u64, steps_per_epoch: u64) -> Self {
+        let epochs = steps as f64 / steps_per_epoch as f64;
+        let blr = options.blr.unwrap_or(if model.embed_dim < 384 { 3e-3 } else { 1.5e-4 });
+        Self {
+            steps,
+            steps_per_epoch,
+            lr: options.lr.unwrap_or(blr * options.batch_size as f64 / 256.0),
+            min_lr: options.min_lr,
+            warmup_epochs: options.warmup_epochs.unwrap_or((epochs / 20.0).min(40.0)),
+            echo_warmup_epochs: options.echo_warmup_epochs.unwrap_or((epochs / 20.0).min(10.0) as u64),
+            ema: (options.ema, options.ema_epochs),
+        }
+    }
+
+    /// The epoch that step `step` is in.
+    pub fn epoch(&self, step: u64) -> u64 {
+        step / self.steps_per_epoch
+    }
+
+    /// Learning rate of step `step`.
+    pub fn learning_rate(&self, step: u64) -> f64 {
+        let per_epoch = self.steps_per_epoch as f64;
+        let schedule = LearningRate {
+            lr: self.lr,
+            min_lr: self.min_lr,
+            warmup_epochs: self.warmup_epochs,
+            epochs: self.steps as f64 / per_epoch,
+        };
+        schedule.at(step as f64 / per_epoch)
+    }
+
+    /// Teacher momentum of step `step`.
+    pub fn momentum(&self, step: u64) -> f64 {
+        schedule::teacher_momentum(self.ema.0, self.ema.1, self.epoch(step))
+    }
+
+    /// Whether the echoes of step `step` are drawn (and not the ground truth).
+    pub fn draws_echoes(&self, step: u64, method: Method) -> bool {
+        method == Method::Sorcen && self.epoch(step) > self.echo_warmup_epochs
+    }
+}

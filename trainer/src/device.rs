@@ -1,0 +1,41 @@
+//! The device that a run uses: those compiled in.
+
+use serde::{Deserialize, Serialize};
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// Burn's flex backend.
+    #[default]
+    Cpu,
+    /// An NVIDIA GPU.
+    #[cfg(feature = "cuda")]
+    Cuda,
+    /// Any GPU with Vulkan, Metal or DirectX 12.
+    #[cfg(feature = "wgpu")]
+    Wgpu,
+}
+
+/// Evaluates `$body` with `$backend` bound to the backend of a [`Device`], without autodiff.
+macro_rules! with_backend {
+    ($device:expr, $backend:ident => $body:expr) => {
+        match $device {
+            $crate::device::Device::Cpu => {
+                type $backend = burn::backend::Flex;
+                $body
+            }
+            #[cfg(feature = "cuda")]
+            $crate::device::Device::Cuda => {
+                type $backend = burn::backend::Cuda;
+                $body
+            }
+            #[cfg(feature = "wgpu")]
+            $crate::device::Device::Wgpu => {
+                type $backend = burn::backend::Wgpu;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_backend;
