@@ -20,6 +20,7 @@ use crate::train::{self, PretrainReport};
 /// and run.json. Defaults are the official ones; where those only make sense at ImageNet scale, they
 /// shrink with the model's width or the run's length, as each flag says.
 #[derive(clap::Args)]
+#[command(rename_all = "snake_case")]
 pub struct Args {
     /// Token dataset folder.
     #[arg(long)]
