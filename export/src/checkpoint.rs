@@ -117,7 +117,7 @@ impl Checkpoint {
         })?;
         let path = dir.join(CONFIG_FILE);
         let json =
-            serde_json::to_string_pretty(config).map_err(|source| Error::ConfigJson { path: path.clone(), source })?;
+            serde_json::to_string_pretty(config).map_err(|reason| Error::ConfigJson { path: path.clone(), reason })?;
         atomic::write_bytes(&path, (json + "\n").as_bytes())
     }
 
@@ -144,8 +144,8 @@ impl Checkpoint {
 pub fn read_config(path: &Path) -> Result<ModelConfig, Error> {
     let json = fs::read(path).map_err(Error::io(path, "read"))?;
     let config: ModelConfig =
-        serde_json::from_slice(&json).map_err(|source| Error::ConfigJson { path: path.to_owned(), source })?;
-    config.validate().map_err(|source| Error::Invalid { path: path.to_owned(), source })?;
+        serde_json::from_slice(&json).map_err(|reason| Error::ConfigJson { path: path.to_owned(), reason })?;
+    config.validate().map_err(|reason| Error::Invalid { path: path.to_owned(), reason })?;
     Ok(config)
 }
 

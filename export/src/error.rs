@@ -7,30 +7,30 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused.
-    #[error("{}: cannot {doing}: {source}", path.display())]
+    #[error("{}: cannot {doing}: {reason}", path.display())]
     Io {
         /// Which file or folder.
         path: PathBuf,
         /// What was being done ("read", "write", …).
         doing: &'static str,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// `config.json` is not the JSON of a model configuration.
-    #[error("{}: expected the fields of a model configuration, found: {source}", path.display())]
+    #[error("{}: expected the fields of a model configuration, found: {reason}", path.display())]
     ConfigJson {
         /// Which file.
         path: PathBuf,
         /// Where and why parsing stopped.
-        source: serde_json::Error,
+        reason: serde_json::Error,
     },
     /// Something read from a file fails the runtime's checks (config ranges, a pack's structure, …).
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Invalid {
         /// Which file.
         path: PathBuf,
         /// What is wrong with it.
-        source: sorcen_runtime::Error,
+        reason: sorcen_runtime::Error,
     },
     /// The file is not a whole safetensors file.
     #[error("{}: expected a complete safetensors file, found: {found}", path.display())]
@@ -113,7 +113,7 @@ impl Error {
     /// For `map_err` on I/O calls: `fs::read(p).map_err(Error::io(p, "read"))`.
     pub(crate) fn io(path: &Path, doing: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { path, doing, source }
+        move |reason| Self::Io { path, doing, reason }
     }
 
     /// A value outside its range.

@@ -211,20 +211,36 @@ pub fn generate_pack(
     Ok(Generated { input_ids, final_ids })
 }
 
-/// The start `[B, T]`: the first step's `input_ids` of a tester's file, if it has them.
+/// `input_ids` `[N, B, T]` of a tester's file, if it has them: the first step's are the start.
 ///
 /// # Errors
 /// Any [`Error`] naming file and tensor.
-pub fn read_start(file: &TensorFile) -> Result<Option<Array2<i64>>, Error> {
+pub fn read_inputs(file: &TensorFile) -> Result<Option<Array3<i64>>, Error> {
     if !file.has("input_ids") {
         return Ok(None);
     }
-    let ids = file.ints("input_ids", 3)?;
-    let ids: ArrayView3<i64> = ids.view().into_dimensionality().expect("the rank was checked");
-    if ids.dim().0 == 0 {
-        return Err(Error::value("`input_ids`", "at least one step", 0));
+    let ids: Array3<i64> = file.ints("input_ids", 3)?.into_dimensionality().expect("the rank was checked");
+    if ids.dim().0 == 0 || ids.dim().1 == 0 {
+        return Err(Error::value("`input_ids`", "at least one step and one image", format!("{:?}", ids.shape())));
     }
-    Ok(Some(ids.index_axis(Axis(0), 0).to_owned()))
+    Ok(Some(ids))
+}
+
+/// What recorded `input_ids` `[N, B, T]` counted the tokens to mask again from, told from how many of the
+/// first image's were masked at each step.
+pub fn recorded_count_from(config: &ModelConfig, input_ids: ArrayView3<i64>) -> CountFrom {
+    let masked = |step: usize| {
+        let ids = input_ids.slice(s![step, 0, ..]);
+        ids.iter().filter(|&&id| id == config.mask_token_id as i64).count()
+    };
+    let steps = input_ids.dim().0;
+    let explains = |total: usize| {
+        (1..steps).all(|step| masked(step) == runtime::masked_next(total, masked(step - 1), step as f64 / steps as f64))
+    };
+    match explains(config.tokens()) && !explains(masked(0)) {
+        true => CountFrom::Grid,
+        false => CountFrom::Unknown,
+    }
 }
 
 fn wide(ids: &[u16]) -> ndarray::Array1<i64> {

@@ -1,4 +1,28 @@
 //! Lowers Sorcen checkpoints to ONNX and quantised packs, and proves that they compute the same thing.
+//!
+//! ```no_run
+//! use std::{path::Path, sync::Arc};
+//! use sorcen_export::{onnx, pack::{self, PackOptions}, verify::{self, VerifyInputs}, Checkpoint};
+//! use sorcen_runtime::pack::Precision;
+//!
+//! # fn main() -> Result<(), sorcen_export::Error> {
+//! let checkpoint = Arc::new(Checkpoint::open(Path::new("run/checkpoint"))?);
+//! onnx::export(&checkpoint, Path::new("run/export"), "CC0")?;
+//! pack::write(&checkpoint, Path::new("run/export/model.srcn"), &PackOptions::new(Precision::Int8))?;
+//! let report = verify::verify(&VerifyInputs {
+//!     tokens: verify::random_tokens(&checkpoint.config, 8, 0),
+//!     checkpoint,
+//!     onnx: Some("run/export".into()),
+//!     packs: vec!["run/export/model.srcn".into()],
+//! })?;
+//! println!("{}", report.to_markdown());
+//! assert!(report.passed());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`reference`] is the ground truth: the model in f32, to be read. Everything that runs the model is an
+//! [`Engine`]: the same tensors in and out. Nothing here depends on the trainer or on Burn.
 
 pub mod atomic;
 pub mod batch;

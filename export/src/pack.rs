@@ -60,7 +60,7 @@ impl PatchTokenizer {
             return Err(wrong_codebook(path, shape));
         }
         sorcen_runtime::tokenizer::PatchCodebook::new(&codebook, codes, patch)
-            .map_err(|source| Error::Invalid { path: path.to_owned(), source })?;
+            .map_err(|reason| Error::Invalid { path: path.to_owned(), reason })?;
         Ok(Self { codebook, codes, patch })
     }
 }
@@ -193,7 +193,7 @@ impl PackFile {
     /// # Errors
     /// [`Error::Invalid`] names the file and the first thing that is wrong with it.
     pub fn pack(&self, path: &Path) -> Result<Pack<'_>, Error> {
-        Pack::new(self.bytes()).map_err(|source| Error::Invalid { path: path.to_owned(), source })
+        Pack::new(self.bytes()).map_err(|reason| Error::Invalid { path: path.to_owned(), reason })
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ndarray::{s, Array1, Array2, Array3, ArrayView1, ArrayView2, ArrayView3, Axis};
 use rayon::prelude::*;
 use sorcen_runtime::{
-    config::HEAD_LAYER_NORM_EPS,
+    config::{HEAD_LAYER_NORM_EPS, PROBE_NORM_EPS},
     schema::{Param, Part, Stack},
     ModelConfig,
 };
@@ -34,10 +34,13 @@ impl Reference {
     }
 
     /// One image through the encoder. `ids` are the kept tokens (mask id allowed), `positions` their
-    /// places in the grid; both were checked. Returns the latent `[1+n, D]` after the final norm and the
+    /// places in the grid. Returns the latent `[1+n, D]` after the final norm and the
     /// linear probe's feature `[D]`.
     ///
     /// Taps: `embedding`, `blocks.{i}`, `norm`.
+    ///
+    /// # Panics
+    /// Where an id is not in the vocabulary or a position not in the grid; [`Engine::encode`] checks.
     pub fn encode_image(&self, ids: &[usize], positions: &[usize], tap: Tap) -> (Array2<f32>, Array1<f32>) {
         let c = &self.checkpoint.config;
         // The class token at position 0, then every kept token at the position it has in the full sequence.
@@ -60,7 +63,7 @@ impl Reference {
         // Quirk: the probe's feature pools the last block's output WITHOUT the pre-trained norm, class
         // token left out, and standardises it with a plain LayerNorm.
         let pooled = x.slice(s![1.., ..]).mean_axis(Axis(0)).unwrap_or_else(|| Array1::zeros(c.embed_dim));
-        let feature = standardise(pooled.view(), c.layer_norm_eps);
+        let feature = standardise(pooled.view(), PROBE_NORM_EPS);
         let latent = self.layer_norm(&x, Param::NormWeight, Param::NormBias, c.layer_norm_eps); // [1+n, D]
         tap("norm", latent.view());
         (latent, feature)
@@ -70,10 +73,15 @@ impl Reference {
     /// it to use at patch position `t`, 0 for a dropped or masked one. Returns the code logits `[T, K]`.
     ///
     /// Taps: `decoder_input`, `decoder_blocks.{i}`, `decoder_norm`, `head`.
+    ///
+    /// # Panics
+    /// Where `latent` has another width, or `source` another length or rows that `latent` has not;
+    /// [`Engine::decode`] checks.
     pub fn decode_image(&self, latent: ArrayView2<f32>, source: &[usize], tap: Tap) -> Array2<f32> {
         let c = &self.checkpoint.config;
-        let u = self.linear(&latent.to_owned(), Param::DecoderEmbedWeight, Param::DecoderEmbedBias); // [1+n, Dd]
-                                                                                                     // Quirk: the projected class token, not the learned `mask_token`, stands at every unseen position.
+        // [1+n, D] → [1+n, Dd]
+        let u = self.linear(&latent.to_owned(), Param::DecoderEmbedWeight, Param::DecoderEmbedBias);
+        // Quirk: the projected class token, not the learned `mask_token`, stands at every unseen position.
         let rows: Vec<usize> = std::iter::once(0).chain(source.iter().copied()).collect();
         let mut x = u.select(Axis(0), &rows) + self.matrix(Param::DecoderPosition); // [1+T, Dd]
         tap("decoder_input", x.view());
@@ -92,8 +100,8 @@ impl Reference {
         let codes = c.codebook_size; // the other rows are the class token, the mask token, or never used
         let word = self.matrix(Param::WordEmbedding);
         let bias = self.vector(Param::HeadBias);
+        // [T, D] · [D, K]
         h.slice(s![1.., ..]).dot(&word.slice(s![..codes, ..]).t()) + bias.slice(s![..codes])
-        // [T, K]
     }
 
     /// A pre-norm transformer block, in place on `x` `[n, width]`.

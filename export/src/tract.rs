@@ -135,8 +135,8 @@ impl Metadata {
             })
         };
         let config: ModelConfig = serde_json::from_str(&entry(onnx::key::CONFIG)?)
-            .map_err(|source| Error::ConfigJson { path: path.to_owned(), source })?;
-        config.validate().map_err(|source| Error::Invalid { path: path.to_owned(), source })?;
+            .map_err(|reason| Error::ConfigJson { path: path.to_owned(), reason })?;
+        config.validate().map_err(|reason| Error::Invalid { path: path.to_owned(), reason })?;
         Ok(Self {
             config,
             checkpoint_sha256: entry(onnx::key::CHECKPOINT)?,

@@ -6,7 +6,7 @@ use common::golden;
 use ndarray::{Array2, Axis};
 use sorcen_export::{
     engine::Engine,
-    generate::{generate, generate_pack, generate_with, Randomness, Replay},
+    generate::{generate, generate_pack, generate_with, recorded_count_from, Randomness, Replay},
     onnx,
     pack::{self, PackEngine, PackFile, PackOptions},
     reference::Reference,
@@ -14,7 +14,7 @@ use sorcen_export::{
     tract::Tract,
 };
 use sorcen_runtime::{
-    generate::Options,
+    generate::{CountFrom, Options},
     pack::Precision,
     rng::{Rng, Stream},
     sampler::{Distribution, Draws},
@@ -33,13 +33,16 @@ fn replayed_ids_are_exact_in_every_engine() {
 
     // Every engine on one set, the reference and the device's loop on all.
     let all: [&dyn Engine; 2] = [&reference, &tract];
-    for (name, engines) in [("gen_uncond", &all[..]), ("gen_counter", &[]), ("gen_inpaint_n128", &all[..1])] {
+    let sets = [("gen_uncond", &all[..]), ("gen_counter", &[]), ("gen_inpaint", &[]), ("gen_inpaint_n128", &all[..1])];
+    for (name, engines) in sets {
         let set = golden(name);
         let recorded = TensorFile::open(&set.path()).unwrap();
         let replay = Randomness::Replay(Replay::read(&recorded, &checkpoint.config).unwrap());
         let input_ids = set.ints3("input_ids");
         let start = input_ids.index_axis(Axis(0), 0);
-        let options = Options::default();
+        let count_from = recorded_count_from(&checkpoint.config, input_ids.view());
+        assert_eq!(count_from, if name == "gen_inpaint" { CountFrom::Grid } else { CountFrom::Unknown }, "{name}");
+        let options = Options { count_from, ..Options::default() };
         let ours = engines.iter().map(|engine| (engine.name(), generate(*engine, start, &options, &replay)));
         for (engine, ours) in ours.chain([(packed.name(), generate_pack(&packed, start, &options, &replay))]) {
             let ours = ours.unwrap();

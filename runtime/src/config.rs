@@ -6,6 +6,9 @@ use crate::error::Error;
 /// ([`ModelConfig::layer_norm_eps`]); official quirk.
 pub const HEAD_LAYER_NORM_EPS: f32 = 1e-5;
 
+/// Epsilon of the probe's `fc_norm`, a plain standardisation of the pooled feature (official).
+pub const PROBE_NORM_EPS: f32 = 1e-6;
+
 /// Largest values a config may have; they bound every derived size far below `u32::MAX`.
 mod limit {
     pub const GRID: usize = 64;

@@ -4,7 +4,7 @@
 //! `SorcenViT.forward_encoder`, `forward_decoder`, `MlmLayer`.
 
 use crate::{
-    config::{ModelConfig, HEAD_LAYER_NORM_EPS},
+    config::{ModelConfig, HEAD_LAYER_NORM_EPS, PROBE_NORM_EPS},
     error::Error,
     layers::{
         attention::attention,
@@ -18,9 +18,6 @@ use crate::{
     schema::{Param, Part, Stack},
     scratch::{Buffers, Plan, Scratch},
 };
-
-/// Epsilon of the probe's `fc_norm`, a plain standardisation of the pooled feature (official).
-const PROBE_NORM_EPS: f32 = 1e-6;
 
 /// A model over a checked pack.
 #[derive(Clone, Copy)]

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use ndarray::{Array2, Ix2};
+use ndarray::{Array2, Axis, Ix2};
 use sorcen_runtime::generate::{CountFrom, Options};
 
 use super::source::{Opened, Source};
 use crate::{
-    generate::{generate, generate_pack, read_start, Randomness, Replay},
+    generate::{generate, generate_pack, read_inputs, recorded_count_from, Randomness, Replay},
     tensors::{TensorFile, TensorWriter},
 };
 
@@ -29,9 +29,10 @@ pub struct Args {
     /// Temperature of the token choice: 1 samples the model's distribution.
     #[arg(long = "token_temperature", value_name = "C", default_value_t = 1.0)]
     token_temperature: f32,
-    /// What the number of tokens to mask again is counted from.
-    #[arg(long = "count_from", value_enum, default_value = "unknown")]
-    count_from: Count,
+    /// What the number of tokens to mask again is counted from [default: unknown; in a replay, what the
+    /// recorded `input_ids` say].
+    #[arg(long = "count_from", value_enum)]
+    count_from: Option<Count>,
     /// Seed; image b uses seed + b.
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
@@ -66,14 +67,11 @@ enum Count {
 /// # Errors
 /// Bad files, options, or recorded draws that do not fit.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let options = Options {
+    let mut options = Options {
         steps: args.steps,
         temperature: args.temperature,
         token_temperature: args.token_temperature,
-        count_from: match args.count_from {
-            Count::Unknown => CountFrom::Unknown,
-            Count::Grid => CountFrom::Grid,
-        },
+        count_from: CountFrom::Unknown,
     };
     args.source.with(|opened| {
         let config = opened.engine().config();
@@ -82,7 +80,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             (Some(path), _) => {
                 let file = TensorFile::open(path)?;
                 let replay = Replay::read(&file, config).with_context(|| path.display().to_string())?;
-                let start = read_start(&file)?.unwrap_or_else(|| nothing(replay.gumbel.dim().1));
+                let start = match read_inputs(&file)? {
+                    Some(inputs) => {
+                        options.count_from = recorded_count_from(config, inputs.view());
+                        inputs.index_axis_move(Axis(0), 0)
+                    }
+                    None => nothing(replay.gumbel.dim().1),
+                };
                 (start, Randomness::Replay(replay))
             }
             (None, Some(path)) => {
@@ -91,6 +95,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             }
             (None, None) => (nothing(args.images as usize), args.draws()),
         };
+        match args.count_from {
+            Some(Count::Unknown) => options.count_from = CountFrom::Unknown,
+            Some(Count::Grid) => options.count_from = CountFrom::Grid,
+            None => {}
+        }
         let made = match &opened {
             Opened::Pack(engine) => generate_pack(engine, start.view(), &options, &randomness)?,
             Opened::Host(engine) => generate(*engine, start.view(), &options, &randomness)?,

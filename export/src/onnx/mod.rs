@@ -46,7 +46,7 @@ pub mod key {
 pub fn export(checkpoint: &Checkpoint, dir: &Path, licence: &str) -> Result<[PathBuf; 2], Error> {
     let sha256 = checkpoint.sha256();
     let config = serde_json::to_string(&checkpoint.config)
-        .map_err(|source| Error::ConfigJson { path: dir.to_owned(), source })?;
+        .map_err(|reason| Error::ConfigJson { path: dir.to_owned(), reason })?;
     let tool = concat!("sorcen-export ", env!("CARGO_PKG_VERSION"));
     let metadata =
         [(key::CONFIG, config.as_str()), (key::CHECKPOINT, &sha256), (key::TOOL, tool), (key::LICENCE, licence)];

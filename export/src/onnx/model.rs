@@ -1,7 +1,7 @@
 //! The model's graphs, in the order of `reference.rs`. B batch, N kept tokens, T grid tokens.
 
 use sorcen_runtime::{
-    config::HEAD_LAYER_NORM_EPS,
+    config::{HEAD_LAYER_NORM_EPS, PROBE_NORM_EPS},
     schema::{Param, Part, Stack},
 };
 
@@ -109,7 +109,7 @@ impl Layers<'_> {
             "LayerNormalization",
             "features",
             &[&pooled, &gain, &bias],
-            &[Attr::Int("axis", -1), Attr::Float("epsilon", c.layer_norm_eps)],
+            &[Attr::Int("axis", -1), Attr::Float("epsilon", PROBE_NORM_EPS)],
             &[B, d],
             "The linear probe's feature; meaningful where every token of the image is given, unmasked.",
         );
