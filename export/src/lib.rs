@@ -21,7 +21,7 @@
 //! # }
 //! ```
 //!
-//! [`reference`] is the ground truth: the model in f32, to be read. Everything that runs the model is an
+//! [`mod@reference`] is the ground truth: the model in f32, to be read. Everything that runs the model is an
 //! [`Engine`]: the same tensors in and out. Nothing here depends on the trainer or on Burn.
 
 pub mod atomic;
