@@ -1,4 +1,4 @@
-//! The float reference and the exported ONNX (in tract) against vectors recorded from the official code.
+//! The float reference, the exported ONNX (in tract) and the f32 pack against vectors recorded from the official code.
 
 mod common;
 
@@ -7,16 +7,23 @@ use ndarray::{s, Array2, ArrayView2, Axis};
 use sorcen_export::{
     engine::{self, Engine},
     onnx,
+    pack::{self, PackEngine, PackFile, PackOptions},
     reference::Reference,
     tolerance::{tolerance, Link, Output},
     tract::Tract,
 };
+use sorcen_runtime::pack::Precision;
 
-/// Both engines on the golden weights.
-fn engines() -> [Box<dyn Engine>; 2] {
+/// Every float engine on the golden weights, in turn.
+fn with_engines(mut check: impl FnMut(&dyn Engine)) {
     let (dir, checkpoint) = common::golden_checkpoint();
+    check(&Reference::new(checkpoint.clone()));
     onnx::export(&checkpoint, dir.path(), "test").unwrap();
-    [Box::new(Reference::new(checkpoint)), Box::new(Tract::open(dir.path()).unwrap())]
+    check(&Tract::open(dir.path()).unwrap());
+    let path = dir.path().join("model.srcn");
+    pack::write(&checkpoint, &path, &PackOptions::new(Precision::F32)).unwrap();
+    let file = PackFile::open(&path).unwrap();
+    check(&PackEngine::new(file.pack(&path).unwrap()));
 }
 
 /// Largest difference, checked to be within the tolerance and not vacuous.
@@ -45,9 +52,9 @@ fn encoder_and_decoder_with_dropped_tokens() {
         .map(|p| p - 1)
         .collect();
 
-    for engine in engines() {
+    with_engines(|engine| {
         let name = engine.name().to_owned();
-        let out = engine::run(&*engine, ids.view(), Some(drop.view())).unwrap();
+        let out = engine::run(engine, ids.view(), Some(drop.view())).unwrap();
         assert!(out.features.is_none(), "no features of an image with dropped tokens");
         let bound = tolerance(Link::Golden, Output::Latent).max_abs;
         assert_close(&format!("{name} latent"), bound, &out.latent, &set.floats("latent"));
@@ -66,7 +73,7 @@ fn encoder_and_decoder_with_dropped_tokens() {
             assert!((best - max[[b, t + 1]]).abs() <= bound, "{name} image {b} token {t}");
             assert!(best - row[code as usize] <= bound, "{name} image {b} token {t}: best code");
         }
-    }
+    });
 }
 
 #[test]
@@ -74,13 +81,13 @@ fn probe_and_contrastive_features() {
     let set = golden("features");
     let ids = set.ints("token_ids");
     let bound = tolerance(Link::Golden, Output::Features).max_abs;
-    for engine in engines() {
+    with_engines(|engine| {
         let name = engine.name().to_owned();
-        let out = engine::run(&*engine, ids.view(), None).unwrap();
+        let out = engine::run(engine, ids.view(), None).unwrap();
         assert_close(&format!("{name} probe"), bound, &out.features.unwrap(), &set.floats("features_global_pool"));
         let contrastive = engine::contrastive_features(out.latent.view());
         assert_close(&format!("{name} contrastive"), bound, &contrastive, &set.floats("alt_norm_then_mean_patch"));
-    }
+    });
 }
 
 /// Every step of the forward pass, so that a mistake is found where it begins.
@@ -126,7 +133,7 @@ fn reference_layer_by_layer() {
 
 #[test]
 fn bad_input_is_named() {
-    for engine in engines() {
+    with_engines(|engine| {
         let says = |ids: Array2<i64>, positions: Array2<i64>, parts: &[&str]| {
             let error = engine.encode(ids.view(), positions.view()).err().expect("accepted").to_string();
             for part in parts {
@@ -140,5 +147,5 @@ fn bad_input_is_named() {
         says(Array2::zeros((1, 2)), Array2::zeros((1, 2)), &["`positions`[0, 1]", "increasing"]);
         says(Array2::zeros((0, 2)), Array2::zeros((0, 2)), &["B at least 1"]);
         says(Array2::zeros((2, 2)), one(0), &["`positions`", "[2, 2]", "[1, 1]"]);
-    }
+    });
 }

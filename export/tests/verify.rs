@@ -2,14 +2,19 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use sorcen_export::{
     onnx,
     pack::{self, PackOptions},
     verify::{random_tokens, verify, VerifyInputs},
+    Checkpoint,
 };
-use sorcen_runtime::pack::Precision;
+use sorcen_runtime::{
+    pack::Precision,
+    rng::{Rng, Stream},
+    ModelConfig,
+};
 
 #[test]
 fn every_artefact_of_the_golden_model() {
@@ -41,7 +46,7 @@ fn every_artefact_of_the_golden_model() {
 #[test]
 fn other_weights_and_other_models_do_not_pass() {
     let dir = tempfile::tempdir().unwrap();
-    let checkpoint = std::sync::Arc::new(common::checkpoint(&dir.path().join("a"), 1));
+    let checkpoint = Arc::new(common::checkpoint(&dir.path().join("a"), 1));
     let other = common::checkpoint(&dir.path().join("b"), 2);
     let pack = dir.path().join("b.srcn");
     pack::write(&other, &pack, &PackOptions { encoder_only: true, ..PackOptions::new(Precision::F32) }).unwrap();
@@ -61,4 +66,41 @@ fn other_weights_and_other_models_do_not_pass() {
     inputs.packs = vec![pack];
     let error = verify(&inputs).unwrap_err().to_string();
     assert!(error.contains("golden.srcn") && error.contains("grid: 3") && error.contains("grid: 16"), "{error}");
+}
+
+/// Sizes that no preset has: nothing may depend on round widths, equal heads or a full vocabulary.
+#[test]
+fn odd_sizes_agree_too() {
+    for seed in 0..8 {
+        let rng = Rng::new(seed, Stream::Evaluation, 1);
+        let draw = |i, n| rng.below(i, n) as usize;
+        let (heads, decoder_heads) = (1 + draw(0, 3), 1 + draw(1, 3));
+        let codes = 2 + draw(2, 40);
+        let config = ModelConfig {
+            grid: 2 + draw(3, 3),
+            codebook_size: codes,
+            vocab_size: codes + 2 + draw(4, 5),
+            class_token_id: codes + 1,
+            mask_token_id: codes,
+            embed_dim: heads * (2 + draw(5, 7)),
+            depth: 1 + draw(6, 3),
+            num_heads: heads,
+            decoder_embed_dim: decoder_heads * (2 + draw(7, 7)),
+            decoder_depth: 1 + draw(8, 2),
+            decoder_num_heads: decoder_heads,
+            mlp_ratio: 1 + draw(9, 4),
+            layer_norm_eps: 1e-5,
+        };
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path();
+        Checkpoint::write(dir, &config, common::weights(&config, seed)).unwrap();
+        let checkpoint = Arc::new(Checkpoint::open(dir).unwrap());
+        onnx::export(&checkpoint, dir, "test").unwrap();
+        let pack = dir.join("model.srcn");
+        pack::write(&checkpoint, &pack, &PackOptions::new(Precision::F32)).unwrap();
+        let tokens = random_tokens(&config, 3, seed);
+        let inputs = VerifyInputs { checkpoint, onnx: Some(dir.into()), packs: vec![pack], tokens };
+        let report = verify(&inputs).unwrap();
+        assert!(report.passed(), "{config:?}\n{}", report.to_markdown());
+    }
 }
