@@ -57,7 +57,8 @@ impl ImageArgs {
     }
 }
 
-fn condition(text: &str) -> Result<(String, String), String> {
+/// Parses `COLUMN=VALUE`.
+pub fn condition(text: &str) -> Result<(String, String), String> {
     let (column, value) = text.split_once('=').ok_or("expected COLUMN=VALUE")?;
     Ok((column.into(), value.into()))
 }

@@ -1,9 +1,12 @@
 //! The command line: one module a verb, each with its `Args` (parsed by clap) and `run`.
 
+mod decode;
 mod images;
+mod knn;
+pub mod pretrain;
 mod tokenize;
 mod tokenizer;
-pub mod pretrain;
+mod tokens;
 
 use std::process::ExitCode;
 
@@ -19,10 +22,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    Pretrain(pretrain::Args),
+    Knn(knn::Args),
     #[command(subcommand)]
     Tokenizer(tokenizer::Args),
     Tokenize(tokenize::Args),
-    Pretrain(pretrain::Args),
+    #[command(subcommand)]
+    Tokens(tokens::Args),
+    Decode(decode::Args),
 }
 
 /// Parses the arguments and runs the verb: exit code 0 ok, 1 failed, 2 usage (clap's own).
@@ -32,6 +39,9 @@ pub fn main() -> ExitCode {
         Verb::Tokenizer(args) => tokenizer::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Pretrain(args) => pretrain::run(args),
+        Verb::Tokens(args) => tokens::run(args),
+        Verb::Decode(args) => decode::run(args),
+        Verb::Knn(args) => knn::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

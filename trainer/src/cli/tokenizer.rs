@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use anyhow::{bail, Result};
 use clap::Subcommand;
 use indicatif::ProgressBar;
+use ndarray::{Array3, Array4, Axis};
+use sorcen_export::tensors::{TensorFile, TensorWriter};
 
 use super::images::ImageArgs;
 use super::tokenize::read;
@@ -18,6 +20,8 @@ use crate::tokenizer::{self, PatchTokenizer, TrainOptions};
 pub enum Args {
     /// Find a codebook of patches in images, by k-means
     Train(Train),
+    /// Encode and decode tensors: for testers, and for other programs
+    Run(Run),
     /// Measure the loss (PSNR) and the use of the codes on images, best on some not trained on
     Check(Check),
 }
@@ -54,6 +58,24 @@ pub struct Train {
     out: PathBuf,
 }
 
+/// In: `image` [B,3,H,W] in 0 to 1. Out: `ids` [B,h,w] int64, `reconstruction` [B,3,H,W]. Both files are
+/// safetensors.
+#[derive(clap::Args, Debug)]
+#[command(rename_all = "snake_case")]
+pub struct Run {
+    /// The tokenizer file
+    #[arg(long, value_name = "FILE")]
+    tokenizer: PathBuf,
+
+    /// Tensors to read
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+
+    /// Tensors to write
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+}
+
 /// Example: sorcen tokenizer check --tokenizer tokenizer.safetensors --images held_back --size 64
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case")]
@@ -74,6 +96,7 @@ pub struct Check {
 pub fn run(args: &Args) -> Result<()> {
     match args {
         Args::Train(args) => train(args),
+        Args::Run(args) => run_tensors(args),
         Args::Check(args) => check(args),
     }
 }
@@ -102,6 +125,35 @@ fn train(args: &Train) -> Result<()> {
         report.images
     );
     Ok(())
+}
+
+fn run_tensors(args: &Run) -> Result<()> {
+    let tokenizer = PatchTokenizer::load(&args.tokenizer)?;
+    let images = TensorFile::open(&args.input)?.numbers("image", 4)?;
+    let &[batch, channels, height, width] = images.shape() else { bail!("image: expected 4 dimensions") };
+    let (input, patch) = (args.input.display(), tokenizer.patch());
+    if channels != 3 || height == 0 || width == 0 || height % patch != 0 || width % patch != 0 {
+        bail!("{input}: image: expected [B, 3, H, W], H and W multiples of {patch}, found {:?}", images.shape());
+    }
+    if let Some(value) = images.iter().find(|value| !(0.0..=1.0).contains(*value)) {
+        bail!("{input}: image: expected values in 0 to 1, found {value}");
+    }
+    let mut all_ids = Array3::<i64>::zeros((batch, height / patch, width / patch));
+    let mut reconstruction = Array4::<f32>::zeros((batch, 3, height, width));
+    for index in 0..batch {
+        let place = |i: usize| [index, i % 3, i / 3 / width, i / 3 % width]; // of byte i of [H, W, 3]
+        let bytes = (0..height * width * 3).map(|i| (images[place(i)] * 255.0).round() as u8);
+        let mut rgb: Vec<u8> = bytes.collect();
+        let mut ids = vec![0; all_ids.len() / batch];
+        tokenizer.codebook().encode(&rgb, width, height, &mut ids)?;
+        tokenizer.codebook().decode(&ids, width, height, &mut rgb)?;
+        all_ids.index_axis_mut(Axis(0), index).iter_mut().zip(ids).for_each(|(to, id)| *to = id.into());
+        rgb.iter().enumerate().for_each(|(i, &value)| reconstruction[place(i)] = f32::from(value) / 255.0);
+    }
+    let mut output = TensorWriter::default();
+    output.ints("ids", all_ids.view());
+    output.floats("reconstruction", reconstruction.view());
+    Ok(output.write(&args.output)?)
 }
 
 fn check(args: &Check) -> Result<()> {

@@ -351,3 +351,7 @@ fn scaled_and_cut(picture: &RgbImage, side: u32) -> RgbImage {
     let (left, top) = ((scaled.width() - side) / 2, (scaled.height() - side) / 2);
     imageops::crop_imm(&scaled, left, top, side, side).to_image()
 }
+
+#[cfg(test)]
+#[path = "images_tests.rs"]
+mod tests;

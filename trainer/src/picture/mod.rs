@@ -1,5 +1,7 @@
 //! Pictures for people: sheets of images, and curves.
 
+mod curve;
 mod grid;
 
+pub use curve::{read_log, save_curves, Curve};
 pub use grid::{save_png, Grid};

@@ -1,0 +1,103 @@
+//! `sorcen knn`: what features are worth, without training anything.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+use serde_json::json;
+use sorcen_export::pack::{PackEngine, PackFile};
+use sorcen_export::reference::Reference;
+use sorcen_export::{Checkpoint, Engine};
+
+use crate::eval::{probe_features, KnnTask, Votes};
+use crate::tokenizer::PatchTokenizer;
+
+/// Classify held-back images by their nearest neighbours, with the features of a checkpoint or a pack
+/// beside the plain tokens: features that are no better than tokens have learned nothing.
+///
+/// Reads the token datasets DATA/BANK (labels known) and DATA/SPLIT (to classify). Tune on val, look at
+/// test once. The feature is the linear probe's: the mean of the last block's patch tokens.
+///
+/// Example: sorcen knn --data trainer/assets/emoji --only skin_variation=0 --pack model.srcn
+#[derive(clap::Args, Debug)]
+#[command(rename_all = "snake_case", verbatim_doc_comment)]
+pub struct Args {
+    /// Folder with the token datasets
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+
+    /// Dataset whose labels vote
+    #[arg(long, default_value = "train")]
+    bank: String,
+
+    /// Dataset to classify
+    #[arg(long, default_value = "val")]
+    split: String,
+
+    /// Use only images with this value in this column of items.csv
+    #[arg(long, value_name = "COLUMN=VALUE", value_parser = super::images::condition)]
+    only: Vec<(String, String)>,
+
+    /// Checkpoint folder whose encoder makes the features, in float
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+
+    /// Pack whose encoder makes the features, on the runtime
+    #[arg(long, value_name = "FILE")]
+    pack: Option<PathBuf>,
+
+    /// The tokenizer file: adds the pixels that the tokens stand for
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+
+    /// Neighbours that vote
+    #[arg(long, default_value_t = 5)]
+    k: usize,
+
+    /// A vote weighs exp(similarity / temperature)
+    #[arg(long, default_value_t = 0.07)]
+    temperature: f32,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+pub fn run(args: &Args) -> Result<()> {
+    anyhow::ensure!(args.k > 0, "--k: expected at least 1, found 0");
+    anyhow::ensure!(args.temperature > 0.0, "--temperature: expected more than 0, found {}", args.temperature);
+    let votes = Votes { k: args.k, temperature: args.temperature };
+    let task = KnnTask::open(&args.data, &args.bank, &args.split, &args.only, votes)?;
+    let mut rows = vec![("majority".to_string(), task.majority()), ("tokens".to_string(), task.tokens())];
+    if let Some(path) = &args.tokenizer {
+        rows.push(("pixels, decoded from tokens".into(), task.pixels(&PatchTokenizer::load(path)?)?));
+    }
+    let of = |engine: &dyn Engine| task.features(|images| probe_features(engine, images));
+    if let Some(dir) = &args.checkpoint {
+        let checkpoint = Arc::new(Checkpoint::open(dir)?);
+        rows.push((format!("checkpoint {}", dir.display()), of(&Reference::new(checkpoint))?));
+    }
+    if let Some(path) = &args.pack {
+        let file = PackFile::open(path)?;
+        rows.push((format!("pack {}", path.display()), of(&PackEngine::new(file.pack(path)?))?));
+    }
+    if args.json {
+        let accuracy: serde_json::Map<_, _> = rows.into_iter().map(|(name, value)| (name, json!(value))).collect();
+        let (bank, queries) = (task.bank.labels.len(), task.queries.labels.len());
+        println!("{}", json!({ "bank": bank, "queries": queries, "k": args.k, "accuracy": accuracy }));
+        return Ok(());
+    }
+    println!(
+        "{} images of `{}` by their {} nearest of {} in `{}`:",
+        task.queries.labels.len(),
+        args.split,
+        args.k,
+        task.bank.labels.len(),
+        args.bank
+    );
+    for (name, accuracy) in rows {
+        println!("{accuracy:.3}  {name}");
+    }
+    Ok(())
+}

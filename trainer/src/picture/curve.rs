@@ -1,0 +1,215 @@
+//! The course of a run as a PNG: one panel a quantity, from the log's JSON lines.
+
+use std::path::Path;
+
+use font8x8::UnicodeFonts;
+use image::RgbImage;
+use plotters::prelude::*;
+
+use super::save_png;
+use crate::data::DataError;
+
+/// A line to draw: a name, and points whose x never falls.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Curve {
+    /// What it is called in the picture (ASCII).
+    pub name: String,
+    /// (x, y), finite.
+    pub points: Vec<(f64, f64)>,
+}
+
+const WIDTH: u32 = 800;
+/// Height of a panel, and what it leaves free for text.
+const PANEL: u32 = 220;
+const LEFT: u32 = 72;
+const TOP: u32 = 24;
+const BOTTOM: u32 = 28;
+/// Side of a letter.
+const LETTER: u32 = 8;
+
+/// Reads `fields` of a log of JSON lines against its field `x`. Lines without a field, or where it is no
+/// finite number, are left out of that curve.
+///
+/// # Errors
+/// [`DataError`] where the file cannot be read, a line is no JSON, or a curve has no point.
+pub fn read_log(path: &Path, x: &str, fields: &[&str]) -> Result<Vec<Curve>, DataError> {
+    let text = std::fs::read_to_string(path).map_err(DataError::io(path))?;
+    let mut lines = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let line: serde_json::Value = serde_json::from_str(line)
+            .map_err(|error| DataError::invalid(path, format_args!("line {}", number + 1), "JSON", error))?;
+        lines.push(line);
+    }
+    let curve = |&field: &&str| {
+        let point = |line: &serde_json::Value| Some((line[x].as_f64()?, line[field].as_f64()?));
+        let points: Vec<(f64, f64)> = lines.iter().filter_map(point).collect();
+        if points.is_empty() {
+            return Err(DataError::invalid(path, format_args!("`{field}` against `{x}`"), "numbers", "none"));
+        }
+        Ok(Curve { name: field.into(), points })
+    };
+    fields.iter().map(curve).collect()
+}
+
+/// Draws the curves below each other, with one axis of x, and writes a PNG.
+///
+/// # Errors
+/// [`DataError`] where the file cannot be written.
+pub fn save_curves(curves: &[Curve], x_name: &str, path: &Path) -> Result<(), DataError> {
+    let drawn =
+        draw(curves, x_name).map_err(|error| DataError::invalid(path, "picture", "curves that can be drawn", error))?;
+    save_png(&drawn, path)
+}
+
+fn draw(curves: &[Curve], x_name: &str) -> Result<RgbImage, Box<dyn std::error::Error>> {
+    let height = PANEL * curves.len().max(1) as u32;
+    let mut sheet = RgbImage::from_pixel(WIDTH, height, image::Rgb([255; 3]));
+    let xs = curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.0));
+    let x_range = spread(xs);
+    for (number, curve) in curves.iter().enumerate() {
+        let top = PANEL * number as u32;
+        let y_range = spread(curve.points.iter().map(|point| point.1));
+        let (x_ticks, y_ticks) = (ticks(x_range, 8), ticks(y_range, 5));
+        // Plotters draws lines into a panel of its own; text is ours, since it would want fonts of the system.
+        let mut panel = vec![255; (WIDTH * PANEL * 3) as usize];
+        {
+            let root = BitMapBackend::with_buffer(&mut panel, (WIDTH, PANEL)).into_drawing_area();
+            let mut chart = ChartBuilder::on(&root)
+                .set_left_and_bottom_label_area_size(0)
+                .margin_left(LEFT)
+                .margin_right(16)
+                .margin_top(TOP)
+                .margin_bottom(BOTTOM)
+                .build_cartesian_2d(x_range.0..x_range.1, y_range.0..y_range.1)?;
+            let grey = RGBColor(220, 220, 220);
+            for &x in &x_ticks {
+                chart.draw_series(LineSeries::new([(x, y_range.0), (x, y_range.1)], grey))?;
+            }
+            for &y in &y_ticks {
+                chart.draw_series(LineSeries::new([(x_range.0, y), (x_range.1, y)], grey))?;
+            }
+            let blue = RGBColor(31, 90, 180).stroke_width(2);
+            chart.draw_series(LineSeries::new(curve.points.iter().copied(), blue))?;
+            root.present()?;
+        }
+        let panel = RgbImage::from_raw(WIDTH, PANEL, panel).ok_or("a panel of WIDTH x PANEL pixels")?;
+        image::imageops::replace(&mut sheet, &panel, 0, top.into());
+        write(&mut sheet, &curve.name, LEFT, top + 8);
+        let along = |value: f64, range: (f64, f64), length: u32| {
+            ((value - range.0) / (range.1 - range.0) * f64::from(length)) as u32
+        };
+        for &y in &y_ticks {
+            let text = label(y);
+            let at = PANEL - BOTTOM - along(y, y_range, PANEL - TOP - BOTTOM);
+            write(&mut sheet, &text, LEFT.saturating_sub(text.len() as u32 * LETTER + 6), top + at - LETTER / 2);
+        }
+        for &x in &x_ticks {
+            let text = label(x);
+            let at = LEFT + along(x, x_range, WIDTH - LEFT - 16);
+            write(&mut sheet, &text, at.saturating_sub(text.len() as u32 * LETTER / 2), top + PANEL - BOTTOM + 6);
+        }
+        write(&mut sheet, x_name, 4, top + PANEL - BOTTOM + 6);
+    }
+    Ok(sheet)
+}
+
+/// Least and greatest value, made a little wider where they are equal.
+fn spread(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+    match (low.is_finite() && high.is_finite(), low < high) {
+        (true, true) => (low, high),
+        (true, false) => (low - 0.5, high + 0.5),
+        (false, _) => (0.0, 1.0),
+    }
+}
+
+/// Round numbers inside a range, about `count` of them.
+fn ticks((low, high): (f64, f64), count: usize) -> Vec<f64> {
+    let rough = (high - low) / count as f64;
+    let power = 10f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|&step| step >= rough);
+    let step = step.unwrap_or(10.0 * power);
+    let first = (low / step).ceil() as i64;
+    (first..).map(|n| n as f64 * step).take_while(|&tick| tick <= high).take(2 * count + 2).collect()
+}
+
+/// At most eight letters.
+fn label(value: f64) -> String {
+    let text = format!("{value:.3}");
+    let short = text.trim_end_matches('0').trim_end_matches('.');
+    match short.len() <= 8 && (short != "0" && short != "-0" || value.abs() < 1e-9) {
+        true => {
+            if value == 0.0 {
+                "0".into()
+            } else {
+                short.into()
+            }
+        }
+        false => format!("{value:.0e}"),
+    }
+}
+
+/// Writes ASCII text with its upper left corner at (x, y); what lies outside is cut off.
+fn write(sheet: &mut RgbImage, text: &str, x: u32, y: u32) {
+    for (number, letter) in text.chars().enumerate() {
+        let rows = font8x8::BASIC_FONTS.get(letter).unwrap_or_default();
+        for (down, row) in rows.into_iter().enumerate() {
+            for across in (0..LETTER).filter(|across| row >> across & 1 == 1) {
+                let at = (x + number as u32 * LETTER + across, y + down as u32);
+                if let Some(pixel) = sheet.get_pixel_mut_checked(at.0, at.1) {
+                    *pixel = image::Rgb([60; 3]);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_inside() {
+        assert_eq!(ticks((0.0, 10.0), 5), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
+        assert_eq!(ticks((-0.3, 0.31), 4), [-0.2, 0.0, 0.2]);
+        assert_eq!([0.0, 0.25, 1500.0, 1e-7, 1e12].map(label), ["0", "0.25", "1500", "1e-7", "1e12"]);
+    }
+
+    #[test]
+    fn log_to_picture() {
+        let temp = tempfile::tempdir().unwrap();
+        let (log, png) = (temp.path().join("log.txt"), temp.path().join("loss.png"));
+        let line = |step: i32| format!("{{\"step\":{step},\"loss\":{}}}\n", 100 - step);
+        std::fs::write(&log, (0..100).map(line).collect::<String>() + "{\"step\":100,\"loss\":null}\n").unwrap();
+        let curves = read_log(&log, "step", &["loss"]).unwrap();
+        assert_eq!((curves[0].points.len(), curves[0].points[99]), (100, (99.0, 1.0)));
+        save_curves(&curves, "step", &png).unwrap();
+        let picture = image::open(&png).unwrap().to_rgb8();
+        assert_eq!(picture.dimensions(), (WIDTH, PANEL));
+        // Falling: blue in the upper left and lower right corner of the plot, and not in the others.
+        let blue = |x: u32, y: u32| {
+            let near = (0..12).flat_map(|dy| (0..12).map(move |dx| (x + dx, y + dy)));
+            near.filter(|&(x, y)| picture.get_pixel(x, y).0 == [31, 90, 180]).count() > 0
+        };
+        let (right, low) = (WIDTH - 16 - 12, PANEL - BOTTOM - 12);
+        assert_eq!([blue(LEFT, TOP), blue(right, low), blue(right, TOP), blue(LEFT, low)], [true, true, false, false]);
+        assert!(picture.enumerate_pixels().any(|(x, _, pixel)| x < LEFT - 4 && pixel.0 == [60; 3]), "labels");
+    }
+
+    #[test]
+    fn bad_logs_are_named() {
+        let temp = tempfile::tempdir().unwrap();
+        let log = temp.path().join("log.txt");
+        std::fs::write(&log, "{\"step\":1}\nnonsense\n").unwrap();
+        let message = |fields: &[&str]| read_log(&log, "step", fields).unwrap_err().to_string();
+        assert!(message(&["loss"]).contains("log.txt: line 2: expected JSON"));
+        std::fs::write(&log, "{\"step\":1}\n").unwrap();
+        assert!(message(&["loss"]).contains("`loss` against `step`: expected numbers, found none"));
+    }
+
+    #[test]
+    fn one_point_and_no_curve_are_drawn() {
+        let curve = Curve { name: "x".into(), points: vec![(3.0, 4.0)] };
+        assert!(draw(&[curve], "step").is_ok() && draw(&[], "step").is_ok());
+    }
+}

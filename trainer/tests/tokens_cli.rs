@@ -1,0 +1,154 @@
+//! The verbs around tokens, as a user runs them.
+
+use std::path::Path;
+use std::process::Command;
+
+use sorcen_trainer::data::TokenDataset;
+use sorcen_trainer::tokenizer::PatchTokenizer;
+
+/// Runs `sorcen` in `dir`: exit code, standard output, standard error.
+fn sorcen(dir: &Path, args: &str) -> (i32, String, String) {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_sorcen")).args(args.split_whitespace()).current_dir(dir).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+fn succeeds(dir: &Path, args: &str) -> String {
+    let (code, out, err) = sorcen(dir, args);
+    assert_eq!(code, 0, "sorcen {args}\n{out}{err}");
+    out
+}
+
+fn json(dir: &Path, args: &str) -> serde_json::Value {
+    serde_json::from_str(&succeeds(dir, args)).unwrap()
+}
+
+/// `photos/{dark,light}/N.png`: 8×8 pixels of two flat halves each, dark or light.
+fn write_photos(dir: &Path) {
+    for (class, base) in [("dark", 0), ("light", 200)] {
+        std::fs::create_dir_all(dir.join("photos").join(class)).unwrap();
+        for n in 0..8u8 {
+            let pixel = |x: u32| base + n % 4 * 5 + u8::from(x < 4) * 20;
+            let photo = image::RgbImage::from_fn(8, 8, |x, _| image::Rgb([pixel(x); 3]));
+            photo.save(dir.join("photos").join(class).join(format!("{n}.png"))).unwrap();
+        }
+    }
+}
+
+#[test]
+fn from_photos_to_tokens_and_back() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    write_photos(dir);
+    succeeds(dir, "tokenizer train --images photos --codes 14 --patch 4 --out t.safetensors");
+    let report = json(dir, "tokenizer check --images photos --tokenizer t.safetensors --json");
+    assert_eq!((&report["images"], &report["codes_used"]), (&16.into(), &14.into()));
+    assert!(report["psnr_db"].as_f64().unwrap() > 30.0, "{report}");
+
+    for split in ["train", "val"] {
+        succeeds(dir, &format!("tokenize --images photos --tokenizer t.safetensors --out data/{split}"));
+    }
+    assert!(succeeds(dir, "tokens verify data/train data/val").contains("data/val: 16 images, all checks passed"));
+    let inspected = json(dir, "tokens inspect data/train --json");
+    assert_eq!(inspected["classes"], serde_json::json!({ "dark": 8, "light": 8 }));
+    assert_eq!(inspected["streams"]["vqgan"]["codes_used"], 14);
+    assert_eq!(json(dir, "knn --data data --json")["accuracy"]["tokens"], 1.0);
+    let only = json(dir, "knn --data data --only file=dark/3.png --k 1 --tokenizer t.safetensors --json");
+    assert_eq!((&only["bank"], &only["queries"]), (&1.into(), &1.into()));
+
+    succeeds(dir, "decode --data data/val --tokenizer t.safetensors --first 8 --count 4 --columns 2 --out sheet.png");
+    let sheet = image::open(dir.join("sheet.png")).unwrap().to_rgb8();
+    assert_eq!(sheet.dimensions(), (44, 44), "2 x 2 pictures of 16 pixels, 4 between");
+    assert!(sheet.get_pixel(4, 4).0[0] >= 215 && sheet.get_pixel(19, 4).0[0] < 215, "light, its left half lighter");
+
+    let (code, _, error) = sorcen(dir, "tokenize --images photos --tokenizer t.safetensors --out data/val");
+    assert_eq!(code, 1);
+    assert!(error.contains("data/val: expected a new or empty folder"), "{error}");
+}
+
+#[test]
+fn tensors_in_tensors_out() {
+    use sorcen_export::tensors::{TensorFile, TensorWriter};
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let codes = vec![0, 128, 255, 0, 255, 0]; // two patches of one pixel
+    PatchTokenizer::new(codes, 2, 1).unwrap().save(&dir.join("t.safetensors")).unwrap();
+    let write = |values: Vec<f32>| {
+        let image = ndarray::Array4::from_shape_vec((1, 3, 1, 2), values).unwrap();
+        let mut file = TensorWriter::default();
+        file.floats("image", image.view());
+        file.write(&dir.join("in.safetensors")).unwrap();
+    };
+    let run = "tokenizer run --tokenizer t.safetensors --input in.safetensors --output out.safetensors";
+    write(vec![0.0, 0.02, 1.0, 0.5, 0.0, 0.9]); // pure green, then almost code 0
+    succeeds(dir, run);
+    let out = TensorFile::open(&dir.join("out.safetensors")).unwrap();
+    assert_eq!(out.ints("ids", 3).unwrap().as_slice().unwrap(), [1, 0]);
+    let expected = [0.0, 0.0, 1.0, 128.0 / 255.0, 0.0, 1.0];
+    for (found, expected) in out.numbers("reconstruction", 4).unwrap().iter().zip(expected) {
+        assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+    }
+    std::fs::remove_file(dir.join("out.safetensors")).unwrap();
+    write(vec![0.0, 0.02, 1.5, 0.5, 0.0, 0.9]);
+    let (code, _, error) = sorcen(dir, run);
+    assert_eq!(code, 1);
+    assert!(error.contains("in.safetensors: image: expected values in 0 to 1, found 1.5"), "{error}");
+    assert!(!dir.join("out.safetensors").exists());
+}
+
+#[test]
+fn what_is_wrong_is_said_and_nothing_half_written() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    write_photos(dir);
+    succeeds(dir, "tokenizer train --images photos --codes 4 --patch 4 --out t.safetensors");
+    succeeds(dir, "tokenize --images photos --tokenizer t.safetensors --out data");
+    let labels = dir.join("data/labels.npy");
+    let mut bytes = std::fs::read(&labels).unwrap();
+    bytes[130] ^= 1;
+    std::fs::write(&labels, bytes).unwrap();
+    std::fs::write(dir.join("photos/light/notes.txt"), "not a picture").unwrap();
+    let cases = [
+        (1, "tokens verify data", "labels.npy: SHA-256: expected"),
+        (1, "tokens inspect nowhere", "nowhere/meta.json: No such file"),
+        (1, "knn --data .", "./train/meta.json"),
+        (1, "tokenize --images photos --tokenizer t.safetensors --out new", "notes.txt: contents: expected a PNG"),
+        (1, "tokenizer train --images photos --codes 4 --patch 4 --out new", "notes.txt: contents: expected a PNG"),
+        (1, "tokenize --images photos --tokenizer photos/dark/1.png --out new", "1.png: contents: expected a whole"),
+        (
+            1,
+            "tokenize --images photos --size 6 --tokenizer t.safetensors --out new",
+            "multiple of the tokenizer's patch (4), found 6",
+        ),
+        (1, "decode --input t.safetensors --tokenizer t.safetensors --out new", "final_ids"),
+        (2, "decode --tokenizer t.safetensors --out new", "--data <DIR>|--input <FILE>"),
+        (2, "tokenize --images photos --keep split --tokenizer t.safetensors --out new", "expected COLUMN=VALUE"),
+    ];
+    for (expected, args, message) in cases {
+        let (code, _, error) = sorcen(dir, args);
+        assert!(code == expected && error.contains(message), "sorcen {args}: exit {code}\n{error}");
+    }
+    let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["data", "photos", "t.safetensors"]);
+}
+
+#[test]
+fn bundled_emoji_are_whole_and_fit_together() {
+    let emoji = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/emoji");
+    let tokenizer = PatchTokenizer::load(&emoji.join("tokenizer.safetensors")).unwrap();
+    let mut seen = std::collections::HashSet::new();
+    for (split, count, base) in [("train", 6116, 2967), ("val", 561, 371), ("test", 832, 427)] {
+        let dataset = TokenDataset::open(&emoji.join(split)).unwrap();
+        assert_eq!((dataset.len(), dataset.grid(), dataset.codebook_size()), (count, 8, 512));
+        assert_eq!(dataset.tokenizer(), Some(tokenizer.fingerprint().as_str()));
+        assert_eq!(dataset.class_names().len(), 9);
+        let skin = dataset.column("skin_variation").unwrap().unwrap();
+        assert_eq!(skin.iter().filter(|skin| *skin == "0").count(), base);
+        // No emoji is in two splits, in whichever drawing.
+        let names: std::collections::HashSet<_> = dataset.column("unicode").unwrap().unwrap().into_iter().collect();
+        assert!(names.is_disjoint(&seen));
+        seen.extend(names);
+    }
+}
