@@ -17,13 +17,14 @@ use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 use safetensors::{tensor::View, Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use sorcen_runtime::ModelConfig;
 
 use crate::data::DataError;
+use crate::kernels::{Kernels, TrainBackend};
 use crate::model::weight::{join, Weights};
 use crate::model::Sorcen;
 use crate::step::Pretraining;
@@ -189,7 +190,7 @@ pub struct State {
 ///
 /// # Errors
 /// [`DataError::Io`]; what was there before is then untouched.
-pub fn save<B: AutodiffBackend>(dir: &Path, run: &Pretraining<B>, state: &State) -> Result<(), DataError> {
+pub fn save<B: TrainBackend>(dir: &Path, run: &Pretraining<B>, state: &State) -> Result<(), DataError> {
     let (new, old) = (dir.with_extension("new"), dir.with_extension("old"));
     remove(&new)?;
     let training = new.join(TRAINING_STATE);
@@ -250,7 +251,7 @@ pub fn read_config_file(file: &Path) -> Result<ModelConfig, DataError> {
 ///
 /// # Errors
 /// [`DataError`] names the file and the first tensor that is missing or wrong.
-pub fn load_model<B: Backend>(dir: &Path, device: &B::Device) -> Result<(ModelConfig, Sorcen<B>), DataError> {
+pub fn load_model<B: Kernels>(dir: &Path, device: &B::Device) -> Result<(ModelConfig, Sorcen<B>), DataError> {
     let config = read_config(dir)?;
     let mut model = Sorcen::new(&config, device);
     TensorFile::open(&dir.join(MODEL))?.fill(&mut model, "", device)?;
@@ -261,7 +262,7 @@ pub fn load_model<B: Backend>(dir: &Path, device: &B::Device) -> Result<(ModelCo
 ///
 /// # Errors
 /// [`DataError`] names the file and the first tensor that is missing or wrong.
-pub fn restore<B: AutodiffBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<State, DataError> {
+pub fn restore<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<State, DataError> {
     let state: State = read_json(&dir.join(TRAINING_STATE).join(STATE_JSON))?;
     let tensors = restore_networks(dir, run)?;
     run.optimizer.updates = state.updates;
@@ -286,7 +287,7 @@ pub fn restore<B: AutodiffBackend>(dir: &Path, run: &mut Pretraining<B>) -> Resu
 }
 
 /// Loads model, teacher and heads, but not the optimiser; returns the file of the training state.
-fn restore_networks<B: AutodiffBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<TensorFile, DataError> {
+fn restore_networks<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<TensorFile, DataError> {
     let device = run.device.clone();
     TensorFile::open(&dir.join(MODEL))?.fill(&mut run.networks.student, "", &device)?;
     let tensors = TensorFile::open(&dir.join(TRAINING_STATE).join(STATE_TENSORS))?;
@@ -303,7 +304,7 @@ fn restore_networks<B: AutodiffBackend>(dir: &Path, run: &mut Pretraining<B>) ->
 ///
 /// # Errors
 /// [`DataError`] where the model cannot be loaded or has other sizes.
-pub fn initialise<B: AutodiffBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<(), DataError> {
+pub fn initialise<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<(), DataError> {
     let config = read_config(dir)?;
     if config != run.config {
         return Err(DataError::invalid(

@@ -3,11 +3,13 @@
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod cpu;
 pub mod data;
 pub mod device;
 pub mod echo;
 pub mod eval;
 pub mod files;
+pub mod kernels;
 pub mod losses;
 pub mod masking;
 pub mod metrics;

@@ -5,10 +5,10 @@ use burn::tensor::{activation::log_softmax, backend::Backend, Int, Tensor};
 /// Norms are kept above this when dividing by them.
 const NORM_FLOOR: f32 = 1e-12;
 
-/// Label-smoothed cross-entropy over masked tokens: a sum divided by their number, `[1]`.
+/// Label-smoothed cross-entropy over masked tokens, in plain tensor operations: a sum divided by their number, `[1]`.
 ///
 /// `logits` `[R, K]`, `targets` `[R]` in `0..K`, `masked` `[R, 1]` (1 where the row counts).
-pub fn reconstruction<B: Backend>(
+pub fn smoothed_cross_entropy<B: Backend>(
     logits: Tensor<B, 2>,
     targets: Tensor<B, 1, Int>,
     masked: Tensor<B, 2>,

@@ -1,12 +1,12 @@
 //! One training step: the networks, what a step is given, and its losses. SPEC "One training forward".
 
-use burn::tensor::backend::AutodiffBackend;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use sorcen_runtime::rng::Rng;
 use sorcen_runtime::ModelConfig;
 
 use crate::echo;
+use crate::kernels::TrainBackend;
 use crate::losses;
 use crate::masking::{Crop, Masks};
 use crate::model::heads::{BatchStatistics, Classifier, Projector};
@@ -93,7 +93,7 @@ weights!(Networks {
     classifier => "classifier",
 });
 
-impl<B: AutodiffBackend> Networks<B> {
+impl<B: TrainBackend> Networks<B> {
     /// Initial values; a pure function of (config, sizes, classes, seed).
     pub fn new(config: &ModelConfig, sizes: &HeadSizes, classes: usize, seed: u64, device: &B::Device) -> Self {
         let projector = || Projector::new(config.embed_dim, sizes.projector_hidden, sizes.projector_dim, device);
@@ -146,7 +146,7 @@ pub const TERMS: [&str; 5] = ["reconstruction", "uniformity", "contrast", "class
 
 /// The terms of one step, `[1]` each.
 #[derive(Clone, Debug)]
-pub struct Losses<B: AutodiffBackend> {
+pub struct Losses<B: TrainBackend> {
     /// Cross-entropy over masked tokens.
     pub reconstruction: Tensor<B, 1>,
     /// Weighted uniformity term.
@@ -159,7 +159,7 @@ pub struct Losses<B: AutodiffBackend> {
     pub total: Tensor<B, 1>,
 }
 
-impl<B: AutodiffBackend> Losses<B> {
+impl<B: TrainBackend> Losses<B> {
     /// The terms without gradient, `[5]`, in the order of [`TERMS`]; still on the device.
     pub fn stack(&self) -> Tensor<B::InnerBackend, 1> {
         let terms = [&self.reconstruction, &self.uniformity, &self.contrast, &self.classifier, &self.total];
@@ -169,7 +169,7 @@ impl<B: AutodiffBackend> Losses<B> {
 
 /// BatchNorm statistics of one forward pass.
 #[derive(Clone, Debug)]
-pub struct Statistics<B: AutodiffBackend> {
+pub struct Statistics<B: TrainBackend> {
     projector: BatchStatistics<B>,
     momentum_projector: BatchStatistics<B>,
     predictor: BatchStatistics<B>,
@@ -177,7 +177,7 @@ pub struct Statistics<B: AutodiffBackend> {
 
 /// The state of pretraining: networks, teacher, optimiser.
 #[derive(Clone, Debug)]
-pub struct Pretraining<B: AutodiffBackend> {
+pub struct Pretraining<B: TrainBackend> {
     /// Sizes of the model.
     pub config: ModelConfig,
     /// Constants of the losses.
@@ -192,7 +192,7 @@ pub struct Pretraining<B: AutodiffBackend> {
     pub device: B::Device,
 }
 
-impl<B: AutodiffBackend> Pretraining<B> {
+impl<B: TrainBackend> Pretraining<B> {
     /// One step: the teacher follows, forward, backward, update. Returns the losses, on the device.
     ///
     /// The teacher moves *first* (official): it sees the result of this update in the next step.
@@ -234,10 +234,8 @@ impl<B: AutodiffBackend> Pretraining<B> {
         let logits = student.decode(config, latent.clone(), &layout, device, &inputs.dropout);
 
         let targets: Vec<i32> = inputs.ids.iter().map(|&id| i32::from(id)).collect();
-        let masked: Vec<f32> = inputs.masks.masked.iter().map(|&m| f32::from(u8::from(m))).collect();
-        let masked = Tensor::from_data(TensorData::new(masked, [targets.len(), 1]), device);
         let reconstruction =
-            losses::reconstruction(logits.clone(), indices(&targets, device), masked, options.label_smoothing);
+            B::smoothed_cross_entropy(logits.clone(), &targets, &inputs.masks.masked, options.label_smoothing);
         // Pooled twice: with the class token for uniformity and classifier, without it for the contrast.
         let pooled = pool(latent.clone(), 0);
         let zero = || Tensor::zeros([1], device);

@@ -1,9 +1,9 @@
 //! The teacher: blocks that follow the student's by an exponential moving average.
 
-use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::Tensor;
 use sorcen_runtime::ModelConfig;
 
+use crate::kernels::TrainBackend;
 use crate::model::block::{self, Block};
 use crate::model::layers::Dropout;
 use crate::model::weight::{Weight, Weights};
@@ -14,7 +14,7 @@ use crate::model::{encoder_blocks, indices, normalise_tokens, pool, Layout, Sorc
 /// They are *not* copied from the student at the start but get random values of their own
 /// (official): with momentum 0.996 they come to follow it over a few hundred steps.
 #[derive(Clone, Debug)]
-pub struct Teacher<B: AutodiffBackend> {
+pub struct Teacher<B: TrainBackend> {
     /// `blocks_momentum.*`
     pub blocks: Vec<Block<B::InnerBackend>>,
 }
@@ -22,7 +22,7 @@ pub struct Teacher<B: AutodiffBackend> {
 /// Name of the teacher's blocks in files.
 pub const TEACHER: &str = "blocks_momentum";
 
-impl<B: AutodiffBackend> Teacher<B> {
+impl<B: TrainBackend> Teacher<B> {
     /// Initial values of their own.
     pub fn new(config: &ModelConfig, seed: u64, device: &B::Device) -> Self {
         let mut blocks = encoder_blocks(config, device);
@@ -60,7 +60,7 @@ impl<B: AutodiffBackend> Teacher<B> {
 }
 
 /// The same average on two modules with gradients: `target`'s trained weights follow `source`'s.
-pub fn follow<B: AutodiffBackend>(target: &mut dyn Weights<B>, source: &dyn Weights<B>, momentum: f64) {
+pub fn follow<B: TrainBackend>(target: &mut dyn Weights<B>, source: &dyn Weights<B>, momentum: f64) {
     let mut values = Vec::new();
     source.visit("", &mut |_, weight: &Weight<B>| values.push(weight.get().inner()));
     let mut values = values.into_iter();

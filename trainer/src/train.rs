@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::backend::Autodiff;
-use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use sorcen_runtime::rng::{Rng, Stream};
@@ -15,6 +14,7 @@ use crate::checkpoint::{self, State};
 use crate::config::{Duration, Plan, PretrainOptions};
 use crate::data::{DataError, TokenDataset};
 use crate::device::with_backend;
+use crate::kernels::TrainBackend;
 use crate::masking::Crop;
 use crate::metrics::{Log, LogLine};
 use crate::model::layers::Dropout;
@@ -112,7 +112,7 @@ pub fn pretrain(
     with_backend!(options.device, B => run::<Autodiff<B>>(options, progress))
 }
 
-fn run<B: AutodiffBackend>(
+fn run<B: TrainBackend>(
     options: &PretrainOptions,
     progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<PretrainReport, TrainError> {
@@ -208,11 +208,7 @@ fn check_fit(model: &ModelConfig, dataset: &TokenDataset, options: &PretrainOpti
     Ok(())
 }
 
-fn new_run<B: AutodiffBackend>(
-    options: &PretrainOptions,
-    model: &ModelConfig,
-    dataset: &TokenDataset,
-) -> Pretraining<B> {
+fn new_run<B: TrainBackend>(options: &PretrainOptions, model: &ModelConfig, dataset: &TokenDataset) -> Pretraining<B> {
     let device = B::Device::default();
     let sizes = options.head_sizes(model.embed_dim);
     Pretraining {
@@ -226,7 +222,7 @@ fn new_run<B: AutodiffBackend>(
 }
 
 /// Fixes the number of steps. Minutes are turned into steps by timing a few on a copy of the run.
-fn plan<B: AutodiffBackend>(
+fn plan<B: TrainBackend>(
     options: &PretrainOptions,
     training: &Pretraining<B>,
     batches: &mut Batches<'_>,
@@ -265,7 +261,7 @@ fn out_of_time(options: &PretrainOptions, started: Instant) -> bool {
     }
 }
 
-fn save<B: AutodiffBackend>(out: &Path, training: &Pretraining<B>, step: u64, seed: u64) -> Result<(), DataError> {
+fn save<B: TrainBackend>(out: &Path, training: &Pretraining<B>, step: u64, seed: u64) -> Result<(), DataError> {
     let state = State { step, updates: training.optimizer.updates, seed };
     checkpoint::save(&out.join(CHECKPOINT), training, &state)
 }
@@ -373,13 +369,13 @@ impl<'a> Batches<'a> {
 }
 
 /// Collects losses on the device, and reads them together.
-struct Meter<B: AutodiffBackend> {
+struct Meter<B: TrainBackend> {
     losses: Vec<(u64, Tensor<B::InnerBackend, 1>)>,
     started: Instant,
     since: Instant,
 }
 
-impl<B: AutodiffBackend> Meter<B> {
+impl<B: TrainBackend> Meter<B> {
     fn new() -> Self {
         Self { losses: Vec::new(), started: Instant::now(), since: Instant::now() }
     }

@@ -1,9 +1,11 @@
 //! A pre-norm transformer block.
 
-use burn::tensor::{activation, backend::Backend, Tensor};
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::{activation, Tensor};
 
 use super::layers::{Dropout, LayerNorm, Linear};
 use super::weight::weights;
+use crate::kernels::Kernels;
 
 /// `x ← x + Attn(LN(x))`, `x ← x + MLP(LN(x))`.
 #[derive(Clone, Debug)]
@@ -26,7 +28,7 @@ weights!(Block {
     fc2 => "mlp.fc2",
 });
 
-impl<B: Backend> Block<B> {
+impl<B: Kernels> Block<B> {
     /// A block of width D with `heads` heads and hidden width `hidden`; zeros.
     pub fn new(width: usize, heads: usize, hidden: usize, eps: f32, device: &B::Device) -> Self {
         Self {
@@ -40,8 +42,44 @@ impl<B: Backend> Block<B> {
         }
     }
 
-    /// `[B, N, D]` to `[B, N, D]`.
+    /// The same block below autodiff.
+    pub fn inner(&self) -> Block<B::InnerBackend>
+    where
+        B: AutodiffBackend<InnerBackend: Kernels>,
+    {
+        Block {
+            norm1: self.norm1.inner(),
+            qkv: self.qkv.inner(),
+            proj: self.proj.inner(),
+            norm2: self.norm2.inner(),
+            fc1: self.fc1.inner(),
+            fc2: self.fc2.inner(),
+            heads: self.heads,
+        }
+    }
+
+    /// Heads H.
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// Hidden width F.
+    pub fn hidden(&self) -> usize {
+        self.fc1.bias.dims()[0]
+    }
+
+    /// Epsilon of the norms.
+    pub fn eps(&self) -> f32 {
+        self.norm1.eps()
+    }
+
+    /// `[B, N, D]` to `[B, N, D]`, by the backend's best means.
     pub fn forward(&self, x: Tensor<B, 3>, dropout: &Dropout) -> Tensor<B, 3> {
+        B::block(self, x, dropout)
+    }
+
+    /// The same in plain tensor operations.
+    pub fn forward_plain(&self, x: Tensor<B, 3>, dropout: &Dropout) -> Tensor<B, 3> {
         let [batch, tokens, width] = x.dims();
         let x = x.reshape([batch * tokens, width]);
         let x = x.clone() + self.attention(self.norm1.forward(x), batch, dropout);
@@ -68,6 +106,6 @@ impl<B: Backend> Block<B> {
 }
 
 /// Runs a stack of blocks: `[B, N, D]` to `[B, N, D]`.
-pub fn run<B: Backend>(blocks: &[Block<B>], x: Tensor<B, 3>, dropout: &Dropout) -> Tensor<B, 3> {
+pub fn run<B: Kernels>(blocks: &[Block<B>], x: Tensor<B, 3>, dropout: &Dropout) -> Tensor<B, 3> {
     blocks.iter().fold(x, |x, block| block.forward(x, dropout))
 }

@@ -1,12 +1,13 @@
 //! Decoder and output head.
 
-use burn::tensor::{activation, backend::Backend, Int, Tensor};
+use burn::tensor::{backend::Backend, Int, Tensor};
 use sorcen_runtime::config::HEAD_LAYER_NORM_EPS;
 use sorcen_runtime::ModelConfig;
 
 use super::block::{self, Block};
 use super::layers::{Dropout, LayerNorm, Linear};
 use super::weight::{weights, Weight};
+use crate::kernels::Kernels;
 
 /// Fills the places of dropped and masked tokens with the class token, and predicts.
 #[derive(Clone, Debug)]
@@ -26,7 +27,7 @@ weights!(Decoder {
     head => "mlm_layer",
 });
 
-impl<B: Backend> Decoder<B> {
+impl<B: Kernels> Decoder<B> {
     /// Zeros.
     pub fn new(config: &ModelConfig, device: &B::Device) -> Self {
         let (width, eps) = (config.decoder_embed_dim, config.layer_norm_eps);
@@ -72,7 +73,7 @@ struct Head<B: Backend> {
 
 weights!(Head { fc => "fc", norm => "ln", bias => "bias" });
 
-impl<B: Backend> Head<B> {
+impl<B: Kernels> Head<B> {
     fn new(config: &ModelConfig, device: &B::Device) -> Self {
         Self {
             fc: Linear::new(config.decoder_embed_dim, config.embed_dim, device),
@@ -82,7 +83,7 @@ impl<B: Backend> Head<B> {
     }
 
     fn forward(&self, rows: Tensor<B, 2>, codes: Tensor<B, 2>) -> Tensor<B, 2> {
-        let hidden = self.norm.forward(activation::gelu(self.fc.forward(rows)));
+        let hidden = self.norm.forward(B::gelu_rows(self.fc.forward(rows)));
         let [count, _] = codes.dims();
         hidden.matmul(codes.transpose()) + self.bias.get().slice([0..1, 0..count])
     }

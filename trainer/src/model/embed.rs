@@ -6,6 +6,7 @@ use sorcen_runtime::ModelConfig;
 
 use super::layers::{Dropout, LayerNorm};
 use super::weight::{weights, Weight};
+use crate::kernels::Kernels;
 
 /// `LN(word[id] + position[i])`, then dropout.
 #[derive(Clone, Debug)]
@@ -22,7 +23,7 @@ weights!(Embedding {
     norm => "LayerNorm",
 });
 
-impl<B: Backend> Embedding<B> {
+impl<B: Kernels> Embedding<B> {
     /// Zeros.
     pub fn new(config: &ModelConfig, device: &B::Device) -> Self {
         Self {
@@ -35,7 +36,7 @@ impl<B: Backend> Embedding<B> {
     /// The same embedding below autodiff.
     pub fn inner(&self) -> Embedding<B::InnerBackend>
     where
-        B: AutodiffBackend,
+        B: AutodiffBackend<InnerBackend: Kernels>,
     {
         Embedding { word: self.word.inner(), position: self.position.inner(), norm: self.norm.inner() }
     }

@@ -7,6 +7,7 @@ use burn::tensor::{Tensor, TensorData};
 use sorcen_runtime::rng::{Rng, Stream};
 
 use super::weight::{weights, Weight};
+use crate::kernels::Kernels;
 
 /// `y = x Wᵀ + b`.
 #[derive(Clone, Debug)]
@@ -23,6 +24,14 @@ impl<B: Backend> Linear<B> {
     /// Zeros; see [`Weights::initialise`].
     pub fn new(inputs: usize, outputs: usize, device: &B::Device) -> Self {
         Self { weight: Weight::zeros(&[outputs, inputs], device), bias: Weight::zeros(&[outputs], device) }
+    }
+
+    /// The same linear below autodiff.
+    pub fn inner(&self) -> Linear<B::InnerBackend>
+    where
+        B: AutodiffBackend,
+    {
+        Linear { weight: self.weight.inner(), bias: self.bias.inner() }
     }
 
     /// `[rows, in]` to `[rows, out]`.
@@ -58,8 +67,16 @@ impl<B: Backend> LayerNorm<B> {
     }
 
     /// `[rows, D]` to `[rows, D]`.
-    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        standardise(x, self.eps) * self.weight.get() + self.bias.get()
+    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2>
+    where
+        B: Kernels,
+    {
+        B::layer_norm_rows(x, self.weight.get(), self.bias.get(), self.eps)
+    }
+
+    /// Its epsilon.
+    pub fn eps(&self) -> f32 {
+        self.eps
     }
 }
 
@@ -70,12 +87,46 @@ pub fn standardise<B: Backend>(x: Tensor<B, 2>, eps: f32) -> Tensor<B, 2> {
     centred / (variance + eps).sqrt()
 }
 
-/// Dropout drawn from the counter generator: the numbers are a pure function of (seed, step) and of
-/// the order of the calls, which is the order of the layers.
-#[derive(Debug)]
-pub struct Dropout {
+/// Dropout's numbers: a pure function of (seed, step, call, element).
+#[derive(Clone, Copy, Debug)]
+pub struct DropoutSource {
     rate: f32,
     rng: Rng,
+}
+
+impl DropoutSource {
+    /// Whether nothing is ever dropped.
+    pub fn is_off(&self) -> bool {
+        self.rate <= 0.0
+    }
+
+    /// Factors of elements `start..` of the tensor that call number `call` drops from: 0 or `1 / (1 - rate)`.
+    pub fn fill(&self, call: u64, start: u64, out: &mut [f32]) {
+        // 16 bits an element, four elements a draw.
+        let limit = (self.rate * 65_536.0) as u64;
+        let scale = 1.0 / (1.0 - self.rate);
+        let draw = |index: u64| self.rng.bits((call << 40) + index / 4);
+        let factor = |bits: u64, lane: u64| if (bits >> (16 * lane)) & 0xFFFF < limit { 0.0 } else { scale };
+        let single = |(i, out): (u64, &mut f32)| *out = factor(draw(i), i % 4);
+
+        let head = (start.wrapping_neg() % 4).min(out.len() as u64);
+        let (first, rest) = out.split_at_mut(head as usize);
+        (start..).zip(first).for_each(single);
+        let mut index = start + head;
+        let (fours, last) = rest.as_chunks_mut::<4>();
+        for four in fours {
+            let bits = draw(index);
+            *four = [0, 1, 2, 3].map(|lane| factor(bits, lane));
+            index += 4;
+        }
+        (index..).zip(last).for_each(single);
+    }
+}
+
+/// Dropout drawn from the counter generator. Calls are numbered in the order of the layers.
+#[derive(Debug)]
+pub struct Dropout {
+    source: DropoutSource,
     calls: Cell<u64>,
 }
 
@@ -87,38 +138,31 @@ impl Dropout {
 
     /// Dropout of probability `rate` (0 to below 1) for one training step.
     pub fn new(rate: f32, seed: u64, step: u64) -> Self {
-        Self { rate, rng: Rng::new(seed, Stream::Dropout, step), calls: Cell::new(0) }
+        let source = DropoutSource { rate, rng: Rng::new(seed, Stream::Dropout, step) };
+        Self { source, calls: Cell::new(0) }
     }
 
-    /// The next call's mask of `count` factors: 0 or `1 / (1 - rate)`. `None` where nothing is dropped.
-    pub fn mask(&self, count: usize) -> Option<Vec<f32>> {
-        if self.rate <= 0.0 {
-            return None;
-        }
-        let call = self.calls.get();
-        self.calls.set(call + 1);
-        // 16 bits a number, four numbers a draw.
-        let limit = (self.rate * 65_536.0) as u64;
-        let scale = 1.0 / (1.0 - self.rate);
-        let mut mask = Vec::with_capacity(count + 3);
-        for i in 0..count.div_ceil(4) as u64 {
-            let bits = self.rng.bits((call << 40) + i);
-            mask.extend([0, 16, 32, 48].map(|shift| if (bits >> shift) & 0xFFFF < limit { 0.0 } else { scale }));
-        }
-        mask.truncate(count);
-        Some(mask)
+    /// Where the numbers come from.
+    pub fn source(&self) -> DropoutSource {
+        self.source
     }
 
-    /// Drops elements of `x`, any shape.
+    /// Takes the numbers of the next `calls` calls; returns the first of them.
+    pub fn reserve(&self, calls: u64) -> u64 {
+        self.calls.replace(self.calls.get() + calls)
+    }
+
+    /// Drops elements of `x`, any shape: one call.
     pub fn apply<B: Backend, const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        let shape = x.shape();
-        match self.mask(shape.num_elements()) {
-            None => x,
-            Some(mask) => {
-                let mask = Tensor::from_data(TensorData::new(mask, shape), &x.device());
-                x * mask
-            }
+        let call = self.reserve(1);
+        if self.source.is_off() {
+            return x;
         }
+        let shape = x.shape();
+        let mut mask = vec![0.0; shape.num_elements()];
+        self.source.fill(call, 0, &mut mask);
+        let mask = Tensor::from_data(TensorData::new(mask, shape), &x.device());
+        x * mask
     }
 }
 
@@ -127,14 +171,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dropout_keeps_the_mean_and_repeats() {
-        let draw = || Dropout::new(0.1, 3, 7).mask(40_001).unwrap();
-        let mask = draw();
-        assert_eq!(mask.len(), 40_001);
+    fn dropout_keeps_the_mean_and_does_not_depend_on_the_pieces() {
+        let source = Dropout::new(0.1, 3, 7).source();
+        let draw = |call, start, count| {
+            let mut mask = vec![f32::NAN; count];
+            source.fill(call, start, &mut mask);
+            mask
+        };
+        let mask = draw(0, 0, 40_001);
         assert!((mask.iter().sum::<f32>() / 40_001.0 - 1.0).abs() < 0.01);
-        assert_eq!(mask, draw());
-        let dropout = Dropout::new(0.1, 3, 7);
-        assert_ne!(dropout.mask(64), dropout.mask(64), "each call has its own numbers");
-        assert_eq!(Dropout::off().mask(4), None);
+        for (start, count) in [(0, 7), (1, 2), (3, 10), (6, 1), (8, 8), (5, 30)] {
+            assert_eq!(draw(0, start as u64, count), mask[start..start + count], "{count} from {start}");
+        }
+        assert_ne!(draw(1, 0, 64), mask[..64], "each call has its own numbers");
+        assert!(Dropout::off().source().is_off());
     }
 }

@@ -11,6 +11,7 @@ pub mod weight;
 use burn::tensor::{backend::Backend, Int, Tensor, TensorData};
 use sorcen_runtime::ModelConfig;
 
+use crate::kernels::Kernels;
 use block::Block;
 use decoder::Decoder;
 use embed::Embedding;
@@ -35,12 +36,12 @@ pub struct Sorcen<B: Backend> {
 weights!(Sorcen { embed => "token_emb", blocks => "blocks", norm => "norm", decoder => "" });
 
 /// Encoder blocks of `config`, zeros: the student's, or a teacher's.
-pub fn encoder_blocks<B: Backend>(config: &ModelConfig, device: &B::Device) -> Vec<Block<B>> {
+pub fn encoder_blocks<B: Kernels>(config: &ModelConfig, device: &B::Device) -> Vec<Block<B>> {
     let block = |_| Block::new(config.embed_dim, config.num_heads, config.hidden_dim(), config.layer_norm_eps, device);
     (0..config.depth).map(block).collect()
 }
 
-impl<B: Backend> Sorcen<B> {
+impl<B: Kernels> Sorcen<B> {
     /// Zeros; see [`Weights::initialise`].
     pub fn new(config: &ModelConfig, device: &B::Device) -> Self {
         Self {
@@ -78,7 +79,7 @@ impl<B: Backend> Sorcen<B> {
 }
 
 /// A norm over `[B, N, D]`.
-pub fn normalise_tokens<B: Backend>(norm: &LayerNorm<B>, x: Tensor<B, 3>) -> Tensor<B, 3> {
+pub fn normalise_tokens<B: Kernels>(norm: &LayerNorm<B>, x: Tensor<B, 3>) -> Tensor<B, 3> {
     let [batch, tokens, width] = x.dims();
     norm.forward(x.reshape([batch * tokens, width])).reshape([batch, tokens, width])
 }

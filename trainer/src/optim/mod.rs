@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::backend::Backend;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+use crate::kernels::{Kernels, TrainBackend};
 use crate::model::weight::Weights;
 
 /// Constants of the update.
@@ -34,7 +35,7 @@ pub type Moments<B> = (Tensor<B, 2>, Tensor<B, 2>);
 
 /// AdamW: moments by weight name, and the number of updates made.
 #[derive(Clone, Debug)]
-pub struct AdamW<B: AutodiffBackend> {
+pub struct AdamW<B: TrainBackend> {
     options: AdamWOptions,
     /// Updates made so far.
     pub updates: u64,
@@ -42,7 +43,7 @@ pub struct AdamW<B: AutodiffBackend> {
     pub moments: BTreeMap<String, Moments<B::InnerBackend>>,
 }
 
-impl<B: AutodiffBackend> AdamW<B> {
+impl<B: TrainBackend> AdamW<B> {
     /// An optimiser that has made no update.
     pub fn new(options: AdamWOptions) -> Self {
         Self { options, updates: 0, moments: BTreeMap::new() }
@@ -68,35 +69,54 @@ impl<B: AutodiffBackend> AdamW<B> {
         };
 
         self.updates += 1;
+        let AdamWOptions { beta1, beta2, eps, weight_decay, .. } = self.options;
+        let correction = |beta: f64| 1.0 - beta.powf(self.updates as f64);
+        let (correction1, correction2) = (correction(beta1), correction(beta2));
+        let mut update = Update { factor, lr, decay: 0.0, beta1, beta2, eps, correction1, correction2 };
         let mut gradients = gradients.into_iter();
         module.visit_mut("", &mut |name, weight| {
             if let Some(gradient) = gradients.next().flatten() {
-                let decay = if weight.decays(name) { self.options.weight_decay } else { 0.0 };
-                let value = self.moved(name, weight.get().inner(), gradient * factor.clone().unsqueeze(), lr, decay);
+                update.decay = if weight.decays(name) { weight_decay } else { 0.0 };
+                let zeros = || (gradient.zeros_like(), gradient.zeros_like());
+                let moments = self.moments.entry(name.to_string()).or_insert_with(zeros);
+                let value = B::InnerBackend::adamw(weight.get().inner(), gradient, moments, &update);
                 weight.set(Tensor::from_inner(value));
             }
         });
         norm
     }
+}
 
-    /// The new value of one weight.
-    fn moved(
-        &mut self,
-        name: &str,
-        value: Tensor<B::InnerBackend, 2>,
-        gradient: Tensor<B::InnerBackend, 2>,
-        lr: f64,
-        decay: f64,
-    ) -> Tensor<B::InnerBackend, 2> {
-        let AdamWOptions { beta1, beta2, eps, .. } = self.options;
-        let (first, second) =
-            self.moments.remove(name).unwrap_or_else(|| (gradient.zeros_like(), gradient.zeros_like()));
-        let first = first * beta1 + gradient.clone() * (1.0 - beta1);
-        let second = second * beta2 + gradient.square() * (1.0 - beta2);
-        let correction = |beta: f64| 1.0 - beta.powf(self.updates as f64);
-        let root = second.clone().sqrt() / correction(beta2).sqrt() + eps;
-        let step = first.clone() / root * (lr / correction(beta1));
-        self.moments.insert(name.to_string(), (first, second));
-        value * (1.0 - lr * decay) - step
+/// What one AdamW update does to a weight, gradient and moments aside.
+#[derive(Clone, Debug)]
+pub struct Update<B: Backend> {
+    /// What clipping multiplies every gradient by, `[1]`.
+    pub factor: Tensor<B, 1>,
+    /// Learning rate.
+    pub lr: f64,
+    /// Weight decay of this weight.
+    pub decay: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// `1 - beta1^t`
+    pub correction1: f64,
+    /// `1 - beta2^t`
+    pub correction2: f64,
+}
+
+impl<B: Backend> Update<B> {
+    /// The new value of a weight, in plain tensor operations; moves its moments.
+    pub fn apply_plain(&self, value: Tensor<B, 2>, gradient: Tensor<B, 2>, moments: &mut Moments<B>) -> Tensor<B, 2> {
+        let gradient = gradient * self.factor.clone().unsqueeze();
+        let first = moments.0.clone() * self.beta1 + gradient.clone() * (1.0 - self.beta1);
+        let second = moments.1.clone() * self.beta2 + gradient.square() * (1.0 - self.beta2);
+        let root = second.clone().sqrt() / self.correction2.sqrt() + self.eps;
+        let step = first.clone() / root * (self.lr / self.correction1);
+        *moments = (first, second);
+        value * (1.0 - self.lr * self.decay) - step
     }
 }

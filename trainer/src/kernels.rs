@@ -1,0 +1,78 @@
+//! The operations that a backend may do faster than by tensor operations, in plain tensor operations.
+
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::{activation, Tensor, TensorData};
+
+use crate::losses;
+use crate::model::block::Block;
+use crate::model::indices;
+use crate::model::layers::{standardise, Dropout};
+use crate::optim::{Moments, Update};
+
+/// A backend that the model runs on. Every method has a plain implementation, which says what it computes;
+/// the CPU backend overrides them (module [`cpu`](crate::cpu)), as a GPU backend may with fused kernels.
+pub trait Kernels: Backend {
+    /// A transformer block, `[B, N, D]` to `[B, N, D]`.
+    fn block(block: &Block<Self>, x: Tensor<Self, 3>, dropout: &Dropout) -> Tensor<Self, 3> {
+        block.forward_plain(x, dropout)
+    }
+
+    /// LayerNorm of rows `[R, D]`; `weight` and `bias` are `[1, D]`.
+    fn layer_norm_rows(
+        x: Tensor<Self, 2>,
+        weight: Tensor<Self, 2>,
+        bias: Tensor<Self, 2>,
+        eps: f32,
+    ) -> Tensor<Self, 2> {
+        standardise(x, eps) * weight + bias
+    }
+
+    /// Exact GELU.
+    fn gelu_rows(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        activation::gelu(x)
+    }
+
+    /// Label-smoothed cross-entropy of `logits` `[R, K]` against `targets` `[R]`, over the rows that
+    /// `counted` `[R]` marks: their mean, `[1]`.
+    fn smoothed_cross_entropy(
+        logits: Tensor<Self, 2>,
+        targets: &[i32],
+        counted: &[bool],
+        smoothing: f32,
+    ) -> Tensor<Self, 1> {
+        let device = logits.device();
+        let counted: Vec<f32> = counted.iter().map(|&c| f32::from(u8::from(c))).collect();
+        let counted = Tensor::from_data(TensorData::new(counted, [targets.len(), 1]), &device);
+        losses::smoothed_cross_entropy(logits, indices(targets, &device), counted, smoothing)
+    }
+
+    /// One AdamW update of a weight `[rows, columns]`; returns its new value.
+    fn adamw(
+        value: Tensor<Self, 2>,
+        gradient: Tensor<Self, 2>,
+        moments: &mut Moments<Self>,
+        update: &Update<Self>,
+    ) -> Tensor<Self, 2> {
+        update.apply_plain(value, gradient, moments)
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Kernels for burn::backend::Cuda {}
+#[cfg(feature = "cuda")]
+impl<C: burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy> Kernels
+    for burn::backend::Autodiff<burn::backend::Cuda, C>
+{
+}
+#[cfg(feature = "wgpu")]
+impl Kernels for burn::backend::Wgpu {}
+#[cfg(feature = "wgpu")]
+impl<C: burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy> Kernels
+    for burn::backend::Autodiff<burn::backend::Wgpu, C>
+{
+}
+
+/// A backend that trains: with gradients, on one without.
+pub trait TrainBackend: AutodiffBackend<InnerBackend: Kernels> + Kernels {}
+
+impl<B: AutodiffBackend<InnerBackend: Kernels> + Kernels> TrainBackend for B {}
