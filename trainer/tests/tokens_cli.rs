@@ -62,6 +62,11 @@ fn from_photos_to_tokens_and_back() {
     assert_eq!(sheet.dimensions(), (44, 44), "2 x 2 pictures of 16 pixels, 4 between");
     assert!(sheet.get_pixel(4, 4).0[0] >= 215 && sheet.get_pixel(19, 4).0[0] < 215, "light, its left half lighter");
 
+    succeeds(dir, "tokens merge data/train data/val --out both");
+    assert_eq!(json(dir, "tokens inspect both --json")["images"], 32);
+    let (code, _, error) = sorcen(dir, "tokens split both --by file --out parts");
+    assert!(code == 1 && error.contains("expected names of folders") && !dir.join("parts").exists(), "{error}");
+
     let (code, _, error) = sorcen(dir, "tokenize --images photos --tokenizer t.safetensors --out data/val");
     assert_eq!(code, 1);
     assert!(error.contains("data/val: expected a new or empty folder"), "{error}");
@@ -95,6 +100,36 @@ fn tensors_in_tensors_out() {
     assert_eq!(code, 1);
     assert!(error.contains("in.safetensors: image: expected values in 0 to 1, found 1.5"), "{error}");
     assert!(!dir.join("out.safetensors").exists());
+}
+
+/// Random weights for 2×2 tokens of `codes`: enough to tell pictures apart.
+fn write_checkpoint(dir: &Path, codes: usize) {
+    use sorcen_runtime::rng::{Rng, Stream};
+    let config = sorcen_runtime::ModelConfig::micro(2, codes);
+    let random = |param: sorcen_runtime::schema::Param| {
+        let rng = Rng::new(1, Stream::Init, param.index(&config) as u64);
+        (0..param.shape(&config).elements() as u64).map(|i| rng.normal(i) as f32 * 0.3).collect()
+    };
+    sorcen_export::Checkpoint::write(dir, &config, random).unwrap();
+}
+
+#[test]
+fn knn_with_a_checkpoint() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    write_photos(dir);
+    succeeds(dir, "tokenizer train --images photos --codes 14 --patch 4 --out t.safetensors");
+    succeeds(dir, "tokenizer check --images photos --tokenizer t.safetensors --picture p.png");
+    let sheet = image::open(dir.join("p.png")).unwrap().to_rgb8();
+    assert_eq!(sheet.dimensions(), (12 * 12 + 4, 4 * 12 + 4), "16 pictures and their decodings, 12 a row");
+    succeeds(dir, "tokenize --images photos --tokenizer t.safetensors --out data/train");
+    write_checkpoint(&dir.join("model"), 14);
+    write_checkpoint(&dir.join("small"), 3);
+    let report = json(dir, "knn --data data --split train --checkpoint model --k 1 --json");
+    assert_eq!(report["accuracy"]["checkpoint model"], 1.0, "each picture is its own nearest");
+    let (code, _, error) = sorcen(dir, "knn --data data --split train --checkpoint small");
+    assert_eq!(code, 1, "codes that the model does not have");
+    assert!(error.contains("expected"), "{error}");
 }
 
 #[test]
@@ -144,10 +179,10 @@ fn bundled_emoji_are_whole_and_fit_together() {
         assert_eq!((dataset.len(), dataset.grid(), dataset.codebook_size()), (count, 8, 512));
         assert_eq!(dataset.tokenizer(), Some(tokenizer.fingerprint().as_str()));
         assert_eq!(dataset.class_names().len(), 9);
-        let skin = dataset.column("skin_variation").unwrap().unwrap();
+        let skin = dataset.column("skin_variation").unwrap();
         assert_eq!(skin.iter().filter(|skin| *skin == "0").count(), base);
         // No emoji is in two splits, in whichever drawing.
-        let names: std::collections::HashSet<_> = dataset.column("unicode").unwrap().unwrap().into_iter().collect();
+        let names: std::collections::HashSet<_> = dataset.column("unicode").unwrap().into_iter().collect();
         assert!(names.is_disjoint(&seen));
         seen.extend(names);
     }

@@ -9,7 +9,7 @@ use crate::data::TokenDataset;
 use crate::picture::{save_png, Grid};
 use crate::tokenizer::PatchTokenizer;
 
-/// Turn token ids back into pictures: a sheet of images as one PNG.
+/// Turn token ids back into pictures: a sheet of images as one PNG
 ///
 /// The ids come from a token dataset, or from a safetensors file with a tensor `ids` [B,h,w] or [B,T] (or
 /// `final_ids`, as `generate` writes it).

@@ -12,8 +12,10 @@ use sorcen_export::{Checkpoint, Engine};
 use crate::eval::{probe_features, KnnTask, Votes};
 use crate::tokenizer::PatchTokenizer;
 
-/// Classify held-back images by their nearest neighbours, with the features of a checkpoint or a pack
-/// beside the plain tokens: features that are no better than tokens have learned nothing.
+/// Classify held-back images by their nearest neighbours: what features are worth
+///
+/// Gives the accuracy with the features of a checkpoint or a pack beside that with the plain tokens:
+/// features that are no better have learned nothing.
 ///
 /// Reads the token datasets DATA/BANK (labels known) and DATA/SPLIT (to classify). Tune on val, look at
 /// test once. The feature is the linear probe's: the mean of the last block's patch tokens.

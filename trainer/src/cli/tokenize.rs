@@ -8,9 +8,9 @@ use super::images::ImageArgs;
 use crate::data::{ImageSet, StreamSpec, TokenDatasetWriter, VQGAN};
 use crate::tokenizer::PatchTokenizer;
 
-/// Turn images into a token dataset: a folder with one bit-packed row of token ids per image, labels,
-/// class names and checksums, as `pretrain`, `knn` and the other verbs read it.
+/// Turn images into a token dataset, the folder that pretraining reads
 ///
+/// It holds one bit-packed row of token ids per image, labels, class names and checksums.
 /// Training on tokens reads each image once and never again; the folder is some hundred times smaller
 /// than the pixels.
 ///

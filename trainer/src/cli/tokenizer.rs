@@ -1,6 +1,6 @@
 //! `sorcen tokenizer train | run | check`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Result};
 use clap::Subcommand;
@@ -10,9 +10,10 @@ use sorcen_export::tensors::{TensorFile, TensorWriter};
 
 use super::images::ImageArgs;
 use super::tokenize::read;
+use crate::picture::{interleaved, save_png, Grid};
 use crate::tokenizer::{self, PatchTokenizer, TrainOptions};
 
-/// Train a tokenizer, run it, or measure what it loses.
+/// Train a tokenizer, run it, or measure what it loses
 ///
 /// The tokenizer is a codebook of K square patches of pixels, found by k-means: an image becomes a grid
 /// of the numbers of the nearest patches, and back by copying them.
@@ -86,6 +87,10 @@ pub struct Check {
     /// The tokenizer file
     #[arg(long, value_name = "FILE")]
     tokenizer: PathBuf,
+
+    /// Also write a PNG of some images, each above what the tokens keep of it
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
 
     /// Print JSON
     #[arg(long)]
@@ -166,7 +171,11 @@ fn check(args: &Check) -> Result<()> {
             images.side()
         );
     }
-    let report = tokenizer::check(&tokenizer, &read(&images, 0..images.len())?, images.side())?;
+    let pixels = read(&images, 0..images.len())?;
+    let report = tokenizer::check(&tokenizer, &pixels, images.side())?;
+    if let Some(path) = &args.picture {
+        draw(&tokenizer, pixels, images.side(), path)?;
+    }
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
         return Ok(());
@@ -176,4 +185,15 @@ fn check(args: &Check) -> Result<()> {
     println!("codes used  {} of {}", report.codes_used, tokenizer.codes());
     println!("perplexity  {:.1}", report.perplexity);
     Ok(())
+}
+
+/// Up to four rows of twelve images, evenly chosen, each row above its reconstructions.
+fn draw(tokenizer: &PatchTokenizer, pixels: Vec<Vec<u8>>, side: usize, path: &Path) -> Result<()> {
+    let columns = 12.min(pixels.len());
+    let chosen: Vec<_> = pixels.iter().step_by(pixels.len().div_ceil(4 * columns)).cloned().collect();
+    let ids = tokenizer.encode_all(&chosen, side)?;
+    let decode = |ids: &Vec<u16>| tokenizer.decode(ids, side / tokenizer.patch());
+    let decoded: Vec<_> = ids.iter().map(decode).collect::<Result<_, _>>()?;
+    let sheet = interleaved(&[&chosen, &decoded], columns);
+    Ok(save_png(&Grid { columns, scale: 1, ..Grid::default() }.draw(&sheet, side), path)?)
 }

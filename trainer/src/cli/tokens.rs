@@ -1,20 +1,25 @@
-//! `sorcen tokens inspect | verify`: what is in a token dataset.
+//! `sorcen tokens inspect | verify | merge | split`: token datasets as they are, and rearranged.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{bail, Result};
 use clap::Subcommand;
 use serde_json::json;
 
-use crate::data::TokenDataset;
+use crate::data::{gather, TokenDataset, TokenStream};
 
-/// Look into a token dataset.
+/// Look into token datasets, check them, merge and split them
 #[derive(Subcommand, Debug)]
 pub enum Args {
     /// Print sizes, classes and how the codes are used
     Inspect(Inspect),
     /// Check everything (checksums, shapes, labels, ids): exit code 0 if all is well
     Verify(Verify),
+    /// Put datasets of one tokenizer together, in the order given
+    Merge(Merge),
+    /// Make one dataset for each value of a column of items.csv, such as `split`
+    Split(Split),
 }
 
 /// Example: sorcen tokens inspect trainer/assets/emoji/train
@@ -37,19 +42,76 @@ pub struct Verify {
     datasets: Vec<PathBuf>,
 }
 
+/// Example: sorcen tokens merge google twitter --out emoji
+#[derive(clap::Args, Debug)]
+pub struct Merge {
+    /// The dataset folders
+    #[arg(required = true, value_name = "DIR")]
+    datasets: Vec<PathBuf>,
+
+    /// The dataset folder to make
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+/// Example: sorcen tokens split emoji --by split --out data (makes data/train, data/val, …)
+#[derive(clap::Args, Debug)]
+pub struct Split {
+    /// The dataset folder
+    #[arg(value_name = "DIR")]
+    dataset: PathBuf,
+
+    /// The column; its values name the new folders
+    #[arg(long, value_name = "COLUMN")]
+    by: String,
+
+    /// Folder for the new datasets
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<()> {
     match args {
         Args::Inspect(args) => inspect(args),
         Args::Verify(args) => verify(args),
+        Args::Merge(args) => merge(args),
+        Args::Split(args) => split(args),
     }
 }
 
 fn verify(args: &Verify) -> Result<()> {
     for dir in &args.datasets {
         let dataset = TokenDataset::open(dir)?;
-        dataset.column("")?; // reads the table of items
+        dataset.items()?;
         println!("{}: {} images, all checks passed", dir.display(), dataset.len());
+    }
+    Ok(())
+}
+
+fn merge(args: &Merge) -> Result<()> {
+    let datasets = args.datasets.iter().map(|dir| TokenDataset::open(dir)).collect::<Result<Vec<_>, _>>()?;
+    let parts: Vec<_> = datasets.iter().map(|dataset| (dataset, (0..dataset.len()).collect())).collect();
+    gather(&parts, &args.out)?;
+    println!("{}: {} images", args.out.display(), datasets.iter().map(TokenDataset::len).sum::<usize>());
+    Ok(())
+}
+
+fn split(args: &Split) -> Result<()> {
+    let dataset = TokenDataset::open(&args.dataset)?;
+    let mut parts: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (index, value) in dataset.column(&args.by)?.into_iter().enumerate() {
+        parts.entry(value).or_default().push(index);
+    }
+    let is_name =
+        |value: &str| !value.is_empty() && value.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
+    if let Some(value) = parts.keys().find(|value| !is_name(value)) {
+        bail!("column {}: expected names of folders (letters, digits, _ and -), found {value:?}", args.by);
+    }
+    for (value, numbers) in parts {
+        let (out, count) = (args.out.join(value), numbers.len());
+        gather(&[(&dataset, numbers)], &out)?;
+        println!("{}: {count} images", out.display());
     }
     Ok(())
 }
@@ -60,7 +122,7 @@ fn inspect(args: &Inspect) -> Result<()> {
     dataset.labels().iter().for_each(|&label| classes[usize::from(label)] += 1);
     let streams: Vec<_> = dataset.streams().map(|(name, stream)| (name, stream, used(stream, dataset.len()))).collect();
     if args.json {
-        let stream = |(name, stream, used): &(&str, &crate::data::TokenStream, usize)| {
+        let stream = |(name, stream, used): &(&str, &TokenStream, usize)| {
             let value = json!({
                 "grid": stream.grid(), "bits": stream.bits(), "codebook_size": stream.codebook_size(),
                 "codes_used": used, "tokenizer": stream.tokenizer(),
@@ -90,7 +152,7 @@ fn inspect(args: &Inspect) -> Result<()> {
 }
 
 /// How many codes occur in a stream of `count` images.
-fn used(stream: &crate::data::TokenStream, count: usize) -> usize {
+fn used(stream: &TokenStream, count: usize) -> usize {
     let mut seen = vec![false; stream.codebook_size()];
     let mut ids = vec![0; stream.tokens()];
     for index in 0..count {

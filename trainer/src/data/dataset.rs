@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use sorcen_runtime::tokens::{row_bytes, unpack_row};
 
 use super::map::{map, sha256_hex};
-use super::{npy, DataError};
+use super::{npy, DataError, Table};
 
 /// The stream every dataset has: the tokens that the model reads and predicts (official name).
 pub const VQGAN: &str = "vqgan";
@@ -172,20 +172,32 @@ impl TokenDataset {
         self.streams.get(name)
     }
 
-    /// A column of `items.csv`, one value per image; `None` where there is no such file or column.
+    /// What is known of the images: `items.csv`, one row per image; `None` where there is no such file.
     ///
     /// # Errors
     /// [`DataError`] where the file is not a table of `len()` rows.
-    pub fn column(&self, name: &str) -> Result<Option<Vec<String>>, DataError> {
+    pub fn items(&self) -> Result<Option<Table>, DataError> {
         if !self.meta.sha256.contains_key(ITEMS) {
             return Ok(None);
         }
         let path = self.dir.join(ITEMS);
-        let table = super::table::Table::read(&path)?;
+        let table = Table::read(&path)?;
         if table.len() != self.len() {
             return Err(DataError::invalid(&path, "rows", self.len(), table.len()));
         }
-        Ok(table.column(name))
+        Ok(Some(table))
+    }
+
+    /// A column of [`items`](Self::items), one value per image.
+    ///
+    /// # Errors
+    /// [`DataError`] where there is no such column, or the file is not a table of `len()` rows.
+    pub fn column(&self, name: &str) -> Result<Vec<String>, DataError> {
+        let items = self.items()?.unwrap_or_default();
+        items.column(name).ok_or_else(|| {
+            let found = format!("{:?}", items.header());
+            DataError::invalid(&self.dir.join(ITEMS), "columns", format_args!("one named {name}"), found)
+        })
     }
 
     fn vqgan(&self) -> &TokenStream {

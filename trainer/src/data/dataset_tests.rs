@@ -1,4 +1,4 @@
-use super::super::{StreamSpec, TokenDatasetWriter};
+use super::super::{gather, StreamSpec, TokenDatasetWriter};
 use super::*;
 
 const COUNT: usize = 5;
@@ -40,8 +40,9 @@ fn round_trip() {
         dino.ids(index, &mut b);
         assert_eq!((a.as_slice(), b.as_slice()), (&ids(index, 9, 300)[..], &ids(index, 4, 65_536)[..]));
     }
-    assert_eq!(dataset.column("name").unwrap().unwrap(), ["a", "b, c", "d", "e", "f"]);
-    assert_eq!(dataset.column("colour").unwrap(), None);
+    assert_eq!(dataset.column("name").unwrap(), ["a", "b, c", "d", "e", "f"]);
+    let message = dataset.column("colour").unwrap_err().to_string();
+    assert!(message.contains("columns: expected one named colour, found [\"name\", \"base\"]"), "{message}");
     assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1, "no temporary folder is left");
 }
 
@@ -133,4 +134,28 @@ fn writer_refuses_what_open_would_refuse() {
     drop(writer);
     assert!(!new.exists());
     assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1, "the temporary folder is removed");
+}
+
+#[test]
+fn gather_merges_and_selects() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = write(temp.path());
+    let dataset = TokenDataset::open(&dir).unwrap();
+    let out = temp.path().join("out");
+    gather(&[(&dataset, vec![4, 1]), (&dataset, vec![2])], &out).unwrap();
+    let gathered = TokenDataset::open(&out).unwrap();
+    assert_eq!(gathered.labels(), [0, 1, 0]);
+    assert_eq!(gathered.column("name").unwrap(), ["f", "b, c", "d"]);
+    let mut dino = [0; 4];
+    gathered.stream("dino").unwrap().ids(2, &mut dino);
+    assert_eq!(dino, ids(2, 4, 65_536)[..]);
+
+    let other = temp.path().join("other");
+    TokenDatasetWriter::create(&other, dataset.class_names().to_vec(), &[spec(VQGAN, 3, 300)])
+        .unwrap()
+        .finish(None)
+        .unwrap();
+    let other = TokenDataset::open(&other).unwrap();
+    let message = gather(&[(&dataset, vec![]), (&other, vec![])], &temp.path().join("new")).unwrap_err().to_string();
+    assert!(message.contains("other: streams: expected"), "{message}");
 }

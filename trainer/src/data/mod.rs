@@ -2,6 +2,7 @@
 
 mod dataset;
 mod error;
+mod gather;
 mod idx;
 mod images;
 mod map;
@@ -11,6 +12,7 @@ mod writer;
 
 pub use dataset::{TokenDataset, TokenStream, VQGAN};
 pub use error::DataError;
+pub use gather::gather;
 pub use idx::Idx;
 pub use images::{ImageQuery, ImageSet};
 pub use map::sha256_hex;

@@ -26,10 +26,7 @@ impl Labelled {
     pub fn of(dataset: &TokenDataset, only: &[(String, String)]) -> Result<Self, DataError> {
         let mut kept = vec![true; dataset.len()];
         for (name, value) in only {
-            let column = dataset.column(name)?.ok_or_else(|| {
-                let expected = format!("a column `{name}`");
-                DataError::invalid(&dataset.dir().join("items.csv"), "columns", expected, "none")
-            })?;
+            let column = dataset.column(name)?;
             kept.iter_mut().zip(column).for_each(|(kept, found)| *kept &= found == *value);
         }
         let kept: Vec<usize> = (0..dataset.len()).filter(|&index| kept[index]).collect();

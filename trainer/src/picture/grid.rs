@@ -29,17 +29,18 @@ impl Default for Grid {
 }
 
 impl Grid {
-    /// Lays out pictures `[side, side, 3]` row by row; places without a picture stay background.
+    /// Lays out pictures `[side, side, 3]` row by row; places without a picture, or with an empty one,
+    /// stay background.
     ///
     /// # Panics
-    /// Where a picture is not `side * side * 3` bytes long.
+    /// Where a picture is neither empty nor `side * side * 3` bytes long.
     pub fn draw(&self, pictures: &[Vec<u8>], side: usize) -> RgbImage {
         let columns = self.columns.max(1);
         let (cell, scale) = (side * self.scale.max(1), self.scale.max(1));
         let rows = pictures.len().div_ceil(columns);
         let extent = |n: usize| (n * (cell + self.gap) + self.gap) as u32;
         let mut sheet = RgbImage::from_pixel(extent(columns), extent(rows), image::Rgb(self.background));
-        for (number, picture) in pictures.iter().enumerate() {
+        for (number, picture) in pictures.iter().enumerate().filter(|(_, picture)| !picture.is_empty()) {
             assert_eq!(picture.len(), side * side * 3, "picture {number}");
             let (left, top) = (extent(number % columns), extent(number / columns));
             for (y, x) in (0..cell).flat_map(|y| (0..cell).map(move |x| (y, x))) {
@@ -50,6 +51,24 @@ impl Grid {
         }
         sheet
     }
+}
+
+/// Orders pictures so that a grid of `columns` shows `rows` below each other, to be compared: so many of
+/// each, then the next. What the last of them lack is filled up with empty pictures.
+///
+/// # Panics
+/// Where the rows differ in length.
+pub fn interleaved(rows: &[&[Vec<u8>]], columns: usize) -> Vec<Vec<u8>> {
+    let (len, columns) = (rows.first().map_or(0, |row| row.len()), columns.max(1));
+    assert!(rows.iter().all(|row| row.len() == len), "rows of one length");
+    let mut all = Vec::new();
+    for start in (0..len).step_by(columns) {
+        for row in rows {
+            all.extend_from_slice(&row[start..(start + columns).min(len)]);
+            all.resize(all.len().next_multiple_of(columns), Vec::new());
+        }
+    }
+    all
 }
 
 /// Writes a PNG file, whole or not at all.
@@ -77,6 +96,15 @@ mod tests {
         let at = |x, y| sheet.get_pixel(x, y).0[0];
         assert_eq!([at(0, 0), at(1, 1), at(6, 6), at(7, 3), at(8, 1), at(13, 6)], [255, 0, 0, 255, 50, 50]);
         assert_eq!([at(1, 8), at(6, 13), at(9, 9)], [100, 100, 255], "the last place is empty");
+    }
+
+    #[test]
+    fn rows_alternate() {
+        let (a, b) = ([vec![0], vec![1], vec![2]], [vec![10], vec![11], vec![12]]);
+        let none = vec![];
+        let expected = [&a[0], &a[1], &b[0], &b[1], &a[2], &none, &b[2], &none];
+        assert!(interleaved(&[&a, &b], 2).iter().eq(expected));
+        assert!(interleaved(&[], 2).is_empty());
     }
 
     #[test]

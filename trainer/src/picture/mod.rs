@@ -4,4 +4,4 @@ mod curve;
 mod grid;
 
 pub use curve::{read_log, save_curves, Curve};
-pub use grid::{save_png, Grid};
+pub use grid::{interleaved, save_png, Grid};
