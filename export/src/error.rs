@@ -117,7 +117,7 @@ impl Error {
     }
 
     /// A value outside its range.
-    pub(crate) fn value(item: impl ToString, expected: impl ToString, found: impl ToString) -> Self {
+    pub fn value(item: impl ToString, expected: impl ToString, found: impl ToString) -> Self {
         Self::Value { item: item.to_string(), expected: expected.to_string(), found: found.to_string() }
     }
 }

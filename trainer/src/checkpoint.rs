@@ -13,12 +13,12 @@
 //! A checkpoint is replaced as a whole: written beside the old one, then renamed.
 
 use std::borrow::Cow;
-use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
+use half::{bf16, f16};
 use safetensors::{tensor::View, Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use sorcen_runtime::ModelConfig;
@@ -27,8 +27,9 @@ use crate::data::DataError;
 use crate::kernels::{Kernels, TrainBackend};
 use crate::model::weight::{join, Weights};
 use crate::model::Sorcen;
-use crate::step::Pretraining;
-use crate::teacher::TEACHER;
+use crate::optim::{AdamW, AdamWOptions};
+use crate::step::{HeadSizes, LossOptions, Networks, Pretraining};
+use crate::teacher::{Teacher, TEACHER};
 
 /// The configuration.
 pub const CONFIG: &str = "config.json";
@@ -60,69 +61,87 @@ impl TensorFile {
         Ok(file)
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     fn tensors(&self) -> Result<SafeTensors<'_>, DataError> {
         SafeTensors::deserialize(&self.bytes)
             .map_err(|error| DataError::invalid(&self.path, "header", "a whole safetensors file", error))
     }
+}
 
-    /// Whether a tensor is there.
-    pub fn contains(&self, name: &str) -> bool {
-        self.tensors().is_ok_and(|tensors| tensors.tensor(name).is_ok())
-    }
+/// A file that weights can be read from by name.
+pub trait WeightSource {
+    /// Where it is.
+    fn path(&self) -> &Path;
 
     /// Shape of a tensor, if it is there.
-    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.tensors().ok()?.tensor(name).ok().map(|view| view.shape().to_vec())
-    }
+    fn shape(&self, name: &str) -> Option<Vec<usize>>;
 
-    /// The finite values of an f32 tensor of shape `dims`, row-major.
+    /// The values of a tensor of floating-point numbers, row-major.
     ///
     /// # Errors
-    /// [`DataError::Invalid`] where it is missing, of another shape or dtype, or not finite.
-    pub fn values(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, DataError> {
-        let invalid =
-            |expected: &dyn Display, found: &dyn Display| Err(DataError::invalid(&self.path, name, expected, found));
-        let tensors = self.tensors()?;
-        let Ok(view) = tensors.tensor(name) else {
-            return invalid(&format!("a tensor {dims:?}"), &"none of this name");
-        };
-        if view.shape() != dims {
-            return invalid(&format!("shape {dims:?}"), &format!("{:?}", view.shape()));
+    /// [`DataError::Invalid`] where it is missing or of another type.
+    fn read(&self, name: &str) -> Result<Vec<f32>, DataError>;
+
+    /// The finite values of a tensor of shape `dims`, row-major.
+    ///
+    /// # Errors
+    /// [`DataError::Invalid`] where it is missing, of another shape or type, or not finite.
+    fn values(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, DataError> {
+        let invalid = |expected: String, found: String| Err(DataError::invalid(self.path(), name, expected, found));
+        match self.shape(name) {
+            None => return invalid(format!("a tensor {dims:?}"), "none of this name".into()),
+            Some(found) if found != dims => return invalid(format!("shape {dims:?}"), format!("{found:?}")),
+            Some(_) => {}
         }
-        if view.dtype() != Dtype::F32 {
-            return invalid(&"F32", &format!("{:?}", view.dtype()));
-        }
-        let (words, _) = view.data().as_chunks::<4>();
-        let values: Vec<f32> = words.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let values = self.read(name)?;
         match values.iter().position(|value| !value.is_finite()) {
-            Some(index) => invalid(&"finite numbers", &format!("{} at {index}", values[index])),
+            Some(index) => invalid("finite numbers".into(), format!("{} at {index}", values[index])),
             None => Ok(values),
         }
     }
+}
 
-    /// Sets every weight of `module` (named after `path`) from this file.
-    ///
-    /// # Errors
-    /// As [`values`](Self::values), for the first weight that fails.
-    pub fn fill<B: Backend>(
-        &self,
-        module: &mut dyn Weights<B>,
-        path: &str,
-        device: &B::Device,
-    ) -> Result<(), DataError> {
-        let mut result = Ok(());
-        module.visit_mut(path, &mut |name, weight| {
-            if result.is_ok() {
-                result = self.values(name, weight.dims()).map(|values| weight.set_from(values, device));
-            }
-        });
-        result
+impl WeightSource for TensorFile {
+    fn path(&self) -> &Path {
+        &self.path
     }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors().ok()?.tensor(name).ok().map(|view| view.shape().to_vec())
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<f32>, DataError> {
+        let tensors = self.tensors()?;
+        let Ok(view) = tensors.tensor(name) else {
+            return Err(DataError::invalid(&self.path, name, "a tensor", "none of this name"));
+        };
+        let (pairs, _) = view.data().as_chunks::<2>();
+        let (words, _) = view.data().as_chunks::<4>();
+        match view.dtype() {
+            Dtype::F32 => Ok(words.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
+            Dtype::F16 => Ok(pairs.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect()),
+            Dtype::BF16 => Ok(pairs.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect()),
+            other => Err(DataError::invalid(&self.path, name, "F32, F16 or BF16", format_args!("{other:?}"))),
+        }
+    }
+}
+
+/// Sets every weight of `module` (named after `path`) from a file.
+///
+/// # Errors
+/// As [`WeightSource::values`], for the first weight that fails.
+pub fn fill<B: Backend>(
+    source: &dyn WeightSource,
+    module: &mut dyn Weights<B>,
+    path: &str,
+    device: &B::Device,
+) -> Result<(), DataError> {
+    let mut result = Ok(());
+    module.visit_mut(path, &mut |name, weight| {
+        if result.is_ok() {
+            result = source.values(name, weight.dims()).map(|values| weight.set_from(values, device));
+        }
+    });
+    result
 }
 
 /// Tensors on their way into a file.
@@ -142,9 +161,11 @@ impl TensorList {
         self.0.push((name.to_string(), HostTensor { dims: dims.to_vec(), bytes }));
     }
 
-    /// Adds every weight of `module`, named after `path`.
-    pub fn push_all<B: Backend>(&mut self, module: &dyn Weights<B>, path: &str) {
-        module.visit(path, &mut |name, weight| self.push(name, weight.dims(), &weight.to_vec()));
+    /// Adds every weight of `module`, named after `path`, with `prefix` before the name.
+    pub fn push_all<B: Backend>(&mut self, module: &dyn Weights<B>, path: &str, prefix: &str) {
+        module.visit(path, &mut |name, weight| {
+            self.push(&format!("{prefix}{name}"), weight.dims(), &weight.to_vec());
+        });
     }
 
     /// Writes a safetensors file.
@@ -193,27 +214,9 @@ pub struct State {
 pub fn save<B: TrainBackend>(dir: &Path, run: &Pretraining<B>, state: &State) -> Result<(), DataError> {
     let (new, old) = (dir.with_extension("new"), dir.with_extension("old"));
     remove(&new)?;
-    let training = new.join(TRAINING_STATE);
-    fs::create_dir_all(&training).map_err(DataError::io(&training))?;
-
-    let mut tensors = TensorList::default();
-    tensors.push_all(&run.networks.student, "");
-    tensors.write(&new.join(MODEL))?;
-    write_json(&new.join(CONFIG), &run.config)?;
-
-    let mut tensors = TensorList::default();
-    tensors.push_all(&run.teacher.blocks, TEACHER);
-    tensors.push_all(&run.networks.projector, "projector");
-    tensors.push_all(&run.networks.momentum_projector, "momentum_projector");
-    tensors.push_all(&run.networks.predictor, "predictor");
-    tensors.push_all(&run.networks.classifier, "classifier");
-    for (name, (first, second)) in &run.optimizer.moments {
-        let values = |t: &Tensor<B::InnerBackend, 2>| t.to_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
-        tensors.push(&join(FIRST_MOMENT, name), &first.dims(), &values(first));
-        tensors.push(&join(SECOND_MOMENT, name), &second.dims(), &values(second));
-    }
-    tensors.write(&training.join(STATE_TENSORS))?;
-    write_json(&training.join(STATE_JSON), state)?;
+    fs::create_dir_all(&new).map_err(DataError::io(&new))?;
+    write_model(&new, &run.config, &run.networks.student)?;
+    write_training(&new, run, state)?;
 
     // Between the two renames only `old` exists: `find` knows it.
     remove(&old)?;
@@ -222,6 +225,39 @@ pub fn save<B: TrainBackend>(dir: &Path, run: &Pretraining<B>, state: &State) ->
     }
     fs::rename(&new, dir).map_err(DataError::io(&new))?;
     remove(&old)
+}
+
+/// Writes `config.json` and `model.safetensors` into the folder `dir`.
+///
+/// # Errors
+/// [`DataError::Io`].
+pub fn write_model<B: Backend>(dir: &Path, config: &ModelConfig, model: &Sorcen<B>) -> Result<(), DataError> {
+    let mut tensors = TensorList::default();
+    tensors.push_all(model, "", "");
+    tensors.write(&dir.join(MODEL))?;
+    write_json(&dir.join(CONFIG), config)
+}
+
+/// Writes `training_state/` into the folder `dir`.
+///
+/// # Errors
+/// [`DataError::Io`].
+pub fn write_training<B: TrainBackend>(dir: &Path, run: &Pretraining<B>, state: &State) -> Result<(), DataError> {
+    let dir = dir.join(TRAINING_STATE);
+    fs::create_dir_all(&dir).map_err(DataError::io(&dir))?;
+    let mut tensors = TensorList::default();
+    tensors.push_all(&run.teacher.blocks, TEACHER, "");
+    tensors.push_all(&run.networks.projector, "projector", "");
+    tensors.push_all(&run.networks.momentum_projector, "momentum_projector", "");
+    tensors.push_all(&run.networks.predictor, "predictor", "");
+    tensors.push_all(&run.networks.classifier, "classifier", "");
+    for (name, (first, second)) in &run.optimizer.moments {
+        let values = |t: &Tensor<B::InnerBackend, 2>| t.to_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
+        tensors.push(&join(FIRST_MOMENT, name), &first.dims(), &values(first));
+        tensors.push(&join(SECOND_MOMENT, name), &second.dims(), &values(second));
+    }
+    tensors.write(&dir.join(STATE_TENSORS))?;
+    write_json(&dir.join(STATE_JSON), state)
 }
 
 /// The checkpoint to go on from, if there is one: `dir`, or the one that was being replaced.
@@ -254,7 +290,7 @@ pub fn read_config_file(file: &Path) -> Result<ModelConfig, DataError> {
 pub fn load_model<B: Kernels>(dir: &Path, device: &B::Device) -> Result<(ModelConfig, Sorcen<B>), DataError> {
     let config = read_config(dir)?;
     let mut model = Sorcen::new(&config, device);
-    TensorFile::open(&dir.join(MODEL))?.fill(&mut model, "", device)?;
+    fill(&TensorFile::open(&dir.join(MODEL))?, &mut model, "", device)?;
     Ok((config, model))
 }
 
@@ -271,7 +307,7 @@ pub fn restore<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<
     let moments = &mut run.optimizer.moments;
     run.networks.visit("", &mut |name, weight| {
         let (first, second) = (join(FIRST_MOMENT, name), join(SECOND_MOMENT, name));
-        if result.is_ok() && tensors.contains(&first) {
+        if result.is_ok() && tensors.shape(&first).is_some() {
             let shape = weight.get().dims();
             let load = |name: &str| {
                 let values = tensors.values(name, &shape)?;
@@ -286,16 +322,66 @@ pub fn restore<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<
     result.map(|()| state)
 }
 
+/// Opens a checkpoint with its training state; the widths of the heads are read from the file.
+///
+/// # Errors
+/// [`DataError`] where it has none, or a tensor is missing or wrong.
+pub fn open_training<B: TrainBackend>(dir: &Path, device: &B::Device) -> Result<Pretraining<B>, DataError> {
+    let config = read_config(dir)?;
+    let state = TensorFile::open(&dir.join(TRAINING_STATE).join(STATE_TENSORS))?;
+    let mut run = empty_training(&config, &state, device)?;
+    restore(dir, &mut run)?;
+    Ok(run)
+}
+
+/// Initial networks whose heads are as wide as those in `source`; official constants.
+///
+/// # Errors
+/// [`DataError`] where a head is missing or out of range.
+pub fn empty_training<B: TrainBackend>(
+    config: &ModelConfig,
+    source: &dyn WeightSource,
+    device: &B::Device,
+) -> Result<Pretraining<B>, DataError> {
+    const WIDEST: usize = 65_536;
+    let rows = |name: &str| match source.shape(name).as_deref() {
+        Some(&[rows @ 1..=WIDEST, _]) => Ok(rows),
+        Some(other) => {
+            let expected = format!("a matrix of 1 to {WIDEST} rows");
+            Err(DataError::invalid(source.path(), name, expected, format_args!("{other:?}")))
+        }
+        None => Err(DataError::invalid(source.path(), name, "a matrix", "none of this name")),
+    };
+    let classes = match source.shape("classifier.2.weight") {
+        Some(_) => rows("classifier.2.weight")?,
+        None => 0,
+    };
+    let sizes = HeadSizes {
+        projector_hidden: rows("projector.projector.0.weight")?,
+        projector_dim: rows("projector.projector.3.weight")?,
+        predictor_hidden: rows("predictor.projector.0.weight")?,
+        classifier_hidden: if classes > 0 { rows("classifier.0.weight")? } else { 0 },
+    };
+    Ok(Pretraining {
+        config: *config,
+        options: LossOptions::default(),
+        networks: Networks::new(config, &sizes, classes, 0, device),
+        teacher: Teacher::new(config, 0, device),
+        optimizer: AdamW::new(AdamWOptions::default()),
+        device: device.clone(),
+    })
+}
+
 /// Loads model, teacher and heads, but not the optimiser; returns the file of the training state.
 fn restore_networks<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<TensorFile, DataError> {
     let device = run.device.clone();
-    TensorFile::open(&dir.join(MODEL))?.fill(&mut run.networks.student, "", &device)?;
+    fill(&TensorFile::open(&dir.join(MODEL))?, &mut run.networks.student, "", &device)?;
     let tensors = TensorFile::open(&dir.join(TRAINING_STATE).join(STATE_TENSORS))?;
-    tensors.fill(&mut run.teacher.blocks, TEACHER, &device)?;
-    tensors.fill(&mut run.networks.projector, "projector", &device)?;
-    tensors.fill(&mut run.networks.momentum_projector, "momentum_projector", &device)?;
-    tensors.fill(&mut run.networks.predictor, "predictor", &device)?;
-    tensors.fill(&mut run.networks.classifier, "classifier", &device)?;
+    fill(&tensors, &mut run.teacher.blocks, TEACHER, &device)?;
+    fill(&tensors, &mut run.networks.projector, "projector", &device)?;
+    fill(&tensors, &mut run.networks.momentum_projector, "momentum_projector", &device)?;
+    fill(&tensors, &mut run.networks.predictor, "predictor", &device)?;
+    fill(&tensors, &mut run.networks.classifier, "classifier", &device)?;
     Ok(tensors)
 }
 
@@ -320,7 +406,7 @@ pub fn initialise<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Resu
         return Ok(());
     }
     let device = run.device.clone();
-    TensorFile::open(&dir.join(MODEL))?.fill(&mut run.networks.student, "", &device)?;
+    fill(&TensorFile::open(&dir.join(MODEL))?, &mut run.networks.student, "", &device)?;
     run.teacher.follow(&run.networks.student, 0.0);
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use burn::backend::{flex::FlexDevice, Autodiff, Flex};
 use safetensors::{Dtype, SafeTensors};
 use sorcen_runtime::ModelConfig;
-use sorcen_trainer::checkpoint::TensorFile;
+use sorcen_trainer::checkpoint::{fill, TensorFile};
 use sorcen_trainer::echo;
 use sorcen_trainer::masking::{Crop, MaskOptions};
 use sorcen_trainer::model::layers::Dropout;
@@ -102,8 +102,8 @@ fn pretraining() -> Pretraining<B> {
         device: DEVICE,
     };
     let weights = TensorFile::open(&fixture("weights.safetensors")).unwrap();
-    weights.fill(&mut run.networks, "", &DEVICE).unwrap();
-    weights.fill(&mut run.teacher.blocks, TEACHER, &DEVICE).unwrap();
+    fill(&weights, &mut run.networks, "", &DEVICE).unwrap();
+    fill(&weights, &mut run.teacher.blocks, TEACHER, &DEVICE).unwrap();
     run
 }
 
@@ -231,7 +231,7 @@ fn patch_rows(values: &[f32], width: usize, positions: impl Iterator<Item = usiz
 fn encoder_and_decoder() {
     let golden = Golden::open("encdec.safetensors");
     let mut model = Sorcen::<Flex>::new(&config(), &DEVICE);
-    TensorFile::open(&fixture("weights.safetensors")).unwrap().fill(&mut model, "", &DEVICE).unwrap();
+    fill(&TensorFile::open(&fixture("weights.safetensors")).unwrap(), &mut model, "", &DEVICE).unwrap();
     let mut failures = Failures::default();
 
     let masks = MaskOptions::default().from_noise(&golden.get("noise"), 256, golden.get("mask_rate")[0]);

@@ -2,8 +2,11 @@
 
 mod decode;
 mod images;
+mod import;
 mod knn;
 pub mod pretrain;
+mod run;
+mod step;
 mod tokenize;
 mod tokenizer;
 mod tokens;
@@ -23,6 +26,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     Pretrain(pretrain::Args),
+    Import(import::Args),
+    Run(run::Args),
+    Step(step::Args),
     Knn(knn::Args),
     #[command(subcommand)]
     Tokenizer(tokenizer::Args),
@@ -39,6 +45,9 @@ pub fn main() -> ExitCode {
         Verb::Tokenizer(args) => tokenizer::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Pretrain(args) => pretrain::run(args),
+        Verb::Import(args) => import::run(args),
+        Verb::Run(args) => run::run(args),
+        Verb::Step(args) => step::run(args),
         Verb::Tokens(args) => tokens::run(args),
         Verb::Decode(args) => decode::run(args),
         Verb::Knn(args) => knn::run(args),

@@ -211,7 +211,7 @@ mod tests {
             close(
                 "below autodiff",
                 fused.clone().inner(),
-                { block.inner().forward(input().inner(), &Dropout::new(rate, 1, 2)) },
+                block.inner().forward(input().inner(), &Dropout::new(rate, 1, 2)),
                 1e-6,
             );
             let (fused, plain) = (gradients(fused, &leaves), gradients(plain, &leaves));

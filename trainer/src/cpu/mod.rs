@@ -15,7 +15,7 @@ use crate::model::block::Block;
 use crate::model::layers::Dropout;
 use crate::model::weight::Weights as _;
 use crate::optim::{Moments, Update};
-use math::wide;
+pub use math::wide;
 
 /// Rows that are worked on together, whatever the number of threads.
 const ROWS: usize = 64;

@@ -7,6 +7,7 @@ use burn::tensor::{Tensor, TensorData};
 use sorcen_runtime::rng::{Rng, Stream};
 
 use super::weight::{weights, Weight};
+use crate::cpu::wide;
 use crate::kernels::Kernels;
 
 /// `y = x Wᵀ + b`.
@@ -114,11 +115,13 @@ impl DropoutSource {
         (start..).zip(first).for_each(single);
         let mut index = start + head;
         let (fours, last) = rest.as_chunks_mut::<4>();
-        for four in fours {
-            let bits = draw(index);
-            *four = [0, 1, 2, 3].map(|lane| factor(bits, lane));
-            index += 4;
-        }
+        wide(|| {
+            for four in fours {
+                let bits = draw(index);
+                *four = [0, 1, 2, 3].map(|lane| factor(bits, lane));
+                index += 4;
+            }
+        });
         (index..).zip(last).for_each(single);
     }
 }

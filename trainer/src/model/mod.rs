@@ -9,6 +9,7 @@ pub mod layers;
 pub mod weight;
 
 use burn::tensor::{backend::Backend, Int, Tensor, TensorData};
+use sorcen_runtime::config::PROBE_NORM_EPS;
 use sorcen_runtime::ModelConfig;
 
 use crate::kernels::Kernels;
@@ -70,7 +71,18 @@ impl<B: Kernels> Sorcen<B> {
         device: &B::Device,
         dropout: &Dropout,
     ) -> Tensor<B, 2> {
-        let y = self.decoder.forward(latent, indices(&layout.canvas, device), dropout);
+        self.decode_canvas(config, latent, indices(&layout.canvas, device), dropout)
+    }
+
+    /// The same from the canvas alone: see [`Decoder::forward`].
+    pub fn decode_canvas(
+        &self,
+        config: &ModelConfig,
+        latent: Tensor<B, 3>,
+        canvas: Tensor<B, 1, Int>,
+        dropout: &Dropout,
+    ) -> Tensor<B, 2> {
+        let y = self.decoder.forward(latent, canvas, dropout);
         let [batch, sequence, width] = y.dims();
         let patches = y.slice([0..batch, 1..sequence, 0..width]).reshape([batch * (sequence - 1), width]);
         let codes = self.embed.word.get().slice([0..config.codebook_size, 0..config.embed_dim]);
@@ -91,8 +103,8 @@ pub fn pool<B: Backend>(x: Tensor<B, 3>, first: usize) -> Tensor<B, 2> {
 }
 
 /// The linear probe's feature of the last block's output `[B, 1+T, D]` (not normed): `[B, D]`.
-pub fn probe_features<B: Backend>(config: &ModelConfig, last: Tensor<B, 3>) -> Tensor<B, 2> {
-    standardise(pool(last, 1), config.layer_norm_eps)
+pub fn probe_features<B: Backend>(last: Tensor<B, 3>) -> Tensor<B, 2> {
+    standardise(pool(last, 1), PROBE_NORM_EPS)
 }
 
 /// An index tensor.

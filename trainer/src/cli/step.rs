@@ -1,0 +1,142 @@
+//! `sorcen step`: one training step with all randomness given, for testers.
+
+use std::path::PathBuf;
+
+use anyhow::{ensure, Context};
+use burn::backend::Autodiff;
+use sorcen_export::tensors::TensorFile;
+
+use crate::checkpoint::{self, TensorList};
+use crate::device::{with_backend, Device};
+use crate::kernels::TrainBackend;
+use crate::masking::{Crop, MaskOptions};
+use crate::model::layers::Dropout;
+use crate::model::weight::Weights as _;
+use crate::schedule::teacher_momentum;
+use crate::step::{Echo, StepInputs};
+use crate::teacher::TEACHER;
+
+/// One training step, dropout off, with every random choice read from a file.
+///
+/// In: `token_ids` [B, T], `labels` [B], `all_mask` [B, 1+T] or [B, T], `noise` [B, T] (the smallest half is
+/// dropped), `sampled_ids` [B, T], `crop_size`, `crop_row` [B], `crop_col` [B]; other tensors are ignored.
+/// Out: the losses, `grad/NAME` before clipping and `param/NAME` after AdamW. The checkpoint needs its
+/// training_state (`sorcen import --with_training_state` makes one).
+#[derive(clap::Args)]
+#[command(rename_all = "snake_case")]
+pub struct Args {
+    /// Checkpoint folder with a training_state.
+    #[arg(long, value_name = "DIR")]
+    checkpoint: PathBuf,
+    /// Input tensors (safetensors).
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// Epoch: teacher momentum, and whether echoes are in use (from 11 on).
+    #[arg(long)]
+    epoch: u64,
+    /// Learning rate.
+    #[arg(long)]
+    lr: f64,
+    /// Output tensors (safetensors).
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    /// Where to compute.
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: Device,
+}
+
+/// Official: echoes are the ground truth up to and with this epoch.
+const ECHO_WARMUP_EPOCHS: u64 = 10;
+
+/// Runs the verb.
+///
+/// # Errors
+/// Bad files, or tensors that do not fit the model.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    with_backend!(args.device, B => step::<Autodiff<B>>(args))
+}
+
+fn step<B: TrainBackend>(args: &Args) -> anyhow::Result<()> {
+    let mut run = checkpoint::open_training::<B>(&args.checkpoint, &Default::default())?;
+    let inputs = read_inputs(args, run.config.grid, run.config.codebook_size)?;
+
+    run.follow(teacher_momentum(0.996, 1600.0, args.epoch));
+    let (losses, statistics) = run.losses(&inputs);
+    let mut out = TensorList::default();
+    let terms = losses.stack().into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
+    let names = ["loss_rec", "loss_uniformity", "loss_infonce", "loss_classifier", "loss_total"];
+    for (name, term) in names.iter().zip(&terms) {
+        out.push(name, &[], &[*term]);
+        println!("{name} {term}");
+    }
+
+    let mut grads = losses.total.backward();
+    run.networks.visit("", &mut |name, weight| {
+        if let Some(gradient) = weight.gradient(&grads) {
+            let values = gradient.into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
+            out.push(&format!("grad/{name}"), weight.dims(), &values);
+        }
+    });
+    if let Some(statistics) = statistics {
+        run.update_statistics(statistics);
+    }
+    run.optimizer.update(&mut run.networks, &mut grads, args.lr);
+    out.push_all(&run.networks, "", "param/");
+    out.push_all(&run.teacher.blocks, TEACHER, "param/");
+    let partial = args.output.with_extension("partial");
+    out.write(&partial)?;
+    std::fs::rename(&partial, &args.output).with_context(|| args.output.display().to_string())
+}
+
+fn read_inputs(args: &Args, grid: usize, codes: usize) -> anyhow::Result<StepInputs> {
+    let file = TensorFile::open(&args.input)?;
+    let tokens = grid * grid;
+    let ids = file.ints("token_ids", 2)?;
+    let batch = ids.shape()[0];
+    ensure!(ids.shape() == [batch, tokens], "token_ids: expected [B, {tokens}], found {:?}", ids.shape());
+    let of_batch = |name: &str, rank: usize, count: usize| -> anyhow::Result<Vec<f64>> {
+        let values = file.numbers(name, rank)?;
+        ensure!(values.len() == count, "{name}: expected {count} numbers, found {:?}", values.shape());
+        Ok(values.into_iter().collect())
+    };
+    let codes_of = |name: &str| -> anyhow::Result<Vec<u16>> {
+        let values = of_batch(name, 2, batch * tokens)?;
+        let bad = values.iter().position(|id| !(0.0..codes as f64).contains(id));
+        ensure!(bad.is_none(), "{name}: expected ids below {codes}, found {:?}", bad.map(|i| values[i]));
+        Ok(values.iter().map(|&id| id as u16).collect())
+    };
+
+    // The mask may have a column for the class token, always 0.
+    let mask = file.numbers("all_mask", 2)?;
+    let skip = mask.shape()[1].saturating_sub(tokens);
+    ensure!(
+        mask.shape() == [batch, tokens + skip] && skip <= 1,
+        "all_mask: expected [{batch}, {tokens}] or one column more, found {:?}",
+        mask.shape()
+    );
+    let masked: Vec<bool> =
+        mask.indexed_iter().filter(|(at, _)| at[1] >= skip).map(|(_, &value)| value != 0.0).collect();
+    let noise = of_batch("noise", 2, batch * tokens)?;
+    let mut masks = MaskOptions::default().from_noise(&noise, tokens, 0.5);
+    masks.masked = masked;
+
+    let side = file.numbers("crop_size", 0)?.iter().next().copied().unwrap_or_default() as usize;
+    let corners: Vec<(usize, usize)> = of_batch("crop_row", 1, batch)?
+        .into_iter()
+        .zip(of_batch("crop_col", 1, batch)?)
+        .map(|(row, column)| (row as usize, column as usize))
+        .collect();
+    let fits = |&(row, column): &(usize, usize)| row + side <= grid && column + side <= grid;
+    ensure!(side >= 1 && corners.iter().all(fits), "crop: expected squares inside the {grid}×{grid} grid");
+    Ok(StepInputs {
+        ids: codes_of("token_ids")?,
+        labels: of_batch("labels", 1, batch)?.into_iter().map(|label| label as u16).collect(),
+        masks,
+        echo: match args.epoch > ECHO_WARMUP_EPOCHS {
+            true => Echo::Given(codes_of("sampled_ids")?),
+            false => Echo::GroundTruth,
+        },
+        crop: Crop { side, corners },
+        dropout: Dropout::off(),
+    })
+}

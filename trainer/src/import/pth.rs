@@ -1,0 +1,235 @@
+//! PyTorch checkpoints (`.pth`), the zip format and the older one, read without executing anything.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+
+use super::archive;
+use super::pickle::{Id, Node, Pickle};
+use crate::checkpoint::WeightSource;
+use crate::data::DataError;
+
+/// Element types of storages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Element {
+    F32,
+    F64,
+    F16,
+    Bf16,
+    Other,
+}
+
+impl Element {
+    fn of(class: &str) -> Self {
+        match class {
+            "torch FloatStorage" => Self::F32,
+            "torch DoubleStorage" => Self::F64,
+            "torch HalfStorage" => Self::F16,
+            "torch BFloat16Storage" => Self::Bf16,
+            _ => Self::Other,
+        }
+    }
+
+    fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F64 => 8,
+            Self::F16 | Self::Bf16 => 2,
+            Self::Other => 0,
+        }
+    }
+}
+
+/// A strided view of a storage.
+#[derive(Clone, Debug)]
+struct Tensor {
+    element: Element,
+    storage: String,
+    offset: usize,
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+}
+
+/// A checkpoint's tensors: those of its `model` entry, or of the file itself where it is a bare state dict.
+#[derive(Debug)]
+pub struct PthFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    tensors: BTreeMap<String, Tensor>,
+    storages: BTreeMap<String, Range<usize>>,
+}
+
+impl PthFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`DataError`] where it cannot be read or is not a PyTorch checkpoint.
+    pub fn open(path: &Path) -> Result<Self, DataError> {
+        let bytes = std::fs::read(path).map_err(DataError::io(path))?;
+        let parsed = if bytes.starts_with(b"PK") { zipped(&bytes) } else { legacy(&bytes) };
+        let (pickle, storages) =
+            parsed.map_err(|found| DataError::invalid(path, "contents", "a PyTorch checkpoint", found))?;
+        let tensors = tensors(&pickle);
+        if tensors.is_empty() {
+            return Err(DataError::invalid(path, "contents", "a state dict, bare or under `model`", "no tensor"));
+        }
+        Ok(Self { path: path.to_path_buf(), bytes, tensors, storages })
+    }
+
+    fn invalid<T>(&self, name: &str, expected: &str, found: impl std::fmt::Display) -> Result<T, DataError> {
+        Err(DataError::invalid(&self.path, name, expected, found))
+    }
+}
+
+impl WeightSource for PthFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors.get(name).map(|tensor| tensor.shape.clone())
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<f32>, DataError> {
+        let Some(tensor) = self.tensors.get(name) else { return self.invalid(name, "a tensor", "none of this name") };
+        let size = tensor.element.bytes();
+        if size == 0 {
+            return self.invalid(name, "floating-point numbers", "another element type");
+        }
+        let Some(storage) = self.storages.get(&tensor.storage).map(|range| &self.bytes[range.clone()]) else {
+            return self.invalid(name, "a storage", format_args!("no storage {}", tensor.storage));
+        };
+        let available = storage.len() / size;
+        let span = tensor.shape.iter().zip(&tensor.strides).try_fold(tensor.offset, |last, (&n, &stride)| {
+            n.checked_sub(1).and_then(|steps| steps.checked_mul(stride)).and_then(|reach| last.checked_add(reach))
+        });
+        if !span.is_some_and(|last| last < available) {
+            return self.invalid(name, "elements inside its storage", format_args!("{available} in the storage"));
+        }
+        let element = |index: usize| {
+            let bytes = &storage[index * size..(index + 1) * size];
+            match *bytes {
+                [a, b] if tensor.element == Element::F16 => f16::from_le_bytes([a, b]).to_f32(),
+                [a, b] => bf16::from_le_bytes([a, b]).to_f32(),
+                [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+                _ => f64::from_le_bytes(std::array::from_fn(|i| bytes[i])) as f32,
+            }
+        };
+        let count: usize = tensor.shape.iter().product();
+        let index = |mut i: usize| {
+            let dims = tensor.shape.iter().zip(&tensor.strides).rev();
+            dims.fold(tensor.offset, |at, (&n, &stride)| {
+                let here = i % n;
+                i /= n;
+                at + here * stride
+            })
+        };
+        Ok((0..count).map(|i| element(index(i))).collect())
+    }
+}
+
+type Parsed = (Pickle, BTreeMap<String, Range<usize>>);
+
+/// PyTorch 1.6 and later: a zip of `NAME/data.pkl` and `NAME/data/KEY`.
+fn zipped(bytes: &[u8]) -> Result<Parsed, String> {
+    let entries = archive::entries(bytes)?;
+    let (name, range) = entries.iter().find(|(name, _)| name.ends_with("/data.pkl")).ok_or("a zip without data.pkl")?;
+    let pickle = Pickle::read(&bytes[range.clone()])?;
+    let folder = name.replace("/data.pkl", "/data/");
+    let key = |(name, range): (&String, &Range<usize>)| Some((name.strip_prefix(&folder)?.to_string(), range.clone()));
+    let storages = entries.iter().filter_map(key).collect();
+    Ok((pickle, storages))
+}
+
+/// Older: magic number, protocol, system, contents, list of storage keys (all pickles), then the storages.
+fn legacy(bytes: &[u8]) -> Result<Parsed, String> {
+    const MAGIC: [u8; 14] = [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+    if !bytes.starts_with(&MAGIC) {
+        return Err("neither a zip nor PyTorch's older format".into());
+    }
+    let mut at = 0;
+    let mut next = || {
+        let pickle = Pickle::read(&bytes[at..])?;
+        at += pickle.length;
+        Ok::<_, String>(pickle)
+    };
+    let (_magic, _protocol, _system) = (next()?, next()?, next()?);
+    let (contents, keys) = (next()?, next()?);
+    let elements = storage_elements(&contents);
+    let mut storages = BTreeMap::new();
+    for &key in keys.list(keys.root).ok_or("no list of storages")? {
+        let key = keys.str(key).ok_or("a storage key that is no text")?;
+        let header = bytes.get(at..at + 8).and_then(|b| <[u8; 8]>::try_from(b).ok()).ok_or("file ends in a storage")?;
+        let count = usize::try_from(u64::from_le_bytes(header)).map_err(|_| "storage too large")?;
+        // The size of an element is known from the tensors alone.
+        let size = elements.get(key).copied().unwrap_or(0);
+        let end = count.checked_mul(size).and_then(|n| n.checked_add(at + 8)).filter(|&end| end <= bytes.len());
+        let end = end.ok_or("file ends in a storage")?;
+        storages.insert(key.to_string(), at + 8..end);
+        at = end;
+    }
+    Ok((contents, storages))
+}
+
+/// Bytes of an element of each storage that the pickle mentions.
+fn storage_elements(pickle: &Pickle) -> BTreeMap<String, usize> {
+    let mut sizes = BTreeMap::new();
+    for id in 0..pickle.count() {
+        if let Node::Persistent(id) = *pickle.get(id) {
+            if let Some((class, key)) = storage(pickle, id) {
+                let size = match class {
+                    "torch DoubleStorage" | "torch LongStorage" => 8,
+                    "torch HalfStorage" | "torch BFloat16Storage" | "torch ShortStorage" => 2,
+                    "torch ByteStorage" | "torch CharStorage" | "torch BoolStorage" => 1,
+                    _ => 4,
+                };
+                sizes.insert(key.to_string(), size);
+            }
+        }
+    }
+    sizes
+}
+
+/// Class and key of the storage in a persistent id: `('storage', class, key, location, count)`.
+fn storage(pickle: &Pickle, id: Id) -> Option<(&str, &str)> {
+    let [_, class, key, ..] = *pickle.list(id)? else { return None };
+    match pickle.get(class) {
+        Node::Global(class) => Some((class, pickle.str(key)?)),
+        _ => None,
+    }
+}
+
+/// The tensors of the `model` entry, or of the whole.
+fn tensors(pickle: &Pickle) -> BTreeMap<String, Tensor> {
+    let entries = |id: Id| pickle.dict(id).unwrap_or_default();
+    let root = entries(pickle.root);
+    let model = root.iter().find(|(key, _)| matches!(pickle.str(*key), Some("model" | "state_dict")));
+    let state = model.map_or(root, |(_, value)| entries(*value));
+    state.iter().filter_map(|&(key, value)| Some((pickle.str(key)?.to_string(), tensor(pickle, value)?))).collect()
+}
+
+/// `_rebuild_tensor_v2(storage, offset, size, stride, …)`, or a parameter around one.
+fn tensor(pickle: &Pickle, id: Id) -> Option<Tensor> {
+    let Node::Call(function, arguments) = *pickle.get(id) else { return None };
+    let Node::Global(function) = pickle.get(function) else { return None };
+    let arguments = pickle.list(arguments)?;
+    match function.as_str() {
+        "torch._utils _rebuild_tensor_v2" | "torch._utils _rebuild_tensor" => {
+            let [persistent, offset, shape, strides, ..] = *arguments else { return None };
+            let Node::Persistent(persistent) = *pickle.get(persistent) else { return None };
+            let (class, key) = storage(pickle, persistent)?;
+            let Node::Int(offset) = *pickle.get(offset) else { return None };
+            let (shape, strides) = (pickle.sizes(shape)?, pickle.sizes(strides)?);
+            let fits = shape.len() == strides.len();
+            let offset = usize::try_from(offset).ok()?;
+            fits.then(|| Tensor { element: Element::of(class), storage: key.to_string(), offset, shape, strides })
+        }
+        // The pickle is finite, and a parameter's tensor comes before it: this cannot go round in circles.
+        "torch._utils _rebuild_parameter" => {
+            arguments.first().filter(|&&inner| inner < id).and_then(|&inner| tensor(pickle, inner))
+        }
+        _ => None,
+    }
+}
