@@ -1,5 +1,6 @@
 //! Sorcen's trainer: tokens in, checkpoints out, on any Burn backend.
 
+pub mod bundled;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
@@ -18,6 +19,7 @@ pub mod metrics;
 pub mod model;
 pub mod optim;
 pub mod picture;
+pub mod quickstart;
 pub mod schedule;
 pub mod step;
 pub mod teacher;

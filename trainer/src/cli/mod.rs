@@ -5,6 +5,7 @@ mod images;
 mod import;
 mod knn;
 pub mod pretrain;
+mod quickstart;
 mod run;
 mod step;
 mod tokenize;
@@ -25,6 +26,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    Quickstart(quickstart::Args),
+    Demo(quickstart::DemoArgs),
     Pretrain(pretrain::Args),
     Import(import::Args),
     Run(run::Args),
@@ -42,6 +45,8 @@ enum Verb {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result: anyhow::Result<()> = match &cli.verb {
+        Verb::Quickstart(args) => quickstart::run(args),
+        Verb::Demo(args) => quickstart::run_demo(args),
         Verb::Tokenizer(args) => tokenizer::run(args),
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Pretrain(args) => pretrain::run(args),

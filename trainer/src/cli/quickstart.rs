@@ -1,0 +1,64 @@
+//! `sorcen quickstart` and `sorcen demo`.
+
+use std::path::PathBuf;
+
+use crate::quickstart::{self, DemoOptions, Init};
+
+/// The whole way on bundled data: train, export, cross-check, features, new images, report.
+///
+/// CPU only, nothing is downloaded. Trains for `--minutes`, writes the checkpoint, ONNX files and packs, compares
+/// the float reference with each of them, measures k-NN accuracy with the int8 runtime, draws new images and
+/// fills others in from a quarter of their tokens. Ends with OUT/report.md.
+#[derive(clap::Args)]
+#[command(rename_all = "snake_case")]
+pub struct Args {
+    /// Minutes of pretraining
+    #[arg(long, default_value_t = 2.0)]
+    minutes: f64,
+    /// Folder for everything the run makes; files of an earlier run are replaced
+    #[arg(long, default_value = "out/quickstart")]
+    out: PathBuf,
+    /// What training starts from
+    #[arg(long, value_enum, default_value_t = Init::Bundled)]
+    init: Init,
+    /// Seed of training and of the pictures
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// New images to draw
+    #[arg(long, default_value_t = 32)]
+    samples: usize,
+}
+
+/// Runs the quickstart.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let options = quickstart::Options {
+        minutes: args.minutes,
+        out: args.out.clone(),
+        init: args.init,
+        seed: args.seed,
+        samples: args.samples,
+    };
+    quickstart::run(&options).map(|_| ())
+}
+
+/// What the bundled model does, without training: k-NN accuracy, new images, images filled in.
+///
+/// Runs the int8 pack that firmware embeds; the same bits come out on every machine.
+#[derive(clap::Args)]
+#[command(rename_all = "snake_case")]
+pub struct DemoArgs {
+    /// Folder for the pictures
+    #[arg(long, default_value = "out/demo")]
+    out: PathBuf,
+    /// New images to draw
+    #[arg(long, default_value_t = 32)]
+    samples: usize,
+    /// Seed of the first image; image i has seed SEED + i
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// Runs the demo.
+pub fn run_demo(args: &DemoArgs) -> anyhow::Result<()> {
+    quickstart::demo(&DemoOptions { out: args.out.clone(), samples: args.samples, seed: args.seed })
+}

@@ -1,0 +1,75 @@
+//! The whole way and the demo, as a user runs them.
+
+use std::{fs, path::Path, process::Command};
+
+fn sorcen(args: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_sorcen")).args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// Width and height of a PNG, after its whole decoding.
+fn png_size(path: &Path) -> (u32, u32) {
+    let picture = image::open(path).unwrap();
+    (picture.width(), picture.height())
+}
+
+#[test]
+fn quickstart_goes_the_whole_way() {
+    for init in ["bundled", "scratch"] {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().to_str().unwrap();
+        let (code, stdout, stderr) =
+            sorcen(&["quickstart", "--minutes", "0.05", "--samples", "3", "--init", init, "--out", out]);
+        assert_eq!(code, 0, "{stdout}\n{stderr}");
+        for stage in 1..=8 {
+            assert!(stdout.contains(&format!("[{stage}/8]")), "{stdout}");
+        }
+        let file = |name: &str| dir.path().join(name);
+        let report = fs::read_to_string(file("report.md")).unwrap();
+        assert!(report.contains("k-NN accuracy") && !report.contains("FAILED"), "{report}");
+        assert!(report.contains(if init == "bundled" { "bundled checkpoint" } else { "random weights" }));
+        for name in ["loss.png", "samples.png", "reconstruct.png"] {
+            assert!(report.contains(name));
+            let (width, height) = png_size(&file(name));
+            assert!(width > 64 && height > 64, "{name}: {width}x{height}");
+        }
+        for name in [
+            "training/log.txt",
+            "training/checkpoint/model.safetensors",
+            "training/checkpoint/config.json",
+            "onnx/encoder.onnx",
+            "onnx/decoder.onnx",
+            "model.srcn",
+            "model-f32.srcn",
+        ] {
+            assert!(fs::metadata(file(name)).unwrap().len() > 0, "{name}");
+        }
+        let log = fs::read_to_string(file("training/log.txt")).unwrap();
+        for line in log.lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(line["train_loss"].as_f64().unwrap().is_finite());
+        }
+    }
+}
+
+#[test]
+fn the_demo_draws_the_same_pictures_twice() {
+    let pictures = || {
+        let dir = tempfile::tempdir().unwrap();
+        let (code, stdout, stderr) = sorcen(&["demo", "--samples", "2", "--out", dir.path().to_str().unwrap()]);
+        assert_eq!(code, 0, "{stdout}\n{stderr}");
+        ["samples.png", "reconstruct.png"].map(|name| fs::read(dir.path().join(name)).unwrap())
+    };
+    assert_eq!(pictures(), pictures());
+}
+
+#[test]
+fn usage_errors_have_code_2_and_failures_code_1() {
+    assert_eq!(sorcen(&["quickstart", "--minutes", "soon"]).0, 2);
+    assert_eq!(sorcen(&["no_such_verb"]).0, 2);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let (code, _, stderr) = sorcen(&["demo", "--out", file.path().to_str().unwrap()]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains(file.path().to_str().unwrap()), "{stderr}");
+}
