@@ -15,6 +15,7 @@ mod tokens;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use sorcen_export::cli::{generate, inspect, onnx, pack, verify};
 
 /// Sorcen: one vision transformer that represents images and generates them, from VQ tokens.
 #[derive(Parser)]
@@ -39,6 +40,11 @@ enum Verb {
     #[command(subcommand)]
     Tokens(tokens::Args),
     Decode(decode::Args),
+    Onnx(onnx::Args),
+    Pack(pack::Args),
+    Verify(verify::Args),
+    Inspect(inspect::Args),
+    Generate(generate::Args),
 }
 
 /// Parses the arguments and runs the verb: exit code 0 ok, 1 failed, 2 usage (clap's own).
@@ -55,6 +61,11 @@ pub fn main() -> ExitCode {
         Verb::Step(args) => step::run(args),
         Verb::Tokens(args) => tokens::run(args),
         Verb::Decode(args) => decode::run(args),
+        Verb::Onnx(args) => onnx::run(args),
+        Verb::Pack(args) => pack::run(args),
+        Verb::Verify(args) => verify::run(args),
+        Verb::Inspect(args) => inspect::run(args),
+        Verb::Generate(args) => generate::run(args),
         Verb::Knn(args) => knn::run(args),
     };
     match result {
