@@ -116,3 +116,21 @@ fn what_does_not_fit_is_named() {
     let diverged = failure(|o| o.lr = Some(1e30));
     assert!(diverged.contains("expected a finite number"), "{diverged}");
 }
+
+#[test]
+fn the_verb_does_not_write_over_a_run() {
+    let dir = tempfile::tempdir().unwrap();
+    dataset(&dir.path().join("data"));
+    let [data, out] = ["data", "run"].map(|name| dir.path().join(name).display().to_string());
+    let pretrain = |more: &[&str]| {
+        let arguments = ["pretrain", "--data", &data, "--output_dir", &out, "--model", "micro", "--batch_size", "8"];
+        let sorcen = std::process::Command::new(env!("CARGO_BIN_EXE_sorcen")).args(arguments).args(more).output();
+        let output = sorcen.unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(pretrain(&["--steps", "2"]).0, Some(0));
+    let (code, message) = pretrain(&["--steps", "2"]);
+    assert!(code == Some(1) && message.contains("--resume auto"), "{message}");
+    assert_eq!(pretrain(&["--steps", "2", "--resume", "auto"]).0, Some(0), "a finished run is left as it is");
+    assert_eq!(pretrain(&["--steps", "2", "--minutes", "1"]).0, Some(2), "a usage error");
+}

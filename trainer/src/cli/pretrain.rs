@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{bail, Context};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::checkpoint;
 use crate::config::{Duration, ModelChoice, PretrainOptions};
 use crate::device::Device;
 use crate::step::Method;
@@ -198,6 +199,11 @@ impl Args {
 /// # Errors
 /// Whatever [`train::pretrain`] reports.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    let begun = checkpoint::find(&args.output_dir.join(train::CHECKPOINT));
+    if let Some(found) = begun.filter(|_| args.resume == Resume::No) {
+        let found = found.display();
+        bail!("--output_dir: expected a folder without a run, found {found}; --resume auto goes on with that run");
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     ctrlc::set_handler(move || {

@@ -17,7 +17,6 @@ use crate::kernels::Kernels;
 use crate::model::block::Block;
 use crate::model::layers::Dropout;
 use crate::model::weight::Weights as _;
-use crate::optim::{Moments, Update};
 
 type Primitive = FloatTensor<Flex>;
 
@@ -160,21 +159,13 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
             [primitive(gradient.clone() * upstream)]
         })
     }
-
-    fn adamw(
-        value: Tensor<Self, 2>,
-        gradient: Tensor<Self, 2>,
-        moments: &mut Moments<Self>,
-        update: &Update<Self>,
-    ) -> Tensor<Self, 2> {
-        update.apply_plain(value, gradient, moments) // never called: weights are updated below autodiff
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::layers::LayerNorm;
+    use crate::optim::Update;
 
     type B = Autodiff<Flex>;
 

@@ -10,9 +10,10 @@ use super::gemm::{gemm, Packed, Then, View};
 use super::math::{self, wide};
 use crate::model::layers::DropoutSource;
 
-/// Images are divided into at most this many groups, whatever the number of threads: gradients are
-/// summed within a group and then over groups, in order, so that results do not depend on it.
-const GROUPS: usize = 16;
+/// Images are divided into groups of this many, and into at most [`GROUPS`], whatever the number of threads:
+/// gradients are summed within a group and then over groups, in order, so that results do not depend on it.
+const GROUP: usize = 8;
+const GROUPS: usize = 64;
 
 /// Sizes of a block.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +77,7 @@ pub struct Tape {
 
 impl Shape {
     fn groups(&self) -> Vec<Range<usize>> {
-        let size = self.batch.div_ceil(GROUPS).max(1);
+        let size = self.batch.div_ceil(GROUPS).max(GROUP.min(self.batch.div_ceil(2))).max(1);
         (0..self.batch).step_by(size).map(|start| start..(start + size).min(self.batch)).collect()
     }
 

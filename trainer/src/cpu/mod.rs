@@ -97,21 +97,16 @@ impl Kernels for Flex {
         moments: &mut Moments<Self>,
         update: &Update<Self>,
     ) -> Tensor<Self, 2> {
-        let dims = value.dims();
         let factor = Slice::new(update.factor.clone()).get()[0];
         let gradient = Slice::new(gradient);
-        let own = |tensor: Tensor<Self, 2>| tensor.into_primitive().tensor().to_contiguous();
-        let (mut p, mut m, mut v) = (own(value), own(moments.0.clone()), own(moments.1.clone()));
-        *moments = (Tensor::empty([0, 0], &Default::default()), Tensor::empty([0, 0], &Default::default()));
-        let [b1, b2, c1, c2] =
-            [update.beta1, update.beta2, 1.0 - update.beta1, 1.0 - update.beta2].map(|beta| beta as f32);
-        let [shrink, step, root, eps] = [
-            1.0 - update.lr * update.decay,
-            update.lr / update.correction1,
-            1.0 / update.correction2.sqrt(),
-            update.eps,
-        ]
-        .map(|x| x as f32);
+        let empty = || Tensor::empty([0, 0], &Default::default());
+        // Taken, not cloned: memory that nothing else holds is changed in place.
+        let (first, second) = std::mem::replace(moments, (empty(), empty()));
+        let [mut p, mut m, mut v] = [value, first, second].map(|t| t.into_primitive().tensor().to_contiguous());
+        let Update { lr, decay, beta1, beta2, eps, correction1, correction2, .. } = *update;
+        let [b1, b2, c1, c2] = [beta1, beta2, 1.0 - beta1, 1.0 - beta2].map(|x| x as f32);
+        let [shrink, step, root, eps] =
+            [1.0 - lr * decay, lr / correction1, 1.0 / correction2.sqrt(), eps].map(|x| x as f32);
         let (ps, ms, vs) = (p.storage_mut::<f32>(), m.storage_mut::<f32>(), v.storage_mut::<f32>());
         wide(|| {
             for (((p, m), v), g) in ps.iter_mut().zip(ms).zip(vs).zip(gradient.get()) {
@@ -123,7 +118,6 @@ impl Kernels for Flex {
         });
         let wrap = |tensor| Tensor::from_primitive(TensorPrimitive::Float(tensor));
         *moments = (wrap(m), wrap(v));
-        let _ = dims;
         wrap(p)
     }
 }
@@ -138,28 +132,27 @@ fn smoothed_cross_entropy(
 ) -> (f32, Vec<f32>) {
     let share = 1.0 / counted.iter().filter(|&&c| c).count().max(1) as f32;
     let mut gradient = vec![0.0; logits.len()];
-    let group = |((gradient, logits), (targets, counted)): ((&mut [f32], &[f32]), (&[i32], &[bool]))| {
-        let mut total = 0.0f64;
-        let rows = gradient.chunks_exact_mut(codes).zip(logits.chunks_exact(codes)).zip(targets.iter().zip(counted));
-        for ((gradient, logits), (&target, &counted)) in rows {
-            if counted {
-                gradient.copy_from_slice(logits);
-                let log_sum = math::softmax(gradient, 1.0);
-                let mean = math::sum(logits, |x| x) / codes as f32;
-                let hit = logits[target as usize];
-                total += f64::from(log_sum - (1.0 - smoothing) * hit - smoothing * mean);
-                let rest = smoothing / codes as f32;
-                gradient.iter_mut().for_each(|p| *p = (*p - rest) * share);
-                gradient[target as usize] -= (1.0 - smoothing) * share;
-            }
-        }
-        total
+    let row = |gradient: &mut [f32], logits: &[f32], target: usize| {
+        gradient.copy_from_slice(logits);
+        let log_sum = math::softmax(gradient, 1.0);
+        let mean = math::sum(logits, |x| x) / codes as f32;
+        let rest = smoothing / codes as f32;
+        gradient.iter_mut().for_each(|p| *p = (*p - rest) * share);
+        gradient[target] -= (1.0 - smoothing) * share;
+        f64::from(log_sum - (1.0 - smoothing) * logits[target] - smoothing * mean)
     };
     let totals: Vec<f64> = gradient
         .par_chunks_mut(ROWS * codes)
         .zip(logits.par_chunks(ROWS * codes))
         .zip(targets.par_chunks(ROWS).zip(counted.par_chunks(ROWS)))
-        .map(|item| wide(|| group(item)))
+        .map(|((gradient, logits), (targets, counted))| {
+            let rows =
+                gradient.chunks_exact_mut(codes).zip(logits.chunks_exact(codes)).zip(targets.iter().zip(counted));
+            let counted = rows.filter(|(_, (_, &counted))| counted);
+            wide(|| {
+                counted.map(|((gradient, logits), (&target, _))| row(gradient, logits, target as usize)).sum::<f64>()
+            })
+        })
         .collect();
     ((totals.iter().sum::<f64>() * f64::from(share)) as f32, gradient)
 }

@@ -105,7 +105,7 @@ impl WeightSource for PthFile {
         let span = tensor.shape.iter().zip(&tensor.strides).try_fold(tensor.offset, |last, (&n, &stride)| {
             n.checked_sub(1).and_then(|steps| steps.checked_mul(stride)).and_then(|reach| last.checked_add(reach))
         });
-        if !span.is_some_and(|last| last < available) {
+        if span.is_none_or(|last| last >= available) {
             return self.invalid(name, "elements inside its storage", format_args!("{available} in the storage"));
         }
         let element = |index: usize| {
