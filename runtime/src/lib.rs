@@ -40,5 +40,7 @@ pub mod tokens;
 
 pub use config::ModelConfig;
 pub use error::Error;
+#[cfg(feature = "std")]
+pub use kernels::map::MappedFile;
 pub use model::Model;
 pub use pack::Pack;

@@ -4,4 +4,6 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod bytes;
+#[cfg(feature = "std")]
+pub(crate) mod map;
 pub(crate) mod scalar;

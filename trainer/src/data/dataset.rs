@@ -17,11 +17,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use sorcen_runtime::tokens::{row_bytes, unpack_row};
+use sorcen_runtime::MappedFile;
 
-use super::map::{map, sha256_hex};
+use super::digest::sha256_hex;
 use super::{npy, DataError, Table};
 
 /// The stream every dataset has: the tokens that the model reads and predicts (official name).
@@ -78,7 +78,7 @@ pub struct TokenDataset {
 #[derive(Debug)]
 pub struct TokenStream {
     meta: StreamMeta,
-    file: Mmap,
+    file: MappedFile,
     /// Where the rows start in the file.
     start: usize,
 }
@@ -322,10 +322,10 @@ pub(super) fn check_stream(path: &Path, name: &str, stream: &StreamMeta) -> Resu
     Ok(())
 }
 
-fn checked_map(path: &Path, meta: &Meta) -> Result<Mmap, DataError> {
+fn checked_map(path: &Path, meta: &Meta) -> Result<MappedFile, DataError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let expected = meta.sha256.get(name.as_ref()).map_or("an entry in `sha256` of meta.json", String::as_str);
-    let file = map(path)?;
+    let file = MappedFile::open(path).map_err(DataError::io(path))?;
     let found = sha256_hex(&file);
     if found != expected {
         return Err(DataError::invalid(path, "SHA-256", expected, found));

@@ -1,20 +1,20 @@
 //! Data in and out: the token dataset (a folder of numpy files) and images to tokenise.
 
 mod dataset;
+mod digest;
 mod error;
 mod gather;
 mod idx;
 mod images;
-mod map;
 mod npy;
 mod table;
 mod writer;
 
 pub use dataset::{TokenDataset, TokenStream, VQGAN};
+pub use digest::sha256_hex;
 pub use error::DataError;
 pub use gather::gather;
 pub use idx::Idx;
 pub use images::{ImageQuery, ImageSet};
-pub use map::sha256_hex;
 pub use table::Table;
 pub use writer::{StreamSpec, TokenDatasetWriter};

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use sorcen_runtime::tokens::{pack_row, row_bytes};
 
 use super::dataset::{check_stream, stream_file, Meta, StreamMeta, FORMAT, ITEMS, LABELS, META, VERSION};
-use super::map::{map, sha256_hex};
+use sorcen_runtime::MappedFile;
+
+use super::digest::sha256_hex;
 use super::{npy, DataError};
 use crate::files::PartialDir;
 
@@ -152,6 +154,7 @@ impl StreamWriter {
             .and_then(|()| self.file.flush())
             .map_err(DataError::io(&self.path))?;
         streams.insert(self.name, self.meta);
-        Ok(sha256_hex(&map(&self.path)?))
+        let file = MappedFile::open(&self.path).map_err(DataError::io(&self.path))?;
+        Ok(sha256_hex(&file))
     }
 }

@@ -68,6 +68,7 @@ pub fn pretrain(options: &Options, data_dir: &Path) -> Result<PretrainReport> {
     let output = options.out.join("training");
     let mut run = PretrainOptions::new(&data_dir.join(bundled::TRAIN), &output, ModelChoice::Micro, duration);
     run.seed = options.seed;
+    run.print_freq = 5;
     run.dropout = 0.0;
     run.losses.label_smoothing = 0.0;
     match options.init {
