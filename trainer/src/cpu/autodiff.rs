@@ -113,7 +113,10 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
                 .map(|(dx, (x, dy))| {
                     let mut grads = [vec![0.0; width], vec![0.0; width]];
                     let [dweight, dbias] = &mut grads;
-                    wide(|| math::layer_norm_backward(x, scale.get(), eps, dy, dx, dweight, dbias));
+                    wide(
+                        #[inline(always)]
+                        || math::layer_norm_backward(x, scale.get(), eps, dy, dx, dweight, dbias),
+                    );
                     grads
                 })
                 .collect();
@@ -137,7 +140,14 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
             let size = ROWS * dims[1];
             dx.par_chunks_mut(size).zip(input.get().par_chunks(size).zip(dy.get().par_chunks(size))).for_each(
                 |(dx, (x, dy))| {
-                    wide(|| dx.iter_mut().zip(x).zip(dy).for_each(|((dx, x), dy)| *dx = math::gelu(*x).1 * dy))
+                    wide(
+                        #[inline(always)]
+                        || {
+                            for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
+                                *dx = math::gelu(*x).1 * dy;
+                            }
+                        },
+                    )
                 },
             );
             [primitive(tensor(dx, dims))]

@@ -122,7 +122,10 @@ impl Masks {
 
     fn apply(&self, site: Site, image: usize, values: &mut [f32], scratch: &mut [f32]) {
         if let Some(mask) = self.draw(site, image, &mut scratch[..values.len()]) {
-            wide(|| math::multiply(values, mask));
+            wide(
+                #[inline(always)]
+                || math::multiply(values, mask),
+            );
         }
     }
 }
@@ -215,17 +218,23 @@ impl<'a> Forward<'a> {
         let hidden = &mut hidden[slot * n * f..][..n * f];
 
         // Attention.
-        wide(|| math::layer_norm(x, weights.norm1.0, weights.norm1.1, eps, &mut self.normed));
+        wide(
+            #[inline(always)]
+            || math::layer_norm(x, weights.norm1.0, weights.norm1.1, eps, &mut self.normed),
+        );
         gemm(View::new(&self.normed, d), n, &self.packed[0], qkv, 3 * d, Then::Bias(weights.qkv.1));
         let (head, scale) = (self.shape.head(), self.shape.scale());
         for (h, scores) in probabilities.chunks_exact_mut(n * n).enumerate() {
             self.side.pack(View::new(&qkv[d + h * head..], 3 * d).t(), head, n);
             gemm(View::new(&qkv[h * head..], 3 * d), n, &self.side, scores, n, Then::Store);
-            wide(|| {
-                scores.chunks_exact_mut(n).for_each(|row| {
-                    math::softmax(row, scale);
-                })
-            });
+            wide(
+                #[inline(always)]
+                || {
+                    for row in scores.chunks_exact_mut(n) {
+                        math::softmax(row, scale);
+                    }
+                },
+            );
         }
         self.attention.copy_from_slice(probabilities);
         self.masks.apply(Site::Attention, image, &mut self.attention, &mut self.scratch);
@@ -235,16 +244,32 @@ impl<'a> Forward<'a> {
         }
         gemm(View::new(mixed, d), n, &self.packed[1], middle, d, Then::Bias(weights.proj.1));
         self.masks.apply(Site::Projection, image, middle, &mut self.scratch);
-        wide(|| middle.iter_mut().zip(x).for_each(|(m, x)| *m += x));
+        wide(
+            #[inline(always)]
+            || math::add(middle, x),
+        );
 
         // MLP.
-        wide(|| math::layer_norm(middle, weights.norm2.0, weights.norm2.1, eps, &mut self.normed));
+        wide(
+            #[inline(always)]
+            || math::layer_norm(middle, weights.norm2.0, weights.norm2.1, eps, &mut self.normed),
+        );
         gemm(View::new(&self.normed, d), n, &self.packed[2], hidden, f, Then::Bias(weights.fc1.1));
-        wide(|| self.active.iter_mut().zip(&*hidden).for_each(|(a, u)| *a = math::gelu(*u).0));
+        wide(
+            #[inline(always)]
+            || {
+                for (a, u) in self.active.iter_mut().zip(&*hidden) {
+                    *a = math::gelu(*u).0;
+                }
+            },
+        );
         self.masks.apply(Site::Hidden, image, &mut self.active, &mut self.scratch);
         gemm(View::new(&self.active, f), n, &self.packed[3], y, d, Then::Bias(weights.fc2.1));
         self.masks.apply(Site::Output, image, y, &mut self.scratch);
-        wide(|| y.iter_mut().zip(&*middle).for_each(|(y, m)| *y += m));
+        wide(
+            #[inline(always)]
+            || math::add(y, middle),
+        );
     }
 }
 
@@ -280,7 +305,10 @@ pub fn backward(tape: &Tape, x: &[f32], weights: &Weights<'_>, dy: &[f32]) -> (V
     let mut total = partial.next().unwrap_or_default();
     for grads in partial {
         for (total, grad) in total.iter_mut().zip(&grads) {
-            wide(|| total.iter_mut().zip(grad).for_each(|(t, g)| *t += g));
+            wide(
+                #[inline(always)]
+                || math::add(total, grad),
+            );
         }
     }
     (dx, total)
@@ -362,38 +390,53 @@ impl<'a> Backward<'a> {
         // MLP.
         self.delta.copy_from_slice(dy);
         self.masks.apply(Site::Output, image, &mut self.delta, &mut self.scratch);
-        wide(|| {
-            for ((a, s), u) in self.active.iter_mut().zip(&mut self.slope).zip(hidden) {
-                (*a, *s) = math::gelu(*u);
-            }
-        });
+        wide(
+            #[inline(always)]
+            || {
+                for ((a, s), u) in self.active.iter_mut().zip(&mut self.slope).zip(hidden) {
+                    (*a, *s) = math::gelu(*u);
+                }
+            },
+        );
         if let Some(mask) = self.masks.draw(Site::Hidden, image, &mut self.scratch[..n * f]) {
-            wide(|| {
-                math::multiply(&mut self.active, mask);
-                math::multiply(&mut self.slope, mask);
-            });
+            wide(
+                #[inline(always)]
+                || {
+                    math::multiply(&mut self.active, mask);
+                    math::multiply(&mut self.slope, mask);
+                },
+            );
         }
         self.side.pack(View::new(&self.active, f), n, f);
         gemm(View::new(&self.delta, d).t(), d, &self.side, dfc2w, f, Then::Add);
         gemm(View::new(&self.delta, d), n, &self.packed[3], &mut self.dhidden, f, Then::Store);
-        wide(|| {
-            math::add_rows(&self.delta, dfc2b);
-            math::multiply(&mut self.dhidden, &self.slope);
-            math::add_rows(&self.dhidden, dfc1b);
-            math::layer_norm(middle, norm2.0, norm2.1, eps, &mut self.normed);
-        });
+        wide(
+            #[inline(always)]
+            || {
+                math::add_rows(&self.delta, dfc2b);
+                math::multiply(&mut self.dhidden, &self.slope);
+                math::add_rows(&self.dhidden, dfc1b);
+                math::layer_norm(middle, norm2.0, norm2.1, eps, &mut self.normed);
+            },
+        );
         self.side.pack(View::new(&self.normed, d), n, d);
         gemm(View::new(&self.dhidden, f).t(), f, &self.side, dfc1w, d, Then::Add);
         gemm(View::new(&self.dhidden, f), n, &self.packed[2], &mut self.dnormed, d, Then::Store);
         dx.copy_from_slice(dy); // from here to the end of attention `dx` is the gradient of `middle`
-        wide(|| math::layer_norm_backward(middle, norm2.0, eps, &self.dnormed, dx, dnorm2w, dnorm2b));
+        wide(
+            #[inline(always)]
+            || math::layer_norm_backward(middle, norm2.0, eps, &self.dnormed, dx, dnorm2w, dnorm2b),
+        );
 
         // Attention.
         self.delta.copy_from_slice(dx);
         self.masks.apply(Site::Projection, image, &mut self.delta, &mut self.scratch);
         self.side.pack(View::new(mixed, d), n, d);
         gemm(View::new(&self.delta, d).t(), d, &self.side, dprojw, d, Then::Add);
-        wide(|| math::add_rows(&self.delta, dprojb));
+        wide(
+            #[inline(always)]
+            || math::add_rows(&self.delta, dprojb),
+        );
         let dmixed = &mut self.dnormed;
         gemm(View::new(&self.delta, d), n, &self.packed[1], dmixed, d, Then::Store);
 
@@ -401,7 +444,10 @@ impl<'a> Backward<'a> {
         self.attention.copy_from_slice(probabilities);
         let mask = self.masks.draw(Site::Attention, image, &mut self.scratch[..heads * n * n]);
         if let Some(mask) = mask {
-            wide(|| math::multiply(&mut self.attention, mask));
+            wide(
+                #[inline(always)]
+                || math::multiply(&mut self.attention, mask),
+            );
         }
         for h in 0..heads {
             let square = h * n * n..(h + 1) * n * n;
@@ -412,28 +458,39 @@ impl<'a> Backward<'a> {
             gemm(weights, n, &self.side, &mut self.dqkv[2 * d + h * head..], 3 * d, Then::Store);
             self.side.pack(v.t(), head, n);
             gemm(dout, n, &self.side, &mut self.dscores, n, Then::Store);
-            wide(|| {
-                if let Some(mask) = mask {
-                    math::multiply(&mut self.dscores, &mask[square.clone()]);
-                }
-                let rows = self.dscores.chunks_exact_mut(n).zip(probabilities[square.clone()].chunks_exact(n));
-                for (ds, p) in rows {
-                    let mean = math::sum2(ds, p, |ds, p| ds * p);
-                    ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - mean) * scale);
-                }
-            });
+            wide(
+                #[inline(always)]
+                || {
+                    if let Some(mask) = mask {
+                        math::multiply(&mut self.dscores, &mask[square.clone()]);
+                    }
+                    let rows = self.dscores.chunks_exact_mut(n).zip(probabilities[square.clone()].chunks_exact(n));
+                    for (ds, p) in rows {
+                        let mean = math::sum2(ds, p, |ds, p| ds * p);
+                        for (ds, p) in ds.iter_mut().zip(p) {
+                            *ds = p * (*ds - mean) * scale;
+                        }
+                    }
+                },
+            );
             self.side.pack(k, n, head);
             gemm(View::new(&self.dscores, n), n, &self.side, &mut self.dqkv[h * head..], 3 * d, Then::Store);
             self.side.pack(q, n, head);
             gemm(View::new(&self.dscores, n).t(), n, &self.side, &mut self.dqkv[d + h * head..], 3 * d, Then::Store);
         }
-        wide(|| {
-            math::layer_norm(x, norm1.0, norm1.1, eps, &mut self.normed);
-            math::add_rows(&self.dqkv, dqkvb);
-        });
+        wide(
+            #[inline(always)]
+            || {
+                math::layer_norm(x, norm1.0, norm1.1, eps, &mut self.normed);
+                math::add_rows(&self.dqkv, dqkvb);
+            },
+        );
         self.side.pack(View::new(&self.normed, d), n, d);
         gemm(View::new(&self.dqkv, 3 * d).t(), 3 * d, &self.side, dqkvw, d, Then::Add);
         gemm(View::new(&self.dqkv, 3 * d), n, &self.packed[0], &mut self.dnormed, d, Then::Store);
-        wide(|| math::layer_norm_backward(x, norm1.0, eps, &self.dnormed, dx, dnorm1w, dnorm1b));
+        wide(
+            #[inline(always)]
+            || math::layer_norm_backward(x, norm1.0, eps, &self.dnormed, dx, dnorm1w, dnorm1b),
+        );
     }
 }

@@ -2,7 +2,8 @@
 
 use pulp::Arch;
 
-/// Runs `f` compiled for the widest vectors of this machine.
+/// Runs `f` compiled for the widest vectors of this machine. For that, all of it has to be inlined: the closure
+/// is marked so where it is written, and it loops by `for` (a closure inside `for_each` is a function of its own).
 #[inline(always)]
 pub fn wide<R>(f: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(f)
@@ -87,18 +88,28 @@ pub fn max(a: &[f32]) -> f32 {
     lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
+/// `a += b`, elementwise.
+#[inline(always)]
+pub fn add(a: &mut [f32], b: &[f32]) {
+    for (a, b) in a.iter_mut().zip(b) {
+        *a += b;
+    }
+}
+
 /// Adds the rows of `rows` `[n, out.len()]` to `out`.
 #[inline(always)]
 pub fn add_rows(rows: &[f32], out: &mut [f32]) {
     for row in rows.chunks_exact(out.len()) {
-        out.iter_mut().zip(row).for_each(|(out, x)| *out += x);
+        add(out, row);
     }
 }
 
 /// `a *= b`, elementwise.
 #[inline(always)]
 pub fn multiply(a: &mut [f32], b: &[f32]) {
-    a.iter_mut().zip(b).for_each(|(a, b)| *a *= b);
+    for (a, b) in a.iter_mut().zip(b) {
+        *a *= b;
+    }
 }
 
 /// Mean and `1 / sqrt(variance + eps)` of a row.
@@ -156,10 +167,14 @@ pub fn layer_norm_backward(
 #[inline(always)]
 pub fn softmax(row: &mut [f32], scale: f32) -> f32 {
     let top = max(row) * scale;
-    row.iter_mut().for_each(|x| *x = exp(*x * scale - top));
+    for x in row.iter_mut() {
+        *x = exp(*x * scale - top);
+    }
     let total = sum(row, |x| x);
     let inverse = 1.0 / total;
-    row.iter_mut().for_each(|x| *x *= inverse);
+    for x in row.iter_mut() {
+        *x *= inverse;
+    }
     top + total.ln()
 }
 

@@ -76,7 +76,10 @@ impl Kernels for Flex {
         let (x, weight, bias) = (Slice::new(x), Slice::new(weight), Slice::new(bias));
         let mut y = vec![0.0; rows * width];
         y.par_chunks_mut(ROWS * width).zip(x.get().par_chunks(ROWS * width)).for_each(|(y, x)| {
-            wide(|| math::layer_norm(x, weight.get(), bias.get(), eps, y));
+            wide(
+                #[inline(always)]
+                || math::layer_norm(x, weight.get(), bias.get(), eps, y),
+            );
         });
         tensor(y, [rows, width])
     }
@@ -86,7 +89,14 @@ impl Kernels for Flex {
         let x = Slice::new(x);
         let mut y = vec![0.0; x.get().len()];
         y.par_chunks_mut(ROWS * dims[1]).zip(x.get().par_chunks(ROWS * dims[1])).for_each(|(y, x)| {
-            wide(|| y.iter_mut().zip(x).for_each(|(y, x)| *y = math::gelu(*x).0));
+            wide(
+                #[inline(always)]
+                || {
+                    for (y, x) in y.iter_mut().zip(x) {
+                        *y = math::gelu(*x).0;
+                    }
+                },
+            );
         });
         tensor(y, dims)
     }
@@ -108,14 +118,17 @@ impl Kernels for Flex {
         let [shrink, step, root, eps] =
             [1.0 - lr * decay, lr / correction1, 1.0 / correction2.sqrt(), eps].map(|x| x as f32);
         let (ps, ms, vs) = (p.storage_mut::<f32>(), m.storage_mut::<f32>(), v.storage_mut::<f32>());
-        wide(|| {
-            for (((p, m), v), g) in ps.iter_mut().zip(ms).zip(vs).zip(gradient.get()) {
-                let g = g * factor;
-                *m = *m * b1 + g * c1;
-                *v = *v * b2 + g * g * c2;
-                *p = *p * shrink - *m * step / (v.sqrt() * root + eps);
-            }
-        });
+        wide(
+            #[inline(always)]
+            || {
+                for (((p, m), v), g) in ps.iter_mut().zip(ms).zip(vs).zip(gradient.get()) {
+                    let g = g * factor;
+                    *m = *m * b1 + g * c1;
+                    *v = *v * b2 + g * g * c2;
+                    *p = *p * shrink - *m * step / (v.sqrt() * root + eps);
+                }
+            },
+        );
         let wrap = |tensor| Tensor::from_primitive(TensorPrimitive::Float(tensor));
         *moments = (wrap(m), wrap(v));
         wrap(p)
@@ -132,15 +145,6 @@ fn smoothed_cross_entropy(
 ) -> (f32, Vec<f32>) {
     let share = 1.0 / counted.iter().filter(|&&c| c).count().max(1) as f32;
     let mut gradient = vec![0.0; logits.len()];
-    let row = |gradient: &mut [f32], logits: &[f32], target: usize| {
-        gradient.copy_from_slice(logits);
-        let log_sum = math::softmax(gradient, 1.0);
-        let mean = math::sum(logits, |x| x) / codes as f32;
-        let rest = smoothing / codes as f32;
-        gradient.iter_mut().for_each(|p| *p = (*p - rest) * share);
-        gradient[target] -= (1.0 - smoothing) * share;
-        f64::from(log_sum - (1.0 - smoothing) * logits[target] - smoothing * mean)
-    };
     let totals: Vec<f64> = gradient
         .par_chunks_mut(ROWS * codes)
         .zip(logits.par_chunks(ROWS * codes))
@@ -148,11 +152,34 @@ fn smoothed_cross_entropy(
         .map(|((gradient, logits), (targets, counted))| {
             let rows =
                 gradient.chunks_exact_mut(codes).zip(logits.chunks_exact(codes)).zip(targets.iter().zip(counted));
-            let counted = rows.filter(|(_, (_, &counted))| counted);
-            wide(|| {
-                counted.map(|((gradient, logits), (&target, _))| row(gradient, logits, target as usize)).sum::<f64>()
-            })
+            let mut total = 0.0;
+            wide(
+                #[inline(always)]
+                || {
+                    for ((gradient, logits), (&target, &counted)) in rows {
+                        if counted {
+                            total += row_cross_entropy(logits, target as usize, smoothing, share, gradient);
+                        }
+                    }
+                },
+            );
+            total
         })
         .collect();
     ((totals.iter().sum::<f64>() * f64::from(share)) as f32, gradient)
+}
+
+/// One row's loss; `gradient` becomes its gradient times `share`.
+#[inline(always)]
+fn row_cross_entropy(logits: &[f32], target: usize, smoothing: f32, share: f32, gradient: &mut [f32]) -> f64 {
+    gradient.copy_from_slice(logits);
+    let log_sum = math::softmax(gradient, 1.0);
+    let codes = logits.len() as f32;
+    let rest = smoothing / codes;
+    for p in gradient.iter_mut() {
+        *p = (*p - rest) * share;
+    }
+    gradient[target] -= (1.0 - smoothing) * share;
+    let mean = math::sum(logits, |x| x) / codes;
+    f64::from(log_sum - (1.0 - smoothing) * logits[target] - smoothing * mean)
 }

@@ -115,13 +115,16 @@ impl DropoutSource {
         (start..).zip(first).for_each(single);
         let mut index = start + head;
         let (fours, last) = rest.as_chunks_mut::<4>();
-        wide(|| {
-            for four in fours {
-                let bits = draw(index);
-                *four = [0, 1, 2, 3].map(|lane| factor(bits, lane));
-                index += 4;
-            }
-        });
+        wide(
+            #[inline(always)]
+            || {
+                for four in fours {
+                    let bits = draw(index);
+                    *four = [0, 1, 2, 3].map(|lane| factor(bits, lane));
+                    index += 4;
+                }
+            },
+        );
         (index..).zip(last).for_each(single);
     }
 }
