@@ -25,8 +25,8 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// New images to draw
-    #[arg(long, default_value_t = 32)]
-    samples: usize,
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    samples: u32,
 }
 
 /// Runs the quickstart.
@@ -36,7 +36,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         out: args.out.clone(),
         init: args.init,
         seed: args.seed,
-        samples: args.samples,
+        samples: args.samples as usize,
     };
     quickstart::run(&options).map(|_| ())
 }
@@ -51,8 +51,8 @@ pub struct DemoArgs {
     #[arg(long, default_value = "out/demo")]
     out: PathBuf,
     /// New images to draw
-    #[arg(long, default_value_t = 32)]
-    samples: usize,
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    samples: u32,
     /// Seed of the first image; image i has seed SEED + i
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -60,5 +60,5 @@ pub struct DemoArgs {
 
 /// Runs the demo.
 pub fn run_demo(args: &DemoArgs) -> anyhow::Result<()> {
-    quickstart::demo(&DemoOptions { out: args.out.clone(), samples: args.samples, seed: args.seed })
+    quickstart::demo(&DemoOptions { out: args.out.clone(), samples: args.samples as usize, seed: args.seed })
 }
