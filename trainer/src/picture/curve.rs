@@ -51,7 +51,8 @@ pub fn read_log(path: &Path, x: &str, fields: &[&str]) -> Result<Vec<Curve>, Dat
     fields.iter().map(curve).collect()
 }
 
-/// Draws the curves below each other, with one axis of x, and writes a PNG.
+/// Draws the curves below each other, with one axis of x, and writes a PNG: the points pale, their running mean
+/// over them.
 ///
 /// # Errors
 /// [`DataError`] where the file cannot be written.
@@ -88,8 +89,9 @@ fn draw(curves: &[Curve], x_name: &str) -> Result<RgbImage, Box<dyn std::error::
             for &y in &y_ticks {
                 chart.draw_series(LineSeries::new([(x_range.0, y), (x_range.1, y)], grey))?;
             }
-            let blue = RGBColor(31, 90, 180).stroke_width(2);
-            chart.draw_series(LineSeries::new(curve.points.iter().copied(), blue))?;
+            let (pale, blue) = (RGBColor(170, 200, 235), RGBColor(31, 90, 180).stroke_width(2));
+            chart.draw_series(LineSeries::new(curve.points.iter().copied(), pale))?;
+            chart.draw_series(LineSeries::new(smooth(&curve.points), blue))?;
             root.present()?;
         }
         let panel = RgbImage::from_raw(WIDTH, PANEL, panel).ok_or("a panel of WIDTH x PANEL pixels")?;
@@ -111,6 +113,18 @@ fn draw(curves: &[Curve], x_name: &str) -> Result<RgbImage, Box<dyn std::error::
         write(&mut sheet, x_name, 4, top + PANEL - BOTTOM + 6);
     }
     Ok(sheet)
+}
+
+/// Running means, since a step's loss swings with its mask ratio: a window of a tenth of the points around each,
+/// narrower towards the ends so that it stays centred.
+fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let reach = points.len() / 20;
+    let mean = |(at, point): (usize, &(f64, f64))| {
+        let reach = reach.min(at).min(points.len() - 1 - at);
+        let window = &points[at - reach..=at + reach];
+        (point.0, window.iter().map(|point| point.1).sum::<f64>() / window.len() as f64)
+    };
+    points.iter().enumerate().map(mean).collect()
 }
 
 /// Least and greatest value, made a little wider where they are equal.
@@ -173,6 +187,17 @@ mod tests {
         assert_eq!(ticks((0.0, 10.0), 5), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
         assert_eq!(ticks((-0.3, 0.31), 4), [-0.2, 0.0, 0.2]);
         assert_eq!([0.0, 0.25, 1500.0, 1e-7, 1e12].map(label), ["0", "0.25", "1500", "1e-7", "1e12"]);
+    }
+
+    #[test]
+    fn smoothing_keeps_lines_and_ends() {
+        let line: Vec<_> = (0..50).map(|i| (f64::from(i), 3.0 * f64::from(i))).collect();
+        assert_eq!(smooth(&line), line);
+        let zigzag: Vec<_> = (0..60).map(|i| (f64::from(i), f64::from(i % 2))).collect();
+        let smoothed = smooth(&zigzag);
+        assert_eq!((smoothed[0], smoothed[59]), ((0.0, 0.0), (59.0, 1.0)));
+        assert!(smoothed[10..50].iter().all(|point| (point.1 - 0.5).abs() < 0.1));
+        assert_eq!(smooth(&[]), []);
     }
 
     #[test]
