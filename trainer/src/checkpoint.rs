@@ -72,6 +72,9 @@ pub trait WeightSource {
     /// Where it is.
     fn path(&self) -> &Path;
 
+    /// Names of all tensors, in order.
+    fn names(&self) -> Vec<String>;
+
     /// Shape of a tensor, if it is there.
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
 
@@ -103,6 +106,12 @@ pub trait WeightSource {
 impl WeightSource for TensorFile {
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names = self.tensors().map(|file| file.names().into_iter().map(str::to_string).collect());
+        names.iter_mut().for_each(|names: &mut Vec<String>| names.sort_unstable());
+        names.unwrap_or_default()
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {

@@ -1,7 +1,7 @@
 //! Outputs appear whole or not at all: written under a temporary name, then renamed.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 /// Writes `bytes` to `path` by way of a temporary file beside it; makes missing parent folders.
@@ -15,6 +15,16 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let _ = std::fs::remove_file(&partial); // the first error is the one to report
     }
     written
+}
+
+/// The first `limit` bytes of a file, or all of a shorter one: enough to tell what it is.
+///
+/// # Errors
+/// Whatever the file system reports.
+pub fn first_bytes(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut start = Vec::new();
+    std::fs::File::open(path)?.take(limit).read_to_end(&mut start)?;
+    Ok(start)
 }
 
 /// A folder being filled: removed when dropped, unless [`finish`](Self::finish)ed.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use sorcen_trainer::data::TokenDataset;
-use sorcen_trainer::tokenizer::PatchTokenizer;
+use sorcen_trainer::tokenizer::{PatchTokenizer, Tokenizer as _};
 
 /// Runs `sorcen` in `dir`: exit code, standard output, standard error.
 fn sorcen(dir: &Path, args: &str) -> (i32, String, String) {
@@ -150,11 +150,11 @@ fn what_is_wrong_is_said_and_nothing_half_written() {
         (1, "knn --data .", "./train/meta.json"),
         (1, "tokenize --images photos --tokenizer t.safetensors --out new", "notes.txt: contents: expected a PNG"),
         (1, "tokenizer train --images photos --codes 4 --patch 4 --out new", "notes.txt: contents: expected a PNG"),
-        (1, "tokenize --images photos --tokenizer photos/dark/1.png --out new", "1.png: contents: expected a whole"),
+        (1, "tokenize --images photos --tokenizer photos/dark/1.png --out new", "1.png: header: expected a whole"),
         (
             1,
             "tokenize --images photos --size 6 --tokenizer t.safetensors --out new",
-            "multiple of the tokenizer's patch (4), found 6",
+            "multiples of the tokenizer's stride (4), found 6x6",
         ),
         (1, "decode --input t.safetensors --tokenizer t.safetensors --out new", "final_ids"),
         (2, "decode --tokenizer t.safetensors --out new", "--data <DIR>|--input <FILE>"),

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::{bail, Context, Result};
 use sorcen_export::tensors::TensorFile;
 
+use super::tokenizer::TokenizerArgs;
 use crate::data::TokenDataset;
 use crate::picture::{save_png, Grid};
-use crate::tokenizer::PatchTokenizer;
 
 /// Turn token ids back into pictures: a sheet of images as one PNG
 ///
@@ -28,9 +28,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
 
-    /// The tokenizer file
-    #[arg(long, value_name = "FILE")]
-    tokenizer: PathBuf,
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
 
     /// First image to show
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -55,7 +54,7 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<()> {
-    let tokenizer = PatchTokenizer::load(&args.tokenizer)?;
+    let tokenizer = args.tokenizer.open()?;
     let ids = match (&args.data, &args.input) {
         (Some(dir), _) => from_dataset(&TokenDataset::open(dir)?, args),
         (_, Some(path)) => from_tensors(&TensorFile::open(path)?, args)?,
@@ -65,12 +64,9 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("--first {}: expected the number of an image, found no image there", args.first);
     }
     let grid = ids[0].len().isqrt();
-    let decode = |(index, ids): (usize, &Vec<u16>)| {
-        tokenizer.decode(ids, grid).with_context(|| format!("image {} with this tokenizer", args.first + index))
-    };
-    let pictures: Vec<Vec<u8>> = ids.iter().enumerate().map(decode).collect::<Result<_>>()?;
+    let pictures = tokenizer.decode_all(&ids, grid).context("ids with this tokenizer")?;
     let layout = Grid { columns: args.columns.min(pictures.len()), scale: args.scale, ..Grid::default() };
-    save_png(&layout.draw(&pictures, grid * tokenizer.patch()), &args.out)?;
+    save_png(&layout.draw(&pictures, grid * tokenizer.stride()), &args.out)?;
     println!("{}: {} images", args.out.display(), pictures.len());
     Ok(())
 }

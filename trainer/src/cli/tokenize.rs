@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context as _, Result};
 
 use super::images::ImageArgs;
+use super::tokenizer::{TokenizerArgs, GIVE_SIZE};
 use crate::data::{ImageSet, StreamSpec, TokenDatasetWriter, VQGAN};
-use crate::tokenizer::PatchTokenizer;
 
 /// Turn images into a token dataset, the folder that pretraining reads
 ///
@@ -21,9 +21,8 @@ pub struct Args {
     #[command(flatten)]
     images: ImageArgs,
 
-    /// The tokenizer, from `sorcen tokenizer train`
-    #[arg(long, value_name = "FILE")]
-    tokenizer: PathBuf,
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
 
     /// Columns of the labels to keep in the dataset's items.csv, where `knn --only` can use them
     /// (without it: all)
@@ -41,16 +40,13 @@ const CHUNK: usize = 1024;
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<()> {
     let images = args.images.open()?;
-    let tokenizer = PatchTokenizer::load(&args.tokenizer)?;
-    let (side, patch) = (images.side(), tokenizer.patch());
-    if side % patch != 0 {
-        bail!(
-            "images: expected a side that is a multiple of the tokenizer's patch ({patch}), found {side}: give --size"
-        );
-    }
+    let tokenizer = args.tokenizer.open()?;
+    let side = images.side();
+    let grid = side / tokenizer.stride();
+    tokenizer.encode_all(&[], side).context(GIVE_SIZE)?;
     let spec = StreamSpec {
         name: VQGAN.into(),
-        grid: side / patch,
+        grid,
         codebook_size: tokenizer.codes(),
         tokenizer: Some(tokenizer.fingerprint()),
     };
@@ -67,7 +63,6 @@ pub fn run(args: &Args) -> Result<()> {
     }
     bar.finish_and_clear();
     writer.finish((items.lines().next() != Some("")).then_some(items.as_str()))?;
-    let grid = side / patch;
     println!(
         "{}: {} images of {grid}x{grid} tokens below {}, {} classes",
         args.out.display(),

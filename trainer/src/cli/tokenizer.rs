@@ -2,21 +2,23 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{bail, Result};
+use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use indicatif::ProgressBar;
-use ndarray::{Array3, Array4, Axis};
+use ndarray::Ix4;
 use sorcen_export::tensors::{TensorFile, TensorWriter};
 
 use super::images::ImageArgs;
 use super::tokenize::read;
+use crate::device::Device;
 use crate::picture::{interleaved, save_png, Grid};
-use crate::tokenizer::{self, PatchTokenizer, TrainOptions};
+use crate::tokenizer::{self, Tokenizer, TrainOptions};
 
 /// Train a tokenizer, run it, or measure what it loses
 ///
-/// The tokenizer is a codebook of K square patches of pixels, found by k-means: an image becomes a grid
-/// of the numbers of the nearest patches, and back by copying them.
+/// `train` finds a codebook of K square patches of pixels by k-means: an image becomes a grid of the numbers of
+/// the nearest patches, and back by copying them. `run` and `check`, like `tokenize` and `decode`, also take the
+/// official VQGAN of the paper (vqgan_jax_strongaug.ckpt, or any size of it), whose sizes are read from the file.
 #[derive(Subcommand, Debug)]
 pub enum Args {
     /// Find a codebook of patches in images, by k-means
@@ -64,9 +66,8 @@ pub struct Train {
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case")]
 pub struct Run {
-    /// The tokenizer file
-    #[arg(long, value_name = "FILE")]
-    tokenizer: PathBuf,
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
 
     /// Tensors to read
     #[arg(long, value_name = "FILE")]
@@ -84,9 +85,8 @@ pub struct Check {
     #[command(flatten)]
     images: ImageArgs,
 
-    /// The tokenizer file
-    #[arg(long, value_name = "FILE")]
-    tokenizer: PathBuf,
+    #[command(flatten)]
+    tokenizer: TokenizerArgs,
 
     /// Also write a PNG of some images, each above what the tokens keep of it
     #[arg(long, value_name = "FILE")]
@@ -95,6 +95,27 @@ pub struct Check {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// Which tokenizer, and where it runs: shared by the verbs that use one.
+#[derive(clap::Args, Clone, Debug)]
+#[command(rename_all = "snake_case")]
+pub struct TokenizerArgs {
+    /// The tokenizer: a file of `sorcen tokenizer train`, or an official VQGAN (.ckpt, .pth or .safetensors,
+    /// bare, under `state_dict`, or inside a MAGE checkpoint); or a folder with tokenizer.safetensors
+    #[arg(long, value_name = "FILE|DIR")]
+    tokenizer: PathBuf,
+
+    /// Where a VQGAN computes
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: Device,
+}
+
+impl TokenizerArgs {
+    /// Opens it.
+    pub fn open(&self) -> Result<Box<dyn Tokenizer>> {
+        Ok(tokenizer::open(&self.tokenizer, self.device)?)
+    }
 }
 
 /// Runs the verb.
@@ -133,48 +154,23 @@ fn train(args: &Train) -> Result<()> {
 }
 
 fn run_tensors(args: &Run) -> Result<()> {
-    let tokenizer = PatchTokenizer::load(&args.tokenizer)?;
-    let images = TensorFile::open(&args.input)?.numbers("image", 4)?;
-    let &[batch, channels, height, width] = images.shape() else { bail!("image: expected 4 dimensions") };
-    let (input, patch) = (args.input.display(), tokenizer.patch());
-    if channels != 3 || height == 0 || width == 0 || height % patch != 0 || width % patch != 0 {
-        bail!("{input}: image: expected [B, 3, H, W], H and W multiples of {patch}, found {:?}", images.shape());
-    }
-    if let Some(value) = images.iter().find(|value| !(0.0..=1.0).contains(*value)) {
-        bail!("{input}: image: expected values in 0 to 1, found {value}");
-    }
-    let mut all_ids = Array3::<i64>::zeros((batch, height / patch, width / patch));
-    let mut reconstruction = Array4::<f32>::zeros((batch, 3, height, width));
-    for index in 0..batch {
-        let place = |i: usize| [index, i % 3, i / 3 / width, i / 3 % width]; // of byte i of [H, W, 3]
-        let bytes = (0..height * width * 3).map(|i| (images[place(i)] * 255.0).round() as u8);
-        let mut rgb: Vec<u8> = bytes.collect();
-        let mut ids = vec![0; all_ids.len() / batch];
-        tokenizer.codebook().encode(&rgb, width, height, &mut ids)?;
-        tokenizer.codebook().decode(&ids, width, height, &mut rgb)?;
-        all_ids.index_axis_mut(Axis(0), index).iter_mut().zip(ids).for_each(|(to, id)| *to = id.into());
-        rgb.iter().enumerate().for_each(|(i, &value)| reconstruction[place(i)] = f32::from(value) / 255.0);
-    }
+    let tokenizer = args.tokenizer.open()?;
+    let images = TensorFile::open(&args.input)?.numbers("image", 4)?.mapv(|value| value as f32);
+    let images = images.into_dimensionality::<Ix4>()?;
+    let (ids, reconstruction) = tokenizer.run(images.view()).with_context(|| args.input.display().to_string())?;
     let mut output = TensorWriter::default();
-    output.ints("ids", all_ids.view());
+    output.ints("ids", ids.view());
     output.floats("reconstruction", reconstruction.view());
     Ok(output.write(&args.output)?)
 }
 
 fn check(args: &Check) -> Result<()> {
-    let tokenizer = PatchTokenizer::load(&args.tokenizer)?;
+    let tokenizer = args.tokenizer.open()?;
     let images = args.images.open()?;
-    if images.side() % tokenizer.patch() != 0 {
-        bail!(
-            "images: expected a side that is a multiple of the tokenizer's patch ({}), found {}: give --size",
-            tokenizer.patch(),
-            images.side()
-        );
-    }
     let pixels = read(&images, 0..images.len())?;
-    let report = tokenizer::check(&tokenizer, &pixels, images.side())?;
+    let report = tokenizer::check(tokenizer.as_ref(), &pixels, images.side()).context(GIVE_SIZE)?;
     if let Some(path) = &args.picture {
-        draw(&tokenizer, pixels, images.side(), path)?;
+        draw(tokenizer.as_ref(), pixels, images.side(), path)?;
     }
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
@@ -187,13 +183,15 @@ fn check(args: &Check) -> Result<()> {
     Ok(())
 }
 
+/// What helps where images do not fit a tokenizer.
+pub const GIVE_SIZE: &str = "images do not fit the tokenizer (--size brings them to a side)";
+
 /// Up to four rows of twelve images, evenly chosen, each row above its reconstructions.
-fn draw(tokenizer: &PatchTokenizer, pixels: Vec<Vec<u8>>, side: usize, path: &Path) -> Result<()> {
+fn draw(tokenizer: &dyn Tokenizer, pixels: Vec<Vec<u8>>, side: usize, path: &Path) -> Result<()> {
     let columns = 12.min(pixels.len());
     let chosen: Vec<_> = pixels.iter().step_by(pixels.len().div_ceil(4 * columns)).cloned().collect();
     let ids = tokenizer.encode_all(&chosen, side)?;
-    let decode = |ids: &Vec<u16>| tokenizer.decode(ids, side / tokenizer.patch());
-    let decoded: Vec<_> = ids.iter().map(decode).collect::<Result<_, _>>()?;
+    let decoded = tokenizer.decode_all(&ids, side / tokenizer.stride())?;
     let sheet = interleaved(&[&chosen, &decoded], columns);
     Ok(save_png(&Grid { columns, scale: 1, ..Grid::default() }.draw(&sheet, side), path)?)
 }

@@ -7,7 +7,7 @@ use sorcen_export::Engine;
 
 use super::knn::{accuracy, cosine_votes, hamming_votes, Votes};
 use crate::data::{DataError, TokenDataset};
-use crate::tokenizer::PatchTokenizer;
+use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Labelled token maps.
 #[derive(Clone, Debug)]
@@ -99,8 +99,8 @@ impl KnnTask {
     /// Accuracy with the pixels that the tokens stand for, as differences from white.
     ///
     /// # Errors
-    /// As [`PatchTokenizer::decode`], where the tokenizer is another than the dataset's.
-    pub fn pixels(&self, tokenizer: &PatchTokenizer) -> Result<f64, sorcen_runtime::Error> {
+    /// As [`Tokenizer::decode`], where the tokenizer is another than the dataset's.
+    pub fn pixels(&self, tokenizer: &dyn Tokenizer) -> Result<f64, TokenizerError> {
         self.features(|images| {
             let decode = |ids: &Vec<u16>| {
                 let rgb = tokenizer.decode(ids, self.grid)?;

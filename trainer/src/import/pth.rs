@@ -11,6 +11,11 @@ use super::pickle::{Id, Node, Pickle};
 use crate::checkpoint::WeightSource;
 use crate::data::DataError;
 
+/// First bytes of the zip format.
+const ZIP: &[u8] = b"PK";
+/// First bytes of the older format.
+const LEGACY: [u8; 14] = [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+
 /// Element types of storages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Element {
@@ -62,13 +67,18 @@ pub struct PthFile {
 }
 
 impl PthFile {
+    /// Whether a file that starts with `bytes` is meant to be a PyTorch one, of either format.
+    pub fn is_one(bytes: &[u8]) -> bool {
+        bytes.starts_with(ZIP) || bytes.starts_with(&LEGACY)
+    }
+
     /// Reads a file.
     ///
     /// # Errors
     /// [`DataError`] where it cannot be read or is not a PyTorch checkpoint.
     pub fn open(path: &Path) -> Result<Self, DataError> {
         let bytes = std::fs::read(path).map_err(DataError::io(path))?;
-        let parsed = if bytes.starts_with(b"PK") { zipped(&bytes) } else { legacy(&bytes) };
+        let parsed = if bytes.starts_with(ZIP) { zipped(&bytes) } else { legacy(&bytes) };
         let (pickle, storages) =
             parsed.map_err(|found| DataError::invalid(path, "contents", "a PyTorch checkpoint", found))?;
         let tensors = tensors(&pickle);
@@ -86,6 +96,10 @@ impl PthFile {
 impl WeightSource for PthFile {
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
@@ -145,8 +159,7 @@ fn zipped(bytes: &[u8]) -> Result<Parsed, String> {
 
 /// Older: magic number, protocol, system, contents, list of storage keys (all pickles), then the storages.
 fn legacy(bytes: &[u8]) -> Result<Parsed, String> {
-    const MAGIC: [u8; 14] = [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
-    if !bytes.starts_with(&MAGIC) {
+    if !bytes.starts_with(&LEGACY) {
         return Err("neither a zip nor PyTorch's older format".into());
     }
     let mut at = 0;

@@ -1,133 +1,153 @@
-//! The patch tokenizer: trained by k-means, kept in one safetensors file, run by the runtime's integers.
+//! Tokenizers: an image to a grid of codes, and back.
+//!
+//! [`PatchTokenizer`] is a codebook of pixel patches, trained here in seconds; [`Vqgan`] is the convolutional
+//! one of the paper. [`open`] tells them apart by what is in the file.
 
 mod kmeans;
+mod patches;
 mod report;
+pub mod vqgan;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use sorcen_runtime::tokenizer::PatchCodebook;
+use ndarray::{Array3, Array4, ArrayView4};
 
 pub use kmeans::{train, TrainOptions};
+pub use patches::PatchTokenizer;
 pub use report::{check, psnr_db, Report};
+pub use vqgan::Vqgan;
 
-use crate::data::{sha256_hex, DataError};
-use crate::files::write_atomically;
+use crate::data::DataError;
+use crate::device::{with_backend, Device};
 
-const TENSOR: &str = "codebook";
-const FORMAT: &str = "sorcen-patch-codebook";
-const VERSION: &str = "1";
+/// Turns images into grids of codes and back. Images are bytes `[side, side, 3]`, ids row-major `[grid, grid]`
+/// with `grid = side / stride`.
+pub trait Tokenizer: Sync {
+    /// Pixels a token is wide and high; sides of images are multiples of it.
+    fn stride(&self) -> usize;
 
-/// K square RGB patches: an image is a grid of the nearest ones.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PatchTokenizer {
-    /// `[K, P, P, 3]`
-    patches: Vec<u8>,
-    codes: usize,
-    patch: usize,
+    /// Codes K: ids are `0..K`.
+    fn codes(&self) -> usize;
+
+    /// What a token dataset records of its tokenizer: kind, sizes and SHA-256 of the weights.
+    fn fingerprint(&self) -> String;
+
+    /// Encodes images. What an image becomes does not depend on those beside it.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Size`] where `side` is not a multiple of the stride.
+    fn encode_all(&self, images: &[Vec<u8>], side: usize) -> Result<Vec<Vec<u16>>, TokenizerError>;
+
+    /// Decodes grids of ids into images of side `grid * stride`.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Id`] for an id that is no code, [`TokenizerError::Tokens`] for a wrong number of them.
+    fn decode_all(&self, ids: &[Vec<u16>], grid: usize) -> Result<Vec<Vec<u8>>, TokenizerError>;
+
+    /// Decodes one grid of ids.
+    ///
+    /// # Errors
+    /// As [`decode_all`](Self::decode_all).
+    fn decode(&self, ids: &[u16], grid: usize) -> Result<Vec<u8>, TokenizerError> {
+        Ok(self.decode_all(&[ids.to_vec()], grid)?.into_iter().next().unwrap_or_default())
+    }
+
+    /// Encodes images `[B, 3, H, W]` and decodes them again: ids `[B, h, w]` and pixels `[B, 3, H, W]`, both of
+    /// nominal range 0 to 1.
+    ///
+    /// # Errors
+    /// [`TokenizerError`] for another number of channels, sides that are no multiples of the stride, or values
+    /// that the tokenizer cannot take.
+    fn run(&self, images: ArrayView4<f32>) -> Result<(Array3<i64>, Array4<f32>), TokenizerError>;
 }
 
-impl PatchTokenizer {
-    /// A tokenizer of `codes` patches of side `patch`: `patches` is `[codes, patch, patch, 3]`.
-    ///
-    /// # Errors
-    /// As [`PatchCodebook::new`].
-    pub fn new(patches: Vec<u8>, codes: usize, patch: usize) -> Result<Self, sorcen_runtime::Error> {
-        PatchCodebook::new(&patches, codes, patch)?;
-        Ok(Self { patches, codes, patch })
-    }
+/// Why a tokenizer cannot do as asked.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// The sides of an image.
+    #[error("image: expected sides that are multiples of the tokenizer's stride ({stride}), found {height}x{width}")]
+    Size {
+        /// Pixels a token.
+        stride: usize,
+        /// Height of the image.
+        height: usize,
+        /// Width of the image.
+        width: usize,
+    },
+    /// Tensors of images.
+    #[error("image: expected {expected}, found {found}")]
+    Image {
+        /// What it should be.
+        expected: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// The number of ids of an image.
+    #[error("ids: expected {expected} (a square grid), found {found}")]
+    Tokens {
+        /// `grid * grid`.
+        expected: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// An id that is no code.
+    #[error("token {index}: expected an id below {codes}, found {found}")]
+    Id {
+        /// Where in the image's ids.
+        index: usize,
+        /// Codes of the tokenizer.
+        codes: usize,
+        /// The id.
+        found: u16,
+    },
+    /// The runtime's tokenizer refuses.
+    #[error(transparent)]
+    Runtime(#[from] sorcen_runtime::Error),
+}
 
-    /// Reads `tokenizer.safetensors`: one `U8` tensor `codebook` `[K, P, P, 3]`.
-    ///
-    /// # Errors
-    /// [`DataError`] names what the file lacks.
-    pub fn load(path: &Path) -> Result<Self, DataError> {
-        let invalid = |item, expected, found: &dyn std::fmt::Display| DataError::invalid(path, item, expected, found);
-        let file = std::fs::read(path).map_err(DataError::io(path))?;
-        let (_, header) = SafeTensors::read_metadata(&file)
-            .map_err(|error| invalid("contents", "a whole safetensors file", &error))?;
-        let field = |key: &str| header.metadata().as_ref().and_then(|map| map.get(key).cloned()).unwrap_or_default();
-        if field("format") != FORMAT {
-            return Err(invalid("metadata `format`", FORMAT, &field("format")));
-        }
-        if field("version") != VERSION {
-            return Err(invalid("metadata `version`", VERSION, &field("version")));
-        }
-        let tensors =
-            SafeTensors::deserialize(&file).map_err(|error| invalid("contents", "a whole safetensors file", &error))?;
-        let codebook = tensors.tensor(TENSOR).map_err(|error| invalid(TENSOR, "a tensor of this name", &error))?;
-        let found = format!("{:?} {:?}", codebook.dtype(), codebook.shape());
-        match (codebook.dtype(), codebook.shape()) {
-            (Dtype::U8, &[codes, patch, width, 3]) if patch == width => {
-                Self::new(codebook.data().to_vec(), codes, patch)
-                    .map_err(|error| invalid(TENSOR, "1 to 65535 codes, patches of side 1 to 64", &error))
-            }
-            _ => Err(invalid(TENSOR, "U8 [K, P, P, 3]", &found)),
-        }
+/// Refuses images whose sides are no multiples of `stride`; returns the grid `(h, w)`.
+fn grid_of(stride: usize, height: usize, width: usize) -> Result<(usize, usize), TokenizerError> {
+    match height > 0 && width > 0 && height.is_multiple_of(stride) && width.is_multiple_of(stride) {
+        true => Ok((height / stride, width / stride)),
+        false => Err(TokenizerError::Size { stride, height, width }),
     }
+}
 
-    /// Writes `tokenizer.safetensors` (see [`load`](Self::load)).
-    ///
-    /// # Errors
-    /// [`DataError::Io`].
-    pub fn save(&self, path: &Path) -> Result<(), DataError> {
-        let shape = vec![self.codes, self.patch, self.patch, 3];
-        let metadata = [("format", FORMAT), ("version", VERSION)].map(|(key, value)| (key.into(), value.into()));
-        let bytes = TensorView::new(Dtype::U8, shape, &self.patches)
-            .and_then(|view| safetensors::serialize([(TENSOR, view)], Some(metadata.into())))
-            .map_err(|error| DataError::invalid(path, TENSOR, "a tensor to write", error))?;
-        write_atomically(path, &bytes).map_err(DataError::io(path))
+/// Refuses ids that are not `grid * grid` codes.
+fn check_ids(ids: &[u16], grid: usize, codes: usize) -> Result<(), TokenizerError> {
+    if ids.len() != grid * grid {
+        return Err(TokenizerError::Tokens { expected: grid * grid, found: ids.len() });
     }
-
-    /// The codebook as the runtime takes it.
-    pub fn codebook(&self) -> PatchCodebook<'_> {
-        // `new` made sure of the sizes.
-        PatchCodebook::new(&self.patches, self.codes, self.patch).unwrap_or_else(|error| unreachable!("{error}"))
+    match ids.iter().position(|&id| usize::from(id) >= codes) {
+        Some(index) => Err(TokenizerError::Id { index, codes, found: ids[index] }),
+        None => Ok(()),
     }
+}
 
-    /// The patches, `[K, P, P, 3]`.
-    pub fn patches(&self) -> &[u8] {
-        &self.patches
+/// Opens a tokenizer: a file that `sorcen tokenizer train` wrote, or the weights of an official VQGAN
+/// (`.ckpt`, `.pth`, `.safetensors`), bare, under `state_dict`, or as `vqgan.*` inside a MAGE checkpoint.
+/// Of a folder, its `tokenizer.safetensors` or `model.safetensors` is taken.
+///
+/// Patches run on the CPU whatever `device` says.
+///
+/// # Errors
+/// [`DataError`] names the file and what it lacks.
+pub fn open(path: &Path, device: Device) -> Result<Box<dyn Tokenizer>, DataError> {
+    let path = file_of(path);
+    if patches::is_patches(&path)? {
+        return Ok(Box::new(PatchTokenizer::load(&path)?));
     }
+    // A GPU is kept busy by many images at a time; on the CPU each image has a thread of its own.
+    let batch = if device == Device::Cpu { 1 } else { 16 };
+    Ok(with_backend!(device, B => Box::new(Vqgan::<B>::open(&path, batch, Default::default())?)))
+}
 
-    /// Number K of codes.
-    pub fn codes(&self) -> usize {
-        self.codes
-    }
-
-    /// Side P of a patch in pixels.
-    pub fn patch(&self) -> usize {
-        self.patch
-    }
-
-    /// What a token dataset records of its tokenizer: kind, sizes and SHA-256 of the patches.
-    pub fn fingerprint(&self) -> String {
-        format!("patch-codebook {}x{}x{} sha256:{}", self.codes, self.patch, self.patch, sha256_hex(&self.patches))
-    }
-
-    /// Encodes images `[N, side, side, 3]` (one `Vec` each) on all cores.
-    ///
-    /// # Errors
-    /// As [`PatchCodebook::encode`].
-    pub fn encode_all(&self, images: &[Vec<u8>], side: usize) -> Result<Vec<Vec<u16>>, sorcen_runtime::Error> {
-        let grid = side / self.patch;
-        let encode = |rgb: &Vec<u8>| {
-            let mut ids = vec![0; grid * grid];
-            self.codebook().encode(rgb, side, side, &mut ids).map(|()| ids)
-        };
-        images.par_iter().map(encode).collect()
-    }
-
-    /// Decodes ids `[grid, grid]` into `[grid * P, grid * P, 3]`.
-    ///
-    /// # Errors
-    /// As [`PatchCodebook::decode`].
-    pub fn decode(&self, ids: &[u16], grid: usize) -> Result<Vec<u8>, sorcen_runtime::Error> {
-        let side = grid * self.patch;
-        let mut rgb = vec![0; side * side * 3];
-        self.codebook().decode(ids, side, side, &mut rgb)?;
-        Ok(rgb)
+fn file_of(path: &Path) -> PathBuf {
+    let inside = ["tokenizer.safetensors", "model.safetensors"].map(|name| path.join(name));
+    match path.is_dir() {
+        true => inside.iter().find(|file| file.is_file()).unwrap_or(&inside[0]).clone(),
+        false => path.to_path_buf(),
     }
 }
 

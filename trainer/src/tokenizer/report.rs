@@ -1,6 +1,6 @@
 //! How well a tokenizer keeps images, in numbers.
 
-use super::PatchTokenizer;
+use super::{Tokenizer, TokenizerError};
 
 /// What [`check`] measures.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
@@ -20,13 +20,14 @@ pub struct Report {
 /// Encodes and decodes images `[side, side, 3]` and measures what is lost.
 ///
 /// # Errors
-/// As [`PatchTokenizer::encode_all`].
-pub fn check(tokenizer: &PatchTokenizer, images: &[Vec<u8>], side: usize) -> Result<Report, sorcen_runtime::Error> {
-    let grid = side / tokenizer.patch();
+/// As [`Tokenizer::encode_all`].
+pub fn check(tokenizer: &dyn Tokenizer, images: &[Vec<u8>], side: usize) -> Result<Report, TokenizerError> {
+    let grid = side / tokenizer.stride();
     let mut uses = vec![0u64; tokenizer.codes()];
     let mut squared = 0u64;
-    for (ids, rgb) in tokenizer.encode_all(images, side)?.iter().zip(images) {
-        let decoded = tokenizer.decode(ids, grid)?;
+    let all_ids = tokenizer.encode_all(images, side)?;
+    let all_decoded = tokenizer.decode_all(&all_ids, grid)?;
+    for ((ids, decoded), rgb) in all_ids.iter().zip(all_decoded).zip(images) {
         squared += decoded.iter().zip(rgb).map(|(&a, &b)| u64::from(a.abs_diff(b)).pow(2)).sum::<u64>();
         ids.iter().for_each(|&id| uses[usize::from(id)] += 1);
     }
