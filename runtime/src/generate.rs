@@ -104,7 +104,9 @@ pub fn generate(
         let noise = options.temperature * (1.0 - progress);
         let mut buffers = scratch.buffers(config, Plan::Generate)?;
         let drawn = core::mem::take(&mut buffers.drawn);
-        let (confidence, select) = core::mem::take(&mut buffers.confidence).split_at_mut(ids.len());
+        let (confidence, select) = (core::mem::take(&mut buffers.confidence), core::mem::take(&mut buffers.select));
+        let (drawn, confidence, select) =
+            (&mut drawn[..ids.len()], &mut confidence[..ids.len()], &mut select[..ids.len()]);
         for ((drawn, confidence), id) in drawn.iter_mut().zip(confidence.iter_mut()).zip(&*ids) {
             (*drawn, *confidence) = (*id, f32::INFINITY);
         }

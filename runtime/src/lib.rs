@@ -42,5 +42,6 @@ pub use config::ModelConfig;
 pub use error::Error;
 #[cfg(feature = "std")]
 pub use kernels::map::MappedFile;
+pub use kernels::Kernels;
 pub use model::Model;
 pub use pack::Pack;

@@ -6,16 +6,15 @@
 use crate::{
     config::{ModelConfig, HEAD_LAYER_NORM_EPS, PROBE_NORM_EPS},
     error::Error,
+    kernels::{dispatch, Activation, Kernel, Kernels},
     layers::{
-        attention::attention,
+        block::Blocks,
         embedding::embed,
-        linear::{linear, Activations, Rows},
-        norm::{layer_norm, standardise},
-        ROW_BLOCK,
+        linear::{Linear, Output},
+        norm::{standardise, Norm},
     },
-    math::gelu,
-    pack::{Pack, Vector},
-    schema::{Param, Part, Stack},
+    pack::Pack,
+    schema::{Param, Stack},
     scratch::{Buffers, Plan, Scratch},
 };
 
@@ -23,12 +22,23 @@ use crate::{
 #[derive(Clone, Copy)]
 pub struct Model<'p> {
     pack: Pack<'p>,
+    kernels: Kernels,
 }
 
 impl<'p> Model<'p> {
-    /// The model of a pack.
-    pub const fn new(pack: Pack<'p>) -> Self {
-        Self { pack }
+    /// The model of a pack, on the fastest kernels of this CPU.
+    pub fn new(pack: Pack<'p>) -> Self {
+        Self::with_kernels(pack, Kernels::detect())
+    }
+
+    /// The model of a pack on chosen kernels; all give the same bits for int8.
+    pub const fn with_kernels(pack: Pack<'p>, kernels: Kernels) -> Self {
+        Self { pack, kernels }
+    }
+
+    /// The kernels it runs on.
+    pub const fn kernels(&self) -> Kernels {
+        self.kernels
     }
 
     /// The pack.
@@ -127,22 +137,24 @@ impl<'p> Model<'p> {
         positions: Option<&'a [u16]>,
         buffers: Buffers<'a>,
     ) -> Encoded<'a> {
-        let config = self.config();
-        let dim = config.embed_dim;
-        let rows = 1 + ids.len(); // class token first
         let tokens = Tokens { ids, positions };
-        let (class, patches) = buffers.x[..rows * dim].split_at_mut(dim); // [1+N, D]
-        embed(&self.pack, config.class_token_id, 0, class);
-        for ((id, position), row) in tokens.iter().zip(patches.chunks_exact_mut(dim)) {
-            embed(&self.pack, id, 1 + position, row);
-        }
         let mut encoded = Encoded { model: self, tokens, buffers };
-        let (x, mut work) = encoded.buffers.encoder();
-        for index in 0..config.depth {
-            let block = Block { pack: &self.pack, stack: Stack::Encoder, index, dim, heads: config.num_heads };
-            block.forward(&mut x[..rows * dim], &mut work);
-        }
+        dispatch!(self.kernels, k => self.encode_on(k, tokens, &mut encoded.buffers));
         encoded
+    }
+
+    fn encode_on<K: Kernel>(&self, k: K, tokens: Tokens<'_>, buffers: &mut Buffers<'_>) {
+        let config = self.config();
+        let (dim, depth, heads) = (config.embed_dim, config.depth, config.num_heads);
+        let x = &mut buffers.x[..(1 + tokens.ids.len()) * dim]; // [1+N, D], class token first
+        k.run(|| {
+            let (class, patches) = x.split_at_mut(dim);
+            embed(&self.pack, config.class_token_id, 0, class);
+            for ((id, position), row) in tokens.iter().zip(patches.chunks_exact_mut(dim)) {
+                embed(&self.pack, id, 1 + position, row);
+            }
+        });
+        Blocks { pack: &self.pack, stack: Stack::Encoder, depth, dim, heads }.forward(k, x, &mut buffers.work);
     }
 }
 
@@ -155,7 +167,7 @@ struct Tokens<'a> {
 
 impl Tokens<'_> {
     /// (id, position) of each token.
-    fn iter(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+    fn iter(&self) -> impl Iterator<Item = (usize, usize)> + Clone + '_ {
         self.ids.iter().enumerate().map(|(i, &id)| {
             let position = self.positions.and_then(|p| p.get(i)).map_or(i, |&p| usize::from(p));
             (usize::from(id), position)
@@ -192,9 +204,12 @@ impl<'a> Encoded<'a> {
         let rows = (1 + self.tokens.ids.len()) * config.embed_dim;
         let pack = &self.model.pack;
         let (weight, bias) = (pack.vector(Param::NormWeight), pack.vector(Param::NormBias));
-        for row in self.buffers.x[..rows].chunks_exact_mut(config.embed_dim) {
-            layer_norm(row, weight, bias, config.layer_norm_eps);
-        }
+        let norm = Norm { weight, bias, eps: config.layer_norm_eps };
+        dispatch!(self.model.kernels, k => k.run(|| {
+            for row in self.buffers.x[..rows].chunks_exact_mut(config.embed_dim) {
+                norm.apply_in_place(row);
+            }
+        }));
         Latent { model: self.model, tokens: self.tokens, buffers: self.buffers }
     }
 }
@@ -248,16 +263,14 @@ impl<'a> Latent<'a> {
     pub(crate) fn decode_where(&mut self, wanted: impl Fn(usize) -> bool, visit: impl FnMut(usize, &mut [f32])) {
         let Self { model, tokens, buffers } = self;
         let config = model.config();
-        let dim = config.decoder_embed_dim;
-        fill_canvas(model, tokens, buffers); // [1+T, Dd]
-        let (canvas, mut work) = buffers.decoder();
-        let canvas = &mut canvas[..config.sequence() * dim];
-        for index in 0..config.decoder_depth {
-            let heads = config.decoder_num_heads;
-            let block = Block { pack: &model.pack, stack: Stack::Decoder, index, dim, heads };
-            block.forward(canvas, &mut work);
-        }
-        head(model, canvas, &mut work, wanted, visit);
+        let (dim, depth, heads) = (config.decoder_embed_dim, config.decoder_depth, config.decoder_num_heads);
+        dispatch!(model.kernels, k => {
+            fill_canvas(k, model, tokens, buffers); // [1+T, Dd]
+            let canvas = &mut buffers.canvas[..config.sequence() * dim];
+            let blocks = Blocks { pack: &model.pack, stack: Stack::Decoder, depth, dim, heads };
+            blocks.forward(k, canvas, &mut buffers.work);
+            head(k, model, buffers, wanted, visit);
+        });
     }
 }
 
@@ -282,23 +295,39 @@ fn mean_of_patches(rows: &[f32], dim: usize, out: &mut [f32]) -> Result<(), Erro
 
 /// The decoder's input: the projected class token everywhere, the projected token where one is
 /// visible, plus the learned positions.
-fn fill_canvas(model: &Model<'_>, tokens: &Tokens<'_>, buffers: &mut Buffers<'_>) {
+fn fill_canvas<K: Kernel>(k: K, model: &Model<'_>, tokens: &Tokens<'_>, buffers: &mut Buffers<'_>) {
     let (config, pack) = (model.config(), &model.pack);
     let (d, dd) = (config.embed_dim, config.decoder_embed_dim);
-    let (weight, bias) = (pack.matrix(Param::DecoderEmbedWeight), pack.vector(Param::DecoderEmbedBias));
-    let mut activations = Activations { values: buffers.activations, stride: buffers.stride };
-    let mut project = |row: &[f32], out: &mut [f32]| {
-        linear(&weight, bias, Rows::dense(row, d), dd, out, &mut activations); // [D] -> [Dd]
-    };
+    let linear = Linear { weight: pack.matrix(Param::DecoderEmbedWeight), bias: pack.vector(Param::DecoderEmbedBias) };
+    let work = &mut buffers.work;
     let canvas = &mut buffers.canvas[..config.sequence() * dd];
-    let (class, patches) = canvas.split_at_mut(dd);
-    project(&buffers.x[..d], class);
-    for row in patches.chunks_exact_mut(dd) {
-        row.copy_from_slice(class);
-    }
-    for ((id, position), row) in tokens.iter().zip(buffers.x[d..].chunks_exact(d)) {
-        if id != config.mask_token_id {
-            project(row, &mut patches[position * dd..][..dd]);
+    // The class token and the visible tokens, a block of rows at a time; sources are rows of x.
+    let visible = || tokens.iter().enumerate().filter(|(_, (id, _))| *id != config.mask_token_id);
+    let mut sources = core::iter::once((0, 0)).chain(visible().map(|(i, (_, position))| (1 + i, 1 + position)));
+    let mut class_is_there = false;
+    loop {
+        let mut places = sources.clone();
+        let mut count = 0;
+        k.run(|| {
+            for (row, _) in sources.by_ref().take(work.rows) {
+                linear.put(k, &buffers.x[row * d..][..d], count, &mut work.input);
+                count += 1;
+            }
+        });
+        if count == 0 {
+            break;
+        }
+        let projected = &mut work.hidden[..count * dd]; // [r, Dd]
+        let out = Output { data: &mut *projected, stride: dd, activation: Activation::Store };
+        linear.apply(k, &work.input, count, 0..dd, out); // [r, D] -> [r, Dd]
+        if !class_is_there {
+            for row in canvas.chunks_exact_mut(dd) {
+                row.copy_from_slice(&projected[..dd]);
+            }
+            class_is_there = true;
+        }
+        for (row, (_, place)) in projected.chunks_exact(dd).zip(&mut places) {
+            canvas[place * dd..][..dd].copy_from_slice(row);
         }
     }
     for (x, p) in canvas.iter_mut().zip(pack.vector(Param::DecoderPosition).iter_from(0)) {
@@ -307,148 +336,57 @@ fn fill_canvas(model: &Model<'_>, tokens: &Tokens<'_>, buffers: &mut Buffers<'_>
 }
 
 /// The output head at wanted positions: `LN(GELU(W x + b)) · E^T + bias` over the K codes.
-fn head(
+fn head<K: Kernel>(
+    k: K,
     model: &Model<'_>,
-    canvas: &[f32],
-    work: &mut Work<'_>,
+    buffers: &mut Buffers<'_>,
     wanted: impl Fn(usize) -> bool,
     mut visit: impl FnMut(usize, &mut [f32]),
 ) {
     let (config, pack) = (model.config(), &model.pack);
     let (d, dd, codes) = (config.embed_dim, config.decoder_embed_dim, config.codebook_size);
-    let norm = (pack.vector(Param::DecoderNormWeight), pack.vector(Param::DecoderNormBias));
-    let fc = (pack.matrix(Param::HeadFcWeight), pack.vector(Param::HeadFcBias));
-    let ln = (pack.vector(Param::HeadNormWeight), pack.vector(Param::HeadNormBias));
-    let out = (pack.matrix(Param::WordEmbedding), pack.vector(Param::HeadBias));
+    let norm = Norm {
+        weight: pack.vector(Param::DecoderNormWeight),
+        bias: pack.vector(Param::DecoderNormBias),
+        eps: config.layer_norm_eps,
+    };
+    let fc = Linear { weight: pack.matrix(Param::HeadFcWeight), bias: pack.vector(Param::HeadFcBias) };
+    let hidden_norm = Norm {
+        weight: pack.vector(Param::HeadNormWeight),
+        bias: pack.vector(Param::HeadNormBias),
+        eps: HEAD_LAYER_NORM_EPS,
+    };
+    let output = Linear { weight: pack.matrix(Param::WordEmbedding), bias: pack.vector(Param::HeadBias) };
+    let (canvas, work) = (&*buffers.canvas, &mut buffers.work);
     let mut positions = (0..config.tokens()).filter(|&p| wanted(p));
     loop {
-        // Gather up to ROW_BLOCK wanted rows.
-        let mut block = [0; ROW_BLOCK];
+        let mut places = positions.clone();
         let mut count = 0;
-        for (place, row) in block.iter_mut().zip(work.rows.chunks_exact_mut(dd)) {
-            let Some(position) = positions.next() else { break };
-            *place = position;
-            row.copy_from_slice(&canvas[(1 + position) * dd..][..dd]);
-            layer_norm(row, norm.0, norm.1, config.layer_norm_eps);
-            count += 1;
-        }
+        k.run(|| {
+            let row = &mut work.hidden[..dd];
+            for position in positions.by_ref().take(work.rows) {
+                norm.apply(&canvas[(1 + position) * dd..][..dd], row);
+                fc.put(k, row, count, &mut work.input);
+                count += 1;
+            }
+        });
         if count == 0 {
             return;
         }
-        let rows = &work.rows[..count * dd]; // [r, Dd]
-        let hidden = &mut work.qkv[..count * d]; // [r, D]
-        linear(&fc.0, fc.1, Rows::dense(rows, dd), d, hidden, &mut work.activations);
-        for row in hidden.chunks_exact_mut(d) {
-            row.iter_mut().for_each(|x| *x = gelu(*x));
-            layer_norm(row, ln.0, ln.1, HEAD_LAYER_NORM_EPS);
-        }
+        let hidden = &mut work.attended[..count * d]; // [r, D]
+        let out = Output { data: &mut *hidden, stride: d, activation: Activation::Gelu };
+        fc.apply(k, &work.input, count, 0..d, out);
+        k.run(|| {
+            for (i, row) in hidden.chunks_exact_mut(d).enumerate() {
+                hidden_norm.apply_in_place(row);
+                output.put(k, row, i, &mut work.input);
+            }
+        });
         let logits = &mut work.hidden[..count * codes]; // [r, K]
-        linear(&out.0, out.1, Rows::dense(hidden, d), codes, logits, &mut work.activations);
-        for (position, logits) in block.into_iter().zip(logits.chunks_exact_mut(codes)) {
+        let out = Output { data: &mut *logits, stride: codes, activation: Activation::Store };
+        output.apply(k, &work.input, count, 0..codes, out);
+        for (position, logits) in (&mut places).zip(logits.chunks_exact_mut(codes)) {
             visit(position, logits);
         }
-    }
-}
-
-/// Buffers that a stack of blocks works in.
-struct Work<'w> {
-    qkv: &'w mut [f32],
-    rows: &'w mut [f32],
-    hidden: &'w mut [f32],
-    scores: &'w mut [f32],
-    head: &'w mut [f32],
-    activations: Activations<'w>,
-}
-
-impl Buffers<'_> {
-    /// The encoder's rows, and the rest to work in.
-    fn encoder(&mut self) -> (&mut [f32], Work<'_>) {
-        self.split().0
-    }
-
-    /// The decoder's rows, and the rest to work in.
-    fn decoder(&mut self) -> (&mut [f32], Work<'_>) {
-        let ((_, work), canvas) = self.split();
-        (canvas, work)
-    }
-
-    fn split(&mut self) -> ((&mut [f32], Work<'_>), &mut [f32]) {
-        let work = Work {
-            qkv: self.qkv,
-            rows: self.rows,
-            hidden: self.hidden,
-            scores: self.scores,
-            head: self.head,
-            activations: Activations { values: self.activations, stride: self.stride },
-        };
-        ((self.x, work), self.canvas)
-    }
-}
-
-/// A pre-norm transformer block: `x += Attn(LN(x))`, `x += MLP(LN(x))`.
-struct Block<'a> {
-    pack: &'a Pack<'a>,
-    stack: Stack,
-    index: usize,
-    dim: usize,
-    heads: usize,
-}
-
-impl Block<'_> {
-    fn param(&self, part: Part) -> Param {
-        Param::Block { stack: self.stack, index: self.index, part }
-    }
-
-    fn vector(&self, part: Part) -> Vector<'_> {
-        self.pack.vector(self.param(part))
-    }
-
-    /// `x` `[rows, D]` in place; rows pass through the linears in blocks.
-    fn forward(&self, x: &mut [f32], work: &mut Work<'_>) {
-        let (dim, pack) = (self.dim, self.pack);
-        let hidden_dim = dim * pack.config().mlp_ratio;
-        let qkv = &mut work.qkv[..3 * x.len()]; // [rows, 3D]
-        let weight = pack.matrix(self.param(Part::QkvWeight));
-        for (x, qkv) in x.chunks(ROW_BLOCK * dim).zip(qkv.chunks_mut(ROW_BLOCK * 3 * dim)) {
-            let normed = self.normed(x, work.rows, Part::Norm1Weight, Part::Norm1Bias); // [r, D]
-            let bias = self.vector(Part::QkvBias);
-            linear(&weight, bias, Rows::dense(normed, dim), 3 * dim, qkv, &mut work.activations);
-        }
-        attention(qkv, dim, self.heads, work.scores, work.head); // [rows, D] in the query parts
-        let proj = pack.matrix(self.param(Part::ProjWeight));
-        let fc1 = pack.matrix(self.param(Part::Fc1Weight));
-        let fc2 = pack.matrix(self.param(Part::Fc2Weight));
-        for (x, qkv) in x.chunks_mut(ROW_BLOCK * dim).zip(qkv.chunks(ROW_BLOCK * 3 * dim)) {
-            let attended = Rows { data: qkv, stride: 3 * dim, cols: dim };
-            let out = &mut work.rows[..x.len()]; // [r, D]
-            linear(&proj, self.vector(Part::ProjBias), attended, dim, out, &mut work.activations);
-            add(x, out);
-            let normed = self.normed(x, work.rows, Part::Norm2Weight, Part::Norm2Bias); // [r, D]
-            let hidden = &mut work.hidden[..normed.len() / dim * hidden_dim]; // [r, F]
-            let bias = self.vector(Part::Fc1Bias);
-            linear(&fc1, bias, Rows::dense(normed, dim), hidden_dim, hidden, &mut work.activations);
-            hidden.iter_mut().for_each(|x| *x = gelu(*x));
-            let out = &mut work.rows[..x.len()]; // [r, D]
-            let bias = self.vector(Part::Fc2Bias);
-            linear(&fc2, bias, Rows::dense(hidden, hidden_dim), dim, out, &mut work.activations);
-            add(x, out);
-        }
-    }
-
-    /// LayerNorm of rows into a buffer.
-    fn normed<'r>(&self, x: &[f32], rows: &'r mut [f32], weight: Part, bias: Part) -> &'r [f32] {
-        let rows = &mut rows[..x.len()];
-        rows.copy_from_slice(x);
-        let (weight, bias) = (self.vector(weight), self.vector(bias));
-        for row in rows.chunks_exact_mut(self.dim) {
-            layer_norm(row, weight, bias, self.pack.config().layer_norm_eps);
-        }
-        rows
-    }
-}
-
-fn add(x: &mut [f32], y: &[f32]) {
-    for (x, y) in x.iter_mut().zip(y) {
-        *x += y;
     }
 }

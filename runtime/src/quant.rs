@@ -1,6 +1,10 @@
 //! Symmetric int8 quantisation and the blocked layout of linear weights.
 
-use crate::{error::Error, math::round_to_i32};
+use crate::{
+    error::Error,
+    kernels::{bytes::as_i8_mut, scalar},
+    math::round_to_i32,
+};
 
 /// Order of a linear's weights `[N, K]` in a pack: `[N/nr][K/kt][nr][kt]`, zero-padded.
 ///
@@ -54,24 +58,59 @@ impl Layout {
     }
 }
 
+/// Bytes that an activation may take in the form that a kernel wants ([`Kernel::store`]).
+///
+/// [`Kernel::store`]: crate::kernels::Kernel::store
+pub(crate) const ACTIVATION_BYTES: usize =
+    if cfg!(any(target_arch = "x86_64", target_arch = "wasm32", target_arch = "arm")) { 2 } else { 1 };
+
+/// What to multiply a row with before rounding, and what to multiply the integers with afterwards:
+/// `127 / max|x|` and `max|x| / 127`, both 0 for a row that is (all but) zero.
+#[inline(always)]
+pub(crate) fn scale_of(max: f32) -> (f32, f32) {
+    // Below this the inverse would overflow.
+    if max > 1e-30 {
+        (127.0 / max, max / 127.0)
+    } else {
+        (0.0, 0.0)
+    }
+}
+
 /// Largest magnitude of a slice; 0 for an empty one.
-#[inline]
-fn max_abs(x: &[f32]) -> f32 {
-    x.iter().fold(0.0, |m, v| if v.abs() > m { v.abs() } else { m })
+#[inline(always)]
+pub(crate) fn max_abs(x: &[f32]) -> f32 {
+    scalar::max(x, 0.0, f32::abs)
+}
+
+/// A scaled number as a byte, ties to even.
+#[inline(always)]
+pub(crate) fn round(x: f32) -> i8 {
+    round_to_i32(x) as i8
+}
+
+/// Rounds `x * inverse` to bytes; those of `out` past the end of `x` become 0.
+#[inline(always)]
+pub(crate) fn store_i8(x: &[f32], inverse: f32, out: &mut [i8]) {
+    let (head, padding) = out.split_at_mut(x.len().min(out.len()));
+    for (q, x) in head.iter_mut().zip(x) {
+        *q = round(*x * inverse);
+    }
+    padding.fill(0);
+}
+
+/// [`store_i8`] into plain bytes.
+#[inline(always)]
+pub(crate) fn store_bytes(x: &[f32], inverse: f32, out: &mut [u8]) {
+    store_i8(x, inverse, as_i8_mut(out));
 }
 
 /// Quantises one row to int8: `x ≈ scale * q`, `q` in -127..=127, `scale = max|x| / 127`.
 /// Elements of `q` past the row's length become 0. Returns the scale (0 for a zero row).
-#[inline]
+#[inline(always)]
 pub fn quantise_row(x: &[f32], q: &mut [i8]) -> f32 {
-    let max = max_abs(x);
-    let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
-    let (head, padding) = q.split_at_mut(x.len().min(q.len()));
-    for (q, x) in head.iter_mut().zip(x) {
-        *q = round_to_i32(*x * inverse) as i8;
-    }
-    padding.fill(0);
-    max / 127.0
+    let (inverse, scale) = scale_of(max_abs(x));
+    store_i8(x, inverse, q);
+    scale
 }
 
 /// Quantises a row-major matrix `[rows, cols]` per output channel into a blocked layout.
@@ -94,11 +133,10 @@ pub fn quantise_matrix(
     check("scales", rows, scales.len())?;
     out.fill(0);
     for (row, (x, scale)) in weights.chunks_exact(cols).zip(scales).enumerate() {
-        let max = max_abs(x);
-        let inverse = if max > 0.0 { 127.0 / max } else { 0.0 };
-        *scale = max / 127.0;
+        let (inverse, row_scale) = scale_of(max_abs(x));
+        *scale = row_scale;
         for (col, x) in x.iter().enumerate() {
-            out[layout.index(row, col, cols)] = round_to_i32(x * inverse) as i8;
+            out[layout.index(row, col, cols)] = round(x * inverse);
         }
     }
     Ok(())

@@ -3,8 +3,11 @@
 use crate::{
     config::ModelConfig,
     error::Error,
-    kernels::bytes::{as_f32_mut, as_i8_mut, as_u16_mut},
-    layers::ROW_BLOCK,
+    kernels::bytes::{as_f32_mut, as_i16_mut, as_i32_mut, as_i8_mut, as_u16_mut},
+    layers::{
+        attention::{HeadWork, QUERY_BLOCK},
+        linear::{Input, Linear},
+    },
     quant::Layout,
 };
 
@@ -26,34 +29,70 @@ pub enum Plan {
 /// assert!(Scratch::new(&mut memory, &CONFIG, Plan::Features).is_ok());
 /// ```
 pub struct Scratch<'m> {
-    floats: &'m mut [f32],
-    bytes: &'m mut [i8],
-    ids: &'m mut [u16],
+    memory: &'m mut [u8],
     sizes: Sizes,
+}
+
+/// Buffers start at multiples of this, in bytes.
+const ALIGN: usize = 64;
+
+/// How many rows pass through an MLP together, and how many heads are projected together.
+///
+/// The results do not depend on it: more memory makes fewer, larger matrix products.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Blocks {
+    rows: usize,
+    /// Heads are grouped up to this width.
+    heads_width: usize,
+}
+
+impl Blocks {
+    /// For microcontrollers.
+    const SMALL: Self = Self { rows: 8, heads_width: 1 };
+
+    /// For processors with caches: whole sequences.
+    const fn large(config: &ModelConfig) -> Self {
+        Self { rows: config.sequence(), heads_width: 64 }
+    }
+}
+
+/// Heads that are projected together: the most that divide all and are not wider than `width`; at least one.
+pub(crate) const fn heads_together(heads: usize, head_dim: usize, width: usize) -> usize {
+    let mut together = 1;
+    let mut n = 2;
+    while n <= heads && n * head_dim <= width {
+        if heads.is_multiple_of(n) {
+            together = n;
+        }
+        n += 1;
+    }
+    together
 }
 
 /// Element counts of every buffer.
 #[derive(Clone, Copy)]
 struct Sizes {
+    blocks: Blocks,
     /// Encoder rows `[1+T, D]`.
     x: usize,
     /// Decoder rows `[1+T, Dd]`.
     canvas: usize,
-    /// `[1+T, 3 max(D, Dd)]`
-    qkv: usize,
-    /// `[ROW_BLOCK, max(D, Dd)]`
+    /// Attention output `[groups of heads, 1+T, width of a group]`.
+    attended: usize,
+    /// Quantised input of the attention, `[1+T]` rows of so many bytes.
+    normed_stride: usize,
     rows: usize,
-    /// `[ROW_BLOCK, max(F, Fd, K)]`
-    hidden: usize,
-    /// `[1+T]`
-    scores: usize,
-    /// `[2, max head width]`
+    /// Projections of a group of heads, `[1+T, 3 * width]`.
+    qkv: usize,
+    /// Width of a head.
     head: usize,
-    /// Confidences of the sampler and a copy to select from, `[2, T]`.
-    confidence: usize,
+    /// `[rows of a block, max(D, Dd)]`
+    floats: usize,
+    /// `[rows of a block, max(F, Fd, K)]`
+    hidden: usize,
     /// Stride of a row of quantised activations.
     stride: usize,
-    /// Ids drawn in a step, `[T]`.
+    /// Tokens to draw: their confidences and a copy to select from `[2, T]`, their ids `[T]`.
     drawn: usize,
 }
 
@@ -66,50 +105,101 @@ const fn max(a: usize, b: usize) -> usize {
 }
 
 impl Sizes {
-    const fn new(c: &ModelConfig, plan: Plan) -> Self {
+    const fn new(c: &ModelConfig, plan: Plan, blocks: Blocks) -> Self {
         let generate = matches!(plan, Plan::Generate);
         let decoder_dim = if generate { c.decoder_embed_dim } else { 0 };
         let dim = max(c.embed_dim, decoder_dim);
         let hidden = dim * c.mlp_ratio;
         let codes = if generate { c.codebook_size } else { 0 };
-        let head = max(c.head_dim(), if generate { c.decoder_head_dim() } else { 0 });
-        let tokens = if generate { c.tokens() } else { 0 };
+        let group = c.head_dim() * heads_together(c.num_heads, c.head_dim(), blocks.heads_width);
+        let decoder_group =
+            c.decoder_head_dim() * heads_together(c.decoder_num_heads, c.decoder_head_dim(), blocks.heads_width);
         Self {
+            blocks,
             x: c.sequence() * c.embed_dim,
             canvas: c.sequence() * decoder_dim,
-            qkv: c.sequence() * 3 * dim,
-            rows: ROW_BLOCK * dim,
-            hidden: ROW_BLOCK * max(hidden, codes),
-            scores: c.sequence(),
-            head: 2 * head,
-            confidence: 2 * tokens,
-            stride: hidden.next_multiple_of(Layout::MAX_KT),
-            drawn: tokens,
+            attended: c.sequence() * dim,
+            normed_stride: Linear::stride(dim),
+            rows: c.sequence(),
+            qkv: c.sequence() * 3 * max(group, if generate { decoder_group } else { 0 }),
+            head: max(c.head_dim(), if generate { c.decoder_head_dim() } else { 0 }),
+            floats: blocks.rows * dim,
+            hidden: blocks.rows * max(hidden, codes),
+            stride: Linear::stride(hidden),
+            drawn: if generate { c.tokens() } else { 0 },
         }
     }
 
-    const fn floats(&self) -> usize {
-        self.x + self.canvas + self.qkv + self.rows + self.hidden + self.scores + self.head + self.confidence
+    /// Bytes of every buffer, in the order in which [`Scratch::buffers`] takes them.
+    const fn lengths(&self) -> [usize; 20] {
+        let pairs = self.rows.next_multiple_of(2);
+        let keys = self.rows.next_multiple_of(Layout::MAX_NR);
+        [
+            4 * self.x,
+            4 * self.canvas,
+            4 * self.attended,
+            self.rows * self.normed_stride,
+            4 * self.rows, // scales of the above
+            4 * self.qkv,
+            keys * self.head.next_multiple_of(Layout::MAX_KT),
+            4 * keys, // key scales
+            4 * keys, // key sums
+            2 * pairs * self.head,
+            4 * self.head, // value scales
+            4 * QUERY_BLOCK * self.rows,
+            2 * QUERY_BLOCK * pairs,
+            QUERY_BLOCK * Linear::stride(self.head),
+            4 * 2 * self.head,
+            4 * self.floats,
+            4 * self.hidden,
+            self.blocks.rows * self.stride,
+            4 * self.blocks.rows, // scales of the above
+            (2 * 4 + 2) * self.drawn,
+        ]
     }
 
-    const fn activations(&self) -> usize {
-        ROW_BLOCK * self.stride
+    /// Bytes of all buffers, and what alignment may take.
+    const fn bytes(&self) -> usize {
+        let lengths = self.lengths();
+        let (mut sum, mut i) = (ALIGN - 1, 0);
+        while i < lengths.len() {
+            sum += lengths[i].next_multiple_of(ALIGN);
+            i += 1;
+        }
+        sum
     }
 }
 
 /// The buffers of a forward pass, each a slice of the scratch.
 pub(crate) struct Buffers<'s> {
+    /// Encoder rows.
     pub x: &'s mut [f32],
+    /// Decoder rows.
     pub canvas: &'s mut [f32],
-    pub qkv: &'s mut [f32],
-    pub rows: &'s mut [f32],
-    pub hidden: &'s mut [f32],
-    pub scores: &'s mut [f32],
-    pub head: &'s mut [f32],
+    pub work: Work<'s>,
+    /// Confidences of the drawn tokens, a copy to select from, and their ids.
     pub confidence: &'s mut [f32],
-    pub activations: &'s mut [i8],
-    pub stride: usize,
+    pub select: &'s mut [f32],
     pub drawn: &'s mut [u16],
+}
+
+/// What the blocks work in.
+pub(crate) struct Work<'s> {
+    /// Attention output `[groups of heads, rows, width of a group]`.
+    pub attended: &'s mut [f32],
+    /// Quantised input of the attention, and its scales.
+    pub normed: &'s mut [u8],
+    pub normed_stride: usize,
+    pub normed_scales: &'s mut [f32],
+    /// Projections of a group of heads.
+    pub qkv: &'s mut [f32],
+    /// Heads are grouped up to this width.
+    pub heads_width: usize,
+    pub head: HeadWork<'s>,
+    /// Rows that pass through an MLP together, their input and their hidden layer.
+    pub rows: usize,
+    pub input: Input<'s>,
+    pub hidden: &'s mut [f32],
 }
 
 impl<'m> Scratch<'m> {
@@ -117,67 +207,84 @@ impl<'m> Scratch<'m> {
     ///
     /// `config` must be valid (see [`ModelConfig::validate`]).
     pub const fn bytes(config: &ModelConfig, plan: Plan) -> usize {
-        let sizes = Sizes::new(config, plan);
-        // Up to 3 bytes are lost in front of the floats.
-        3 + 4 * sizes.floats() + 2 * sizes.drawn + sizes.activations()
+        Sizes::new(config, plan, Blocks::SMALL).bytes()
+    }
+
+    /// Bytes with which a processor with caches runs fastest (the results are the same).
+    pub const fn fast_bytes(config: &ModelConfig, plan: Plan) -> usize {
+        max(Sizes::new(config, plan, Blocks::large(config)).bytes(), Self::bytes(config, plan))
     }
 
     /// Divides memory into buffers. Its contents do not matter.
+    ///
+    /// With [`Scratch::fast_bytes`] or more the matrix products are as large as they get.
     ///
     /// # Errors
     /// [`Error::Scratch`] where `memory` is smaller than [`Scratch::bytes`], [`Error::Config`].
     pub fn new(memory: &'m mut [u8], config: &ModelConfig, plan: Plan) -> Result<Self, Error> {
         config.validate()?;
-        let sizes = Sizes::new(config, plan);
         let (needed, found) = (Self::bytes(config, plan), memory.len());
-        let small = Error::Scratch { needed, found };
         if found < needed {
-            return Err(small);
+            return Err(Error::Scratch { needed, found });
         }
-        let front = memory.as_ptr().align_offset(4);
-        let memory = memory.get_mut(front..).ok_or(small)?;
-        let (floats, memory) = memory.split_at_mut_checked(4 * sizes.floats()).ok_or(small)?;
-        let (ids, memory) = memory.split_at_mut_checked(2 * sizes.drawn).ok_or(small)?;
-        let bytes = memory.get_mut(..sizes.activations()).ok_or(small)?;
-        Ok(Self { floats: as_f32_mut(floats), ids: as_u16_mut(ids), bytes: as_i8_mut(bytes), sizes })
+        let fast = found >= Self::fast_bytes(config, plan);
+        let blocks = if fast { Blocks::large(config) } else { Blocks::SMALL };
+        Ok(Self { memory, sizes: Sizes::new(config, plan, blocks) })
     }
 
     /// The buffers, if they are at least as large as this model and plan need.
     pub(crate) fn buffers(&mut self, config: &ModelConfig, plan: Plan) -> Result<Buffers<'_>, Error> {
-        let needed = Sizes::new(config, plan);
-        let small =
-            Error::Scratch { needed: Self::bytes(config, plan), found: 4 * self.floats.len() + self.bytes.len() };
-        let enough = self.sizes.x >= needed.x
-            && self.sizes.canvas >= needed.canvas
-            && self.sizes.qkv >= needed.qkv
-            && self.sizes.rows >= needed.rows
-            && self.sizes.hidden >= needed.hidden
-            && self.sizes.scores >= needed.scores
-            && self.sizes.head >= needed.head
-            && self.sizes.confidence >= needed.confidence
-            && self.sizes.stride >= needed.stride;
-        if !enough {
+        let needed = Sizes::new(config, plan, self.sizes.blocks).lengths();
+        let lengths = self.sizes.lengths();
+        let small = Error::Scratch { needed: Self::bytes(config, plan), found: self.memory.len() };
+        if lengths.iter().zip(needed).any(|(have, need)| *have < need) {
             return Err(small);
         }
-        let mut rest = &mut *self.floats;
-        let mut take = |count: usize| -> Result<&mut [f32], Error> {
-            let (taken, after) = core::mem::take(&mut rest).split_at_mut_checked(count).ok_or(small)?;
+        let front = self.memory.as_ptr().align_offset(ALIGN);
+        let mut rest = self.memory.get_mut(front..).ok_or(small)?;
+        let mut lengths = lengths.into_iter();
+        let mut take = || -> Result<&mut [u8], Error> {
+            let length = lengths.next().unwrap_or(0);
+            let (taken, after) =
+                core::mem::take(&mut rest).split_at_mut_checked(length.next_multiple_of(ALIGN)).ok_or(small)?;
             rest = after;
-            Ok(taken)
+            taken.get_mut(..length).ok_or(small)
         };
-        Ok(Buffers {
-            x: take(self.sizes.x)?,
-            canvas: take(self.sizes.canvas)?,
-            qkv: take(self.sizes.qkv)?,
-            rows: take(self.sizes.rows)?,
-            hidden: take(self.sizes.hidden)?,
-            scores: take(self.sizes.scores)?,
-            head: take(self.sizes.head)?,
-            confidence: take(self.sizes.confidence)?,
-            activations: &mut *self.bytes,
-            stride: self.sizes.stride,
-            drawn: &mut *self.ids,
-        })
+        let x = as_f32_mut(take()?);
+        let canvas = as_f32_mut(take()?);
+        let attended = as_f32_mut(take()?);
+        let normed = take()?;
+        let normed_scales = as_f32_mut(take()?);
+        let qkv = as_f32_mut(take()?);
+        let head = HeadWork {
+            keys: as_i8_mut(take()?),
+            key_scales: as_f32_mut(take()?),
+            key_sums: as_i32_mut(take()?),
+            values: as_i16_mut(take()?),
+            value_scales: as_f32_mut(take()?),
+            scores: as_f32_mut(take()?),
+            weights: as_i16_mut(take()?),
+            queries: take()?,
+            row: as_f32_mut(take()?),
+        };
+        let floats = as_f32_mut(take()?);
+        let hidden = as_f32_mut(take()?);
+        let input = Input { floats, bytes: take()?, stride: self.sizes.stride, scales: as_f32_mut(take()?) };
+        let work = Work {
+            attended,
+            normed,
+            normed_stride: self.sizes.normed_stride,
+            normed_scales,
+            qkv,
+            heads_width: self.sizes.blocks.heads_width,
+            head,
+            rows: self.sizes.blocks.rows,
+            input,
+            hidden,
+        };
+        let (confidence, drawn) = take()?.split_at_mut(2 * 4 * self.sizes.drawn);
+        let (confidence, select) = as_f32_mut(confidence).split_at_mut(self.sizes.drawn);
+        Ok(Buffers { x, canvas, work, confidence, select, drawn: as_u16_mut(drawn) })
     }
 }
 
@@ -191,13 +298,13 @@ pub struct OwnedScratch {
 
 #[cfg(feature = "alloc")]
 impl OwnedScratch {
-    /// Allocates for a model and a plan.
+    /// Allocates for a model and a plan, [`Scratch::fast_bytes`].
     ///
     /// # Errors
     /// [`Error::Config`] where the configuration is invalid.
     pub fn new(config: &ModelConfig, plan: Plan) -> Result<Self, Error> {
         config.validate()?;
-        Ok(Self { memory: alloc::vec![0; Scratch::bytes(config, plan)], config: *config, plan })
+        Ok(Self { memory: alloc::vec![0; Scratch::fast_bytes(config, plan)], config: *config, plan })
     }
 
     /// The scratch to hand to a model.
@@ -225,6 +332,10 @@ mod tests {
                 let mut scratch = Scratch::new(&mut memory[start..start + needed], &config, plan).unwrap();
                 assert!(scratch.buffers(&config, plan).is_ok());
             }
+            let fast = Scratch::fast_bytes(&config, plan);
+            let mut larger = vec![0; fast];
+            let mut scratch = Scratch::new(&mut larger, &config, plan).unwrap();
+            assert_eq!(scratch.buffers(&config, plan).unwrap().work.rows, config.sequence());
             let found = needed - 1;
             assert_eq!(Scratch::new(&mut memory[..found], &config, plan).err(), Some(Error::Scratch { needed, found }));
         }

@@ -8,7 +8,7 @@ use sorcen_runtime::{
     rng::{splitmix64, Rng, Stream},
     sampler::Seeded,
     scratch::{Plan, Scratch},
-    Error, Model, ModelConfig, Pack,
+    Error, Kernels, Model, ModelConfig, Pack,
 };
 
 const CONFIG: ModelConfig = ModelConfig { depth: 2, decoder_depth: 1, ..ModelConfig::micro(4, 30) };
@@ -40,9 +40,9 @@ fn hash(state: u64, values: impl IntoIterator<Item = u32>) -> u64 {
 }
 
 /// Hashes of (features, logits, generated tokens).
-fn run(pack: &[u8]) -> Result<[u64; 3], Error> {
-    let model = Model::new(Pack::new(pack)?);
-    let mut memory = vec![0; Scratch::bytes(&CONFIG, Plan::Generate)];
+fn run(pack: &[u8], kernels: Kernels, bytes: usize) -> Result<[u64; 3], Error> {
+    let model = Model::with_kernels(Pack::new(pack)?, kernels);
+    let mut memory = vec![0; bytes];
     let mut scratch = Scratch::new(&mut memory, &CONFIG, Plan::Generate)?;
     let ids: Vec<u16> = (0..16).map(|i| if i % 5 == 0 { 31 } else { (i * 7 % 30) as u16 }).collect();
 
@@ -57,7 +57,7 @@ fn run(pack: &[u8]) -> Result<[u64; 3], Error> {
     latent.decode(|_, row| logits = hash(logits, row.iter().map(|x| x.to_bits())))?;
 
     let mut tokens = 0;
-    for seed in 0..4 {
+    for seed in 0..2 {
         let mut ids = [31u16; 16];
         generate(&model, &mut ids, &Options::default(), &mut Seeded(seed), &mut scratch, |_| {})?;
         tokens = hash(tokens, ids.map(u32::from));
@@ -65,12 +65,21 @@ fn run(pack: &[u8]) -> Result<[u64; 3], Error> {
     Ok([features, logits, tokens])
 }
 
+/// Every kernel that runs here, every layout, little and much memory.
 #[test]
 fn the_golden_bits() {
-    let expected = [0x5fb9_4226_15fd_25da, 0x4a97_95a6_9e25_3986, 0xd332_237f_98a1_62c6];
-    assert_eq!(run(&pack(Layout::ROW_MAJOR)).unwrap(), expected, "row-major");
-    for (nr, kt) in [(4, 4), (8, 32), (3, 1)] {
-        assert_eq!(run(&pack(Layout { nr, kt })).unwrap(), expected, "layout {nr}x{kt}");
+    let expected = [0x7f8e_4212_2ac5_5d49, 0x78b2_5778_aedc_56e7, 0x351c_88eb_300c_8786];
+    let kernels: Vec<_> = Kernels::available().collect();
+    println!("kernels: {:?}", kernels.iter().map(Kernels::name).collect::<Vec<_>>());
+    let (least, fast) = (Scratch::bytes(&CONFIG, Plan::Generate), Scratch::fast_bytes(&CONFIG, Plan::Generate));
+    assert!(least < fast);
+    for (nr, kt) in [(1, 0), (16, 4), (4, 4), (8, 32), (3, 1)] {
+        let pack = pack(Layout { nr, kt });
+        for &k in &kernels {
+            for bytes in [least, fast] {
+                assert_eq!(run(&pack, k, bytes).unwrap(), expected, "{}, layout {nr}x{kt}, {bytes} bytes", k.name());
+            }
+        }
     }
 }
 

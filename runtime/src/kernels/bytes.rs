@@ -5,6 +5,7 @@ compile_error!("packs are little-endian and used in place; big-endian targets ar
 
 macro_rules! view {
     ($name:ident, $name_mut:ident, $type:ty) => {
+        #[allow(dead_code)] // which ones are needed depends on the instruction set
         /// The bytes as numbers; `None` unless aligned and a whole number of elements.
         pub(crate) fn $name(bytes: &[u8]) -> Option<&[$type]> {
             // SAFETY: every bit pattern is a valid value of this plain number type.
@@ -23,6 +24,13 @@ macro_rules! view {
 view!(as_f32, as_f32_mut, f32);
 view!(as_u16, as_u16_mut, u16);
 view!(as_i8, as_i8_mut, i8);
+view!(as_i16, as_i16_mut, i16);
+
+/// The aligned middle of the bytes as numbers (up to one element lost at either end).
+pub(crate) fn as_i32_mut(bytes: &mut [u8]) -> &mut [i32] {
+    // SAFETY: every bit pattern is a valid value, in both directions.
+    unsafe { bytes.align_to_mut::<i32>().1 }
+}
 
 macro_rules! bytes_of {
     ($name:ident, $type:ty) => {

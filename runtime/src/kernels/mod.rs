@@ -1,9 +1,184 @@
-//! The only home of `unsafe`, and the inner loops.
+//! The only home of `unsafe`, and the inner loops: one file an instruction set.
 //!
-//! [`scalar`] is the specification: every faster kernel has to give the same bits.
+//! # How an instruction set is added
+//!
+//! A file holds a unit struct that proves the CPU can run it, with [`Kernel`] implemented on it:
+//!
+//! 1. [`Kernel::run`] compiles what it is handed for the instruction set. The float steps (LayerNorm,
+//!    softmax, GELU, quantise) are written once, in `layers` and `math`, over [`LANES`] independent
+//!    lanes and without fused multiply-add; `run` makes the compiler use wide registers for them.
+//! 2. [`Kernel::gemm`]: quantised rows times int8 weights, the exact sums handed to an [`Epilogue`].
+//!    [`Kernel::LAYOUT`] is the order of weights that it wants, [`Kernel::store`] the form of a row.
+//!    Weights in another order go through [`scalar::Scalar`] instead, inside `run`.
+//! 3. [`Kernel::mix`]: attention weights (`i16`) times values (`i16` in pairs of tokens).
+//!
+//! Then a variant in [`Kernels`] (and in its `detect`), and `suite!(…)` at the end of the file: the
+//! tests that every instruction set has to pass against [`scalar`], the specification.
+//! Every one of the three functions has a portable default, so that a new file can start with one.
+//!
+//! # Forcing one
+//!
+//! `RUSTFLAGS='--cfg sorcen_kernels="scalar"'` (or any other [`Kernels::name`]) leaves the detection
+//! only that choice; a CPU that lacks it falls back to scalar, and [`Kernels::name`] says so.
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
 pub(crate) mod bytes;
+mod epilogue;
 #[cfg(feature = "std")]
 pub(crate) mod map;
 pub(crate) mod scalar;
+#[cfg(test)]
+pub(crate) mod suite;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+use core::ops::Range;
+
+pub(crate) use epilogue::{Activation, Epilogue};
+
+use crate::quant::{self, Layout};
+
+/// Lanes of a float reduction, and outputs that an [`Epilogue`] takes at once.
+pub(crate) const LANES: usize = 16;
+
+/// int8 weights `[rows, cols]` in some order.
+#[derive(Clone, Copy)]
+pub(crate) struct Weights<'a> {
+    pub values: &'a [i8],
+    /// Sum of each row (before padding) where known, else empty. Some kernels need them.
+    pub sums: &'a [i32],
+    pub layout: Layout,
+    pub cols: usize,
+}
+
+/// Quantised rows in the form that a kernel's [`Kernel::store`] gave them, `stride` bytes apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub values: &'a [u8],
+    pub stride: usize,
+    pub count: usize,
+}
+
+/// What an instruction set provides. See the [module](self).
+pub(crate) trait Kernel: Copy + Sync + Send {
+    /// Name on the command line and in [`Kernels::name`].
+    const NAME: &'static str;
+
+    /// The order of weights that [`gemm`](Self::gemm) takes (attention keys are put into it too).
+    const LAYOUT: Layout = Layout::ROW_MAJOR;
+
+    /// Runs `work` compiled for this instruction set.
+    fn run<R>(self, work: impl FnOnce() -> R) -> R;
+
+    /// Rounds `x * inverse` into a row of activations, zero past the end of `x`.
+    ///
+    /// `out` is [`Layout::padded_cols`] of [`LAYOUT`](Self::LAYOUT) times [`quant::ACTIVATION_BYTES`] long.
+    #[inline(always)]
+    fn store(self, x: &[f32], inverse: f32, out: &mut [u8]) {
+        quant::store_bytes(x, inverse, out);
+    }
+
+    /// Products of rows of activations with the weights of `outputs`; every sum goes to `epilogue`.
+    #[inline(always)]
+    fn gemm(self, weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+        self.run(|| scalar::gemm(weights, rows, outputs, epilogue));
+    }
+
+    /// `sum_j p[r, j] * v[j, d]` for every row `r` of `p` `[rows, 2 * pairs]` and every `d < width`,
+    /// `v` being `[pairs, width, 2]`; every sum goes to `epilogue` as output `d`.
+    #[inline(always)]
+    fn mix(self, p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue<'_>) {
+        self.run(|| scalar::mix(p, pairs, v, width, epilogue));
+    }
+}
+
+macro_rules! kernels {
+    ($($(#[$attribute:meta])* $variant:ident($type:ty) $detect:expr),* $(,)?) => {
+        /// The inner loops that a model runs on, all with the same results.
+        #[derive(Clone, Copy, Debug)]
+        pub struct Kernels(Choice);
+
+        #[derive(Clone, Copy, Debug)]
+        pub(crate) enum Choice {
+            $($(#[$attribute])* $variant($type),)*
+        }
+
+        impl Kernels {
+            /// All that this CPU can run, the fastest first.
+            pub fn available() -> impl Iterator<Item = Self> {
+                let mut all = heapless::Vec::<Self, 8>::new();
+                $($(#[$attribute])* {
+                    if let Some(kernel) = $detect {
+                        // There are fewer variants than places.
+                        let _ = all.push(Self(Choice::$variant(kernel)));
+                    }
+                })*
+                all.into_iter()
+            }
+
+            /// The name: `scalar`, `avx2`, `avx512vnni`, …
+            pub const fn name(&self) -> &'static str {
+                match self.0 {
+                    $($(#[$attribute])* Choice::$variant(_) => <$type as Kernel>::NAME,)*
+                }
+            }
+
+            /// The order of weights that these kernels multiply fastest.
+            pub const fn layout(&self) -> Layout {
+                match self.0 {
+                    $($(#[$attribute])* Choice::$variant(_) => <$type as Kernel>::LAYOUT,)*
+                }
+            }
+
+            pub(crate) const fn choice(self) -> Choice {
+                self.0
+            }
+        }
+
+        /// `dispatch!(kernels, k => body)`: the body, compiled once for each instruction set.
+        macro_rules! dispatch {
+            ($kernels:expr, $k:ident => $body:expr) => {
+                match $kernels.choice() {
+                    $($(#[$attribute])* $crate::kernels::Choice::$variant($k) => $body,)*
+                }
+            };
+        }
+        pub(crate) use dispatch;
+    };
+}
+
+kernels! {
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni(avx512::Avx512Vnni) avx512::Avx512Vnni::detect(),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2) avx2::Avx2::detect(),
+    Scalar(scalar::Scalar) Some(scalar::Scalar),
+}
+
+impl Kernels {
+    /// The plain loops that specify all others.
+    pub const SCALAR: Self = Self(Choice::Scalar(scalar::Scalar));
+
+    /// The fastest that this CPU can run, or the one that was forced by `--cfg sorcen_kernels="…"`.
+    pub fn detect() -> Self {
+        let forced = FORCED;
+        Self::available().find(|k| forced.is_none_or(|name| k.name() == name)).unwrap_or(Self::SCALAR)
+    }
+}
+
+/// The name given by `--cfg sorcen_kernels="…"`.
+const FORCED: Option<&str> = {
+    if cfg!(sorcen_kernels = "scalar") {
+        Some("scalar")
+    } else if cfg!(sorcen_kernels = "avx2") {
+        Some("avx2")
+    } else if cfg!(sorcen_kernels = "avx512vnni") {
+        Some("avx512vnni")
+    } else {
+        None
+    }
+};

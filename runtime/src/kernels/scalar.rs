@@ -1,15 +1,97 @@
 //! Inner loops in plain Rust: the specification of every kernel.
-//!
-//! Float sums run over [`LANES`] independent partial sums, joined in one fixed tree, so that any
-//! vector unit can compute them to the same bits. No fused multiply-add anywhere.
 
-/// Partial sums of a float reduction.
-pub(crate) const LANES: usize = 8;
+use core::ops::Range;
 
-/// Joins partial sums: `((0+4)+(2+6)) + ((1+5)+(3+7))`.
+use super::{bytes::as_i8, Epilogue, Kernel, Rows, Weights, LANES};
+use crate::quant::Layout;
+
+/// Runs on every CPU.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scalar;
+
+impl Kernel for Scalar {
+    const NAME: &'static str = "scalar";
+
+    #[inline(always)]
+    fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        work()
+    }
+}
+
+/// [`Kernel::gemm`] for weights in any order and rows of plain int8.
 #[inline(always)]
-fn join(s: [f32; LANES]) -> f32 {
-    ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
+pub(crate) fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+    let (padded, nr) = (weights.layout.padded_cols(weights.cols), usize::from(weights.layout.nr));
+    // Bytes have no alignment to miss.
+    let x = as_i8(rows.values).unwrap_or(&[]);
+    let rows = || x.chunks(rows.stride.max(1)).take(rows.count).enumerate();
+    if weights.layout == Layout::ROW_MAJOR {
+        for (output, w) in weights.values.chunks_exact(padded.max(1)).enumerate().take(outputs.end).skip(outputs.start)
+        {
+            for (row, x) in rows() {
+                epilogue.put_one(row, output, dot_i8(&x[..padded], w));
+            }
+        }
+        return;
+    }
+    let kt = weights.layout.tile_cols(padded).max(1);
+    let first = outputs.start / nr;
+    // A band holds `nr` outputs; a tile of it `kt` columns of each.
+    for (band, values) in weights.values.chunks_exact((nr * padded).max(1)).enumerate().skip(first) {
+        if band * nr >= outputs.end {
+            break;
+        }
+        for (row, x) in rows() {
+            let mut sums = [0i32; Layout::MAX_NR];
+            for (tile, x) in values.chunks_exact(nr * kt).zip(x.chunks_exact(kt)) {
+                for (sum, w) in sums.iter_mut().zip(tile.chunks_exact(kt)) {
+                    *sum += dot_i8(x, w);
+                }
+            }
+            for (i, sum) in sums.iter().enumerate().take(nr) {
+                epilogue.put_one(row, band * nr + i, *sum);
+            }
+        }
+    }
+}
+
+/// [`Kernel::mix`].
+#[inline(always)]
+pub(crate) fn mix(p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue<'_>) {
+    for (row, p) in p.chunks_exact((2 * pairs).max(1)).enumerate() {
+        for start in (0..width).step_by(LANES) {
+            let count = LANES.min(width - start);
+            let mut sums = [0i32; LANES];
+            for (p, v) in p.chunks_exact(2).zip(v.chunks_exact(2 * width)) {
+                for (sum, v) in sums.iter_mut().zip(v[2 * start..][..2 * count].chunks_exact(2)) {
+                    let pair = i32::from(p[0]) * i32::from(v[0]) + i32::from(p[1]) * i32::from(v[1]);
+                    *sum = sum.wrapping_add(pair);
+                }
+            }
+            for (i, sum) in sums.iter().enumerate().take(count) {
+                epilogue.put_one(row, start + i, *sum);
+            }
+        }
+    }
+}
+
+/// Exact integer dot product; lengths agree and stay below 2^17, so that nothing overflows.
+#[inline(always)]
+fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
+    a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum()
+}
+
+/// Joins the partial sums of lanes in a fixed tree: halves onto halves.
+#[inline(always)]
+fn join(mut lanes: [f32; LANES]) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 /// `sum(term(a_i, b_i))` in the fixed lane order; element `i` belongs to lane `i % LANES`.
@@ -30,31 +112,43 @@ fn reduce(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
 }
 
 /// Dot product of two slices of the same length.
-#[inline]
+#[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     reduce(a, b, |a, b| a * b)
 }
 
 /// Sum of a slice.
-#[inline]
+#[inline(always)]
 pub(crate) fn sum(a: &[f32]) -> f32 {
     reduce(a, a, |a, _| a)
 }
 
 /// Sum of squared distances from `mean`.
-#[inline]
+#[inline(always)]
 pub(crate) fn sum_of_squares_from(a: &[f32], mean: f32) -> f32 {
     reduce(a, a, |a, _| (a - mean) * (a - mean))
 }
 
-/// Exact integer dot product; lengths agree and stay below 2^17, so that nothing overflows.
-#[inline]
-pub(crate) fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
-    a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum()
+/// Largest `key(x)`, `least` for an empty slice.
+#[inline(always)]
+pub(crate) fn max(x: &[f32], least: f32, key: impl Fn(f32) -> f32) -> f32 {
+    let larger = |m: f32, v: f32| if v > m { v } else { m };
+    let mut lanes = [least; LANES];
+    let full = x.chunks_exact(LANES);
+    let rest = full.remainder();
+    for x in full {
+        for (lane, x) in lanes.iter_mut().zip(x) {
+            *lane = larger(*lane, key(*x));
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane = larger(*lane, key(*x));
+    }
+    lanes.into_iter().fold(least, larger)
 }
 
 /// `y += p * v`, element by element.
-#[inline]
+#[inline(always)]
 pub(crate) fn add_scaled(y: &mut [f32], p: f32, v: &[f32]) {
     for (y, v) in y.iter_mut().zip(v) {
         *y += p * *v;
@@ -65,19 +159,23 @@ pub(crate) fn add_scaled(y: &mut [f32], p: f32, v: &[f32]) {
 mod tests {
     use super::*;
 
+    super::super::suite::suite!(Some(Scalar));
+
     #[test]
     fn sums_follow_the_lanes() {
-        let a: [f32; 19] = core::array::from_fn(|i| (i as f32 - 7.0) * 0.37);
-        let b: [f32; 19] = core::array::from_fn(|i| (i as f32 * 1.7) - 3.0);
-        let mut lanes = [0.0f32; 8];
-        for i in 0..19 {
-            lanes[i % 8] += a[i] * b[i];
+        let a: [f32; 35] = core::array::from_fn(|i| (i as f32 - 7.0) * 0.37);
+        let b: [f32; 35] = core::array::from_fn(|i| (i as f32 * 1.7) - 3.0);
+        let mut lanes = [0.0f32; LANES];
+        for i in 0..35 {
+            lanes[i % LANES] += a[i] * b[i];
         }
         assert_eq!(dot(&a, &b).to_bits(), join(lanes).to_bits());
         let exact: f64 = a.iter().map(|&x| f64::from(x)).sum();
-        assert!((f64::from(sum(&a)) - exact).abs() < 1e-5);
+        assert!((f64::from(sum(&a)) - exact).abs() < 1e-4);
         let exact: f64 = a.iter().map(|&x| (f64::from(x) - 0.5).powi(2)).sum();
-        assert!((f64::from(sum_of_squares_from(&a, 0.5)) - exact).abs() < 1e-4);
+        assert!((f64::from(sum_of_squares_from(&a, 0.5)) - exact).abs() < 1e-3);
+        assert_eq!(max(&a, f32::NEG_INFINITY, |x| x), a[34]);
+        assert_eq!(max(&a[..7], 0.0, f32::abs), 7.0 * 0.37);
     }
 
     #[test]

@@ -1,64 +1,187 @@
-//! Multi-head self-attention over projected rows, one query at a time: no T×T buffer.
+//! Multi-head self-attention over projected rows, a few queries at a time: no T×T buffer.
 
-use super::softmax::softmax;
-use crate::kernels::scalar;
+use super::{
+    linear::quantise,
+    softmax::{integer_weights, softmax},
+};
+use crate::{
+    kernels::{bytes::as_i8_mut, scalar, Activation, Epilogue, Kernel, Rows, Weights},
+    quant::{self, ACTIVATION_BYTES},
+};
 
-/// Attends in place: `qkv` holds `sequence` rows of `[3, heads, head_dim]`; row `i`'s result
-/// `[heads, head_dim]` replaces its query part. `scores` `[sequence]`, `head` `[2, head_dim]`.
-pub(crate) fn attention(qkv: &mut [f32], dim: usize, heads: usize, scores: &mut [f32], head: &mut [f32]) {
-    let stride = 3 * dim;
-    let head_dim = dim / heads;
-    let scale = 1.0 / libm::sqrtf(head_dim as f32);
-    let rows = qkv.len() / stride;
-    let scores = &mut scores[..rows];
-    let (query, sum) = head.split_at_mut(head_dim);
-    for h in 0..heads {
-        let q_part = h * head_dim..(h + 1) * head_dim;
-        let k_part = dim + q_part.start..dim + q_part.end;
-        let v_part = 2 * dim + q_part.start..2 * dim + q_part.end;
-        for i in 0..rows {
-            query.copy_from_slice(&qkv[i * stride..][q_part.clone()]);
-            for (score, row) in scores.iter_mut().zip(qkv.chunks_exact(stride)) {
-                *score = scalar::dot(query, &row[k_part.clone()]) * scale;
-            }
-            softmax(scores);
-            sum[..head_dim].fill(0.0);
-            for (p, row) in scores.iter().zip(qkv.chunks_exact(stride)) {
-                scalar::add_scaled(&mut sum[..head_dim], *p, &row[v_part.clone()]);
-            }
-            qkv[i * stride..][q_part.clone()].copy_from_slice(&sum[..head_dim]);
+/// Queries that are attended together.
+pub(crate) const QUERY_BLOCK: usize = 12;
+
+/// The projections of one head: row `i`'s query starts at `data[i * stride]`, its key `part`
+/// further, its value `2 * part` further, each `width` wide.
+#[derive(Clone, Copy)]
+pub(crate) struct Head<'a> {
+    pub data: &'a [f32],
+    pub stride: usize,
+    pub part: usize,
+    pub width: usize,
+}
+
+impl<'a> Head<'a> {
+    /// The queries (0), keys (1) or values (2) of all rows.
+    #[inline(always)]
+    fn rows(self, which: usize) -> impl Iterator<Item = &'a [f32]> {
+        self.data.chunks(self.stride).map(move |row| &row[which * self.part..][..self.width])
+    }
+}
+
+/// What one head needs to work in; sizes in [`crate::scratch`].
+pub(crate) struct HeadWork<'w> {
+    /// Quantised keys in the kernel's layout, their scales and their sums.
+    pub keys: &'w mut [i8],
+    pub key_scales: &'w mut [f32],
+    pub key_sums: &'w mut [i32],
+    /// Quantised values `[ceil(T / 2), width, 2]` and a scale each channel.
+    pub values: &'w mut [i16],
+    pub value_scales: &'w mut [f32],
+    /// `[QUERY_BLOCK, T]`
+    pub scores: &'w mut [f32],
+    /// `[QUERY_BLOCK, 2 * ceil(T / 2)]`
+    pub weights: &'w mut [i16],
+    /// Quantised queries.
+    pub queries: &'w mut [u8],
+    /// `[2, width]`
+    pub row: &'w mut [f32],
+}
+
+/// Attention of one head into `out` (row `i` at `out[i * out_stride]`), in floats.
+#[inline(always)]
+pub(crate) fn attend_float(head: Head<'_>, work: &mut HeadWork<'_>, out: &mut [f32], out_stride: usize) {
+    let scale = 1.0 / libm::sqrtf(head.width as f32);
+    let count = head.rows(0).count();
+    let scores = &mut work.scores[..count];
+    for (query, out) in head.rows(0).zip(out.chunks_mut(out_stride)) {
+        for (score, key) in scores.iter_mut().zip(head.rows(1)) {
+            *score = scalar::dot(query, key) * scale;
+        }
+        softmax(scores);
+        let out = &mut out[..head.width];
+        out.fill(0.0);
+        for (p, value) in scores.iter().zip(head.rows(2)) {
+            scalar::add_scaled(out, *p, value);
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    extern crate std;
-    use std::{vec, vec::Vec};
-
-    #[test]
-    fn matches_the_definition_in_double_precision() {
-        let (rows, dim, heads) = (5usize, 12usize, 3usize);
-        let rng = crate::rng::Rng::new(3, crate::rng::Stream::Init, 0);
-        let mut qkv: Vec<f32> = (0..rows * 3 * dim).map(|i| rng.normal(i as u64) as f32).collect();
-        let input: Vec<f64> = qkv.iter().map(|&x| f64::from(x)).collect();
-        attention(&mut qkv, dim, heads, &mut vec![0.0; rows], &mut vec![0.0; 2 * dim / heads]);
-        let hd = dim / heads;
-        for h in 0..heads {
-            for i in 0..rows {
-                let at = |row: usize, part: usize, d: usize| input[row * 3 * dim + part * dim + h * hd + d];
-                let scores: Vec<f64> = (0..rows)
-                    .map(|j| (0..hd).map(|d| at(i, 0, d) * at(j, 1, d)).sum::<f64>() / libm::sqrt(hd as f64))
-                    .map(libm::exp)
-                    .collect();
-                let total: f64 = scores.iter().sum();
-                for d in 0..hd {
-                    let exact = (0..rows).map(|j| scores[j] / total * at(j, 2, d)).sum::<f64>();
-                    let found = f64::from(qkv[i * 3 * dim + h * hd + d]);
-                    assert!((exact - found).abs() < 1e-5, "{h} {i} {d}: {exact} {found}");
-                }
+/// Attention of one head into `out` (row `i` at `out[i * out_stride]`), in exact integer products.
+///
+/// Queries and keys are quantised a row, values a channel; attention weights have 12 bits. The mean
+/// key is taken off all keys first: that changes no softmax, and keys share large offsets.
+#[inline(always)]
+pub(crate) fn attend<K: Kernel>(k: K, head: Head<'_>, work: &mut HeadWork<'_>, out: &mut [f32], out_stride: usize) {
+    let Head { data, stride, width, .. } = head;
+    let count = data.len().div_ceil(stride);
+    let pairs = count.div_ceil(2);
+    k.run(|| {
+        quantise_keys::<K>(head, count, work);
+        quantise_values(head, work);
+    });
+    let padded = K::LAYOUT.padded_cols(width);
+    let keys = Weights {
+        values: &work.keys[..K::LAYOUT.elements(count, width)],
+        sums: &work.key_sums[..count.next_multiple_of(usize::from(K::LAYOUT.nr))],
+        layout: K::LAYOUT,
+        cols: width,
+    };
+    let values = &work.values[..pairs * 2 * width];
+    let factor = core::f32::consts::LOG2_E / libm::sqrtf(width as f32);
+    let query_stride = padded * ACTIVATION_BYTES;
+    for (block, out) in out.chunks_mut(QUERY_BLOCK * out_stride).enumerate() {
+        let first = block * QUERY_BLOCK;
+        let rows = QUERY_BLOCK.min(count - first);
+        let mut scales = [0.0; QUERY_BLOCK];
+        k.run(|| {
+            let queries = work.queries.chunks_exact_mut(query_stride);
+            for ((query, q), scale) in head.rows(0).skip(first).zip(queries).zip(&mut scales) {
+                *scale = quantise(k, K::LAYOUT, query, q) * factor;
             }
+        });
+        let queries = Rows { values: &*work.queries, stride: query_stride, count: rows };
+        let mut epilogue = Epilogue {
+            scales: &work.key_scales[..count],
+            bias: None,
+            row_scales: &scales[..rows],
+            outputs: 0..count,
+            out: &mut work.scores[..rows * count],
+            stride: count,
+            activation: Activation::Store,
+        };
+        k.gemm(keys, queries, 0..count, &mut epilogue); // [r, T]
+        let weights = &mut work.weights[..rows * 2 * pairs];
+        k.run(|| {
+            let scores = work.scores.chunks_exact(count);
+            for ((scores, weights), scale) in scores.zip(weights.chunks_exact_mut(2 * pairs)).zip(&mut scales) {
+                *scale = 1.0 / integer_weights(scores, weights) as f32;
+            }
+        });
+        let mut epilogue = Epilogue {
+            scales: &work.value_scales[..width],
+            bias: None,
+            row_scales: &scales[..rows],
+            outputs: 0..width,
+            out,
+            stride: out_stride,
+            activation: Activation::Store,
+        };
+        k.mix(weights, pairs, values, width, &mut epilogue); // [r, width]
+    }
+}
+
+/// Keys less their mean, quantised a row, into the kernel's layout.
+#[inline(always)]
+fn quantise_keys<K: Kernel>(head: Head<'_>, count: usize, work: &mut HeadWork<'_>) {
+    let width = head.width;
+    let (mean, row) = work.row.split_at_mut(width);
+    mean.fill(0.0);
+    for key in head.rows(1) {
+        mean.iter_mut().zip(key).for_each(|(mean, key)| *mean += *key);
+    }
+    mean.iter_mut().for_each(|mean| *mean /= count as f32);
+    let padded = K::LAYOUT.padded_cols(width);
+    let kt = K::LAYOUT.tile_cols(padded);
+    work.keys[..K::LAYOUT.elements(count, width)].fill(0);
+    work.key_sums[..count.next_multiple_of(usize::from(K::LAYOUT.nr))].fill(0);
+    // Plain bytes first, in the place of the queries, which come later.
+    let bytes = as_i8_mut(&mut work.queries[..padded]);
+    for (j, key) in head.rows(1).enumerate() {
+        row.iter_mut().zip(key).zip(&*mean).for_each(|((row, key), mean)| *row = *key - *mean);
+        work.key_scales[j] = quant::quantise_row(&row[..width], bytes);
+        work.key_sums[j] = bytes.iter().map(|&q| i32::from(q)).sum();
+        for (tile, bytes) in bytes.chunks_exact(kt).enumerate() {
+            let at = K::LAYOUT.index(j, tile * kt, width);
+            work.keys[at..at + kt].copy_from_slice(bytes);
+        }
+    }
+}
+
+/// Values quantised a channel, in pairs of tokens.
+#[inline(always)]
+fn quantise_values(head: Head<'_>, work: &mut HeadWork<'_>) {
+    let width = head.width;
+    let (inverses, max) = work.row.split_at_mut(width);
+    let max = &mut max[..width];
+    max.fill(0.0);
+    for value in head.rows(2) {
+        for (max, value) in max.iter_mut().zip(value) {
+            let value = value.abs();
+            *max = if value > *max { value } else { *max };
+        }
+    }
+    for ((inverse, scale), max) in inverses.iter_mut().zip(&mut *work.value_scales).zip(&*max) {
+        (*inverse, *scale) = quant::scale_of(*max);
+    }
+    let mut values = head.rows(2);
+    for pair in work.values.chunks_exact_mut(2 * width) {
+        let Some(first) = values.next() else { break };
+        let second = values.next();
+        for (d, (pair, inverse)) in pair.chunks_exact_mut(2).zip(&*inverses).enumerate() {
+            pair[0] = quant::round(first[d] * inverse).into();
+            pair[1] = second.map_or(0, |second| quant::round(second[d] * inverse).into());
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Token embedding.
 
-use super::norm::layer_norm;
+use super::norm::Norm;
 use crate::{pack::Pack, schema::Param};
 
 /// `LN(word[id] + position[place])` into `out` `[D]`; `place` 0 is the class token's.
+#[inline(always)]
 pub(crate) fn embed(pack: &Pack<'_>, id: usize, place: usize, out: &mut [f32]) {
     let config = pack.config();
     pack.matrix(Param::WordEmbedding).row_into(id, out);
@@ -11,6 +12,10 @@ pub(crate) fn embed(pack: &Pack<'_>, id: usize, place: usize, out: &mut [f32]) {
     for (out, p) in out.iter_mut().zip(position.iter_from(place * config.embed_dim)) {
         *out += p;
     }
-    let (weight, bias) = (pack.vector(Param::EmbeddingNormWeight), pack.vector(Param::EmbeddingNormBias));
-    layer_norm(out, weight, bias, config.layer_norm_eps);
+    let norm = Norm {
+        weight: pack.vector(Param::EmbeddingNormWeight),
+        bias: pack.vector(Param::EmbeddingNormBias),
+        eps: config.layer_norm_eps,
+    };
+    norm.apply_in_place(out);
 }

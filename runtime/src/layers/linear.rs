@@ -1,123 +1,136 @@
-//! Linear layers over a few rows at a time, for every precision.
+//! Linear layers over several rows at a time, for every precision.
+
+use core::ops::Range;
 
 use half::f16;
 
-use super::ROW_BLOCK;
 use crate::{
-    kernels::scalar,
+    kernels::{scalar, Activation, Epilogue, Kernel, Rows, Weights, LANES},
+    math::gelu,
     pack::{Data, Matrix, Vector},
-    quant::{quantise_row, Layout},
+    quant::{self, Layout, ACTIVATION_BYTES},
 };
 
-/// Memory for quantised activations: [`ROW_BLOCK`] rows of up to `stride` bytes.
-pub(crate) struct Activations<'s> {
-    pub values: &'s mut [i8],
-    pub stride: usize,
-}
-
-/// Rows of floats inside a wider buffer: row `i` is `data[i * stride..][..cols]`.
+/// A linear layer in a pack.
 #[derive(Clone, Copy)]
-pub(crate) struct Rows<'a> {
-    pub data: &'a [f32],
+pub(crate) struct Linear<'a> {
+    pub weight: Matrix<'a>,
+    pub bias: Vector<'a>,
+}
+
+/// Where the input rows of a linear are put, in the form that its precision wants.
+pub(crate) struct Input<'w> {
+    /// `[rows, columns]`, for float weights.
+    pub floats: &'w mut [f32],
+    /// Quantised rows, `stride` bytes apart, and their scales, for int8 weights.
+    pub bytes: &'w mut [u8],
     pub stride: usize,
-    pub cols: usize,
+    pub scales: &'w mut [f32],
 }
 
-impl<'a> Rows<'a> {
-    /// Rows that lie end to end.
-    pub fn dense(data: &'a [f32], cols: usize) -> Self {
-        Self { data, stride: cols, cols }
-    }
-
-    fn iter(self) -> impl Iterator<Item = &'a [f32]> {
-        self.data.chunks(self.stride.max(1)).map(move |row| row.get(..self.cols).unwrap_or(&[]))
-    }
+/// Where the output rows of a linear go.
+pub(crate) struct Output<'o> {
+    pub data: &'o mut [f32],
+    pub stride: usize,
+    pub activation: Activation,
 }
 
-/// `out[r, n] = input[r, :] · weight[n, :] + bias[n]` for `n < outputs`, at most [`ROW_BLOCK`] rows.
-///
-/// `out` is dense `[rows, outputs]`; `outputs` may be fewer than the matrix has (the output head
-/// needs only the codes). int8: each row of `input` is quantised, the product is exact, and the
-/// result is `(sum as f32) * (row scale * channel scale) + bias`.
-pub(crate) fn linear(
-    weight: &Matrix<'_>,
-    bias: Vector<'_>,
-    input: Rows<'_>,
-    outputs: usize,
-    out: &mut [f32],
-    activations: &mut Activations<'_>,
-) {
-    match weight.data {
-        Data::F32(weights) => {
-            for (n, w) in weights.chunks_exact(weight.cols.max(1)).take(outputs).enumerate() {
-                let bias = bias.get(n);
-                for (x, out) in input.iter().zip(out.chunks_exact_mut(outputs)) {
-                    out[n] = scalar::dot(x, w) + bias;
-                }
+/// Quantises a row for weights in a layout; returns its scale.
+#[inline(always)]
+pub(crate) fn quantise<K: Kernel>(k: K, layout: Layout, x: &[f32], out: &mut [u8]) -> f32 {
+    let (inverse, scale) = quant::scale_of(quant::max_abs(x));
+    if layout == K::LAYOUT {
+        k.store(x, inverse, out);
+    } else {
+        quant::store_bytes(x, inverse, out);
+    }
+    scale
+}
+
+impl<'a> Linear<'a> {
+    /// Bytes between quantised rows of a linear with so many inputs, whatever its layout.
+    pub const fn stride(cols: usize) -> usize {
+        cols.next_multiple_of(Layout::MAX_KT) * ACTIVATION_BYTES
+    }
+
+    /// Whether [`put`](Self::put) quantises.
+    pub const fn is_int8(&self) -> bool {
+        matches!(self.weight.data, Data::Int8 { .. })
+    }
+
+    /// Puts row `row` of the input in its place.
+    #[inline(always)]
+    pub fn put<K: Kernel>(&self, k: K, x: &[f32], row: usize, input: &mut Input<'_>) {
+        let cols = self.weight.cols;
+        match self.weight.data {
+            Data::Int8 { layout, .. } => {
+                let bytes = &mut input.bytes[row * input.stride..][..layout.padded_cols(cols) * ACTIVATION_BYTES];
+                input.scales[row] = quantise(k, layout, x, bytes);
             }
+            _ => input.floats[row * cols..][..cols].copy_from_slice(x),
         }
-        Data::F16(weights) => {
-            for (n, w) in weights.chunks_exact(weight.cols.max(1)).take(outputs).enumerate() {
-                let bias = bias.get(n);
-                for (x, out) in input.iter().zip(out.chunks_exact_mut(outputs)) {
-                    out[n] = dot_f16(x, w) + bias;
-                }
-            }
-        }
-        Data::Int8 { weights, scales, layout } => {
-            let padded = layout.padded_cols(weight.cols);
-            let mut row_scales = [0.0; ROW_BLOCK];
-            let quantised = activations.values.chunks_exact_mut(activations.stride.max(1));
-            for ((x, q), scale) in input.iter().zip(quantised).zip(&mut row_scales) {
-                *scale = quantise_row(x, &mut q[..padded]);
-            }
-            let quantised = activations.values.chunks_exact(activations.stride.max(1));
-            for ((q, row_scale), out) in quantised.zip(row_scales).zip(out.chunks_exact_mut(outputs)) {
-                let q = &q[..padded];
-                if layout == Layout::ROW_MAJOR {
-                    let rows = weights.chunks_exact(padded.max(1));
-                    for (n, ((w, scale), out)) in rows.zip(scales).zip(out.iter_mut()).enumerate() {
-                        *out = scalar::dot_i8(q, w) as f32 * (row_scale * scale) + bias.get(n);
-                    }
+    }
+
+    /// `out[r, n] = input[r, :] · weight[n, :] + bias[n]` over `count` rows, for the `outputs`.
+    ///
+    /// int8: the products are exact, and the result is `(sum as f32) * (row scale * channel scale) + bias`.
+    #[inline(always)]
+    pub fn apply<K: Kernel>(&self, k: K, input: &Input<'_>, count: usize, outputs: Range<usize>, out: Output<'_>) {
+        match self.weight.data {
+            Data::F32(weights) => k.run(|| self.apply_float(weights, scalar::dot, input, count, outputs, out)),
+            Data::F16(weights) => k.run(|| self.apply_float(weights, dot_f16, input, count, outputs, out)),
+            Data::Int8 { weights, scales, layout } => {
+                let cols = self.weight.cols;
+                let weights = Weights { values: weights, sums: &[], layout, cols };
+                let rows = Rows { values: &*input.bytes, stride: input.stride, count };
+                let mut epilogue = Epilogue {
+                    scales,
+                    bias: Some(self.bias),
+                    row_scales: &input.scales[..count],
+                    outputs: outputs.clone(),
+                    out: out.data,
+                    stride: out.stride,
+                    activation: out.activation,
+                };
+                if layout == K::LAYOUT {
+                    k.gemm(weights, rows, outputs, &mut epilogue);
                 } else {
-                    blocked_row(q, row_scale, weights, scales, layout, padded, bias, out);
+                    k.run(|| scalar::gemm(weights, rows, outputs, &mut epilogue));
                 }
             }
         }
     }
-}
 
-/// One row against weights in tiles: the same numbers as row-major, in another order of memory.
-#[allow(clippy::too_many_arguments)] // the pieces of one `Data::Int8`, already unpacked
-fn blocked_row(
-    q: &[i8],
-    row_scale: f32,
-    weights: &[i8],
-    scales: &[f32],
-    layout: Layout,
-    padded: usize,
-    bias: Vector<'_>,
-    out: &mut [f32],
-) {
-    let nr = usize::from(layout.nr);
-    let kt = layout.tile_cols(padded).max(1);
-    let bands = weights.chunks_exact((nr * padded).max(1));
-    for (b, ((band, scales), out)) in bands.zip(scales.chunks(nr)).zip(out.chunks_mut(nr)).enumerate() {
-        let mut sums = [0i32; Layout::MAX_NR];
-        for (tile, q) in band.chunks_exact(nr * kt).zip(q.chunks_exact(kt)) {
-            for (sum, w) in sums.iter_mut().zip(tile.chunks_exact(kt)) {
-                *sum += scalar::dot_i8(q, w);
+    #[inline(always)]
+    fn apply_float<W>(
+        &self,
+        weights: &[W],
+        dot: impl Fn(&[f32], &[W]) -> f32,
+        input: &Input<'_>,
+        count: usize,
+        outputs: Range<usize>,
+        out: Output<'_>,
+    ) {
+        let cols = self.weight.cols;
+        let rows = input.floats[..count * cols].chunks_exact(cols);
+        let channels = weights.chunks_exact(cols).skip(outputs.start).zip(self.bias.iter_from(outputs.start));
+        for (n, (w, bias)) in channels.take(outputs.len()).enumerate() {
+            for (x, row) in rows.clone().zip(out.data.chunks_mut(out.stride)) {
+                let value = dot(x, w) + bias;
+                match out.activation {
+                    Activation::Store => row[n] = value,
+                    Activation::Add => row[n] += value,
+                    Activation::Gelu => row[n] = gelu(value),
+                }
             }
-        }
-        for (j, ((out, sum), scale)) in out.iter_mut().zip(sums).zip(scales).enumerate() {
-            *out = sum as f32 * (row_scale * scale) + bias.get(b * nr + j);
         }
     }
 }
 
 /// Dot product with half-precision weights, in the lane order of [`scalar::dot`].
+#[inline(always)]
 fn dot_f16(x: &[f32], w: &[u16]) -> f32 {
-    const CHUNK: usize = 8 * scalar::LANES;
+    const CHUNK: usize = 8 * LANES;
     let mut sum = 0.0;
     for (x, w) in x.chunks(CHUNK).zip(w.chunks(CHUNK)) {
         let mut wide = [0.0; CHUNK];
@@ -158,25 +171,48 @@ impl Matrix<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::quantise_matrix;
+    use crate::{
+        kernels::{dispatch, Kernels},
+        quant::quantise_matrix,
+    };
     use proptest::prelude::*;
     extern crate std;
     use std::{vec, vec::Vec};
 
-    fn run(matrix: &Matrix<'_>, bias: &[f32], x: &[f32], rows: usize) -> Vec<f32> {
+    fn run_with(k: Kernels, matrix: &Matrix<'_>, bias: &[f32], x: &[f32], rows: usize) -> Vec<f32> {
+        let linear = Linear { weight: *matrix, bias: Vector::F32(bias) };
+        let stride = Linear::stride(matrix.cols);
+        let mut input = Input {
+            floats: &mut vec![0.0; rows * matrix.cols],
+            bytes: &mut vec![0; rows * stride],
+            stride,
+            scales: &mut vec![0.0; rows],
+        };
         let mut out = vec![0.0; rows * matrix.rows];
-        let stride = matrix.cols.next_multiple_of(Layout::MAX_KT);
-        let mut values = vec![0; ROW_BLOCK * stride];
-        let mut activations = Activations { values: &mut values, stride };
-        linear(matrix, Vector::F32(bias), Rows::dense(x, matrix.cols), matrix.rows, &mut out, &mut activations);
+        dispatch!(k, k => {
+            for (row, x) in x.chunks_exact(matrix.cols).enumerate() {
+                linear.put(k, x, row, &mut input);
+            }
+            let out = Output { data: &mut out, stride: matrix.rows, activation: Activation::Store };
+            linear.apply(k, &input, rows, 0..matrix.rows, out);
+        });
         out
+    }
+
+    /// On all kernels, which have to agree where the weights are integers.
+    fn run(matrix: &Matrix<'_>, bias: &[f32], x: &[f32], rows: usize) -> Vec<f32> {
+        let expected = run_with(Kernels::SCALAR, matrix, bias, x, rows);
+        for k in Kernels::available() {
+            assert_eq!(run_with(k, matrix, bias, x, rows), expected, "{}", k.name());
+        }
+        expected
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn every_layout_gives_the_same_bits_close_to_float(
-            rows in 1usize..=5, n in 1usize..30, k in 1usize..70, nr in 1u8..=8, log_kt in 0u32..=6, seed: u64,
+            rows in 1usize..=15, n in 1usize..80, k in 1usize..70, nr in 1u8..=8, log_kt in 0u32..=6, seed: u64,
         ) {
             let rng = crate::rng::Rng::new(seed, crate::rng::Stream::Init, 0);
             let numbers = |start: u64, count: usize| -> Vec<f32> {
@@ -194,6 +230,7 @@ mod tests {
             };
             let plain = int8(Layout::ROW_MAJOR);
             prop_assert_eq!(&plain, &int8(Layout { nr, kt: 1 << log_kt }));
+            prop_assert_eq!(&plain, &int8(Layout { nr: 16, kt: 4 }));
             for ((f, h), q) in float.iter().zip(&half).zip(&plain) {
                 prop_assert!((f - h).abs() < 1e-3 * k as f32, "{f} {h}");
                 prop_assert!((f - q).abs() < 1e-2 * k as f32, "{f} {q}");

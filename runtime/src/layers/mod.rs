@@ -4,10 +4,8 @@
 //! operations (see `kernels::scalar` and `math`), so every CPU gives the same bits.
 
 pub(crate) mod attention;
+pub(crate) mod block;
 pub(crate) mod embedding;
 pub(crate) mod linear;
 pub(crate) mod norm;
 pub(crate) mod softmax;
-
-/// Rows that pass through a linear together: weights are read once for so many rows.
-pub(crate) const ROW_BLOCK: usize = 16;

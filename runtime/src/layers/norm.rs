@@ -3,21 +3,55 @@
 use crate::{kernels::scalar, pack::Vector};
 
 /// `(x - mean) / sqrt(var + eps)` in place: a LayerNorm of weight 1 and bias 0.
+#[inline(always)]
 pub(crate) fn standardise(x: &mut [f32], eps: f32) {
-    let count = x.len().max(1) as f32;
-    let mean = scalar::sum(x) / count;
-    let variance = scalar::sum_of_squares_from(x, mean) / count;
-    let inverse = 1.0 / libm::sqrtf(variance + eps);
+    let (mean, inverse) = moments(x, eps);
     for x in x {
         *x = (*x - mean) * inverse;
     }
 }
 
-/// LayerNorm of one row in place, `weight` and `bias` `[D]`.
-pub(crate) fn layer_norm(x: &mut [f32], weight: Vector<'_>, bias: Vector<'_>, eps: f32) {
-    standardise(x, eps);
-    for ((x, w), b) in x.iter_mut().zip(weight.iter_from(0)).zip(bias.iter_from(0)) {
-        *x = *x * w + b;
+/// `mean` and `1 / sqrt(var + eps)`.
+#[inline(always)]
+fn moments(x: &[f32], eps: f32) -> (f32, f32) {
+    let count = x.len().max(1) as f32;
+    let mean = scalar::sum(x) / count;
+    let variance = scalar::sum_of_squares_from(x, mean) / count;
+    (mean, 1.0 / libm::sqrtf(variance + eps))
+}
+
+/// A LayerNorm: weight and bias `[D]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Norm<'a> {
+    pub weight: Vector<'a>,
+    pub bias: Vector<'a>,
+    pub eps: f32,
+}
+
+impl Norm<'_> {
+    /// Of one row `x` `[D]` into `out` `[D]`.
+    #[inline(always)]
+    pub fn apply(&self, x: &[f32], out: &mut [f32]) {
+        let (mean, inverse) = moments(x, self.eps);
+        if let (Vector::F32(weight), Vector::F32(bias)) = (self.weight, self.bias) {
+            for (((out, x), w), b) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+                *out = (*x - mean) * inverse * w + b;
+            }
+        } else {
+            let affine = self.weight.iter_from(0).zip(self.bias.iter_from(0));
+            for ((out, x), (w, b)) in out.iter_mut().zip(x).zip(affine) {
+                *out = (*x - mean) * inverse * w + b;
+            }
+        }
+    }
+
+    /// Of one row in place.
+    #[inline(always)]
+    pub fn apply_in_place(&self, x: &mut [f32]) {
+        standardise(x, self.eps);
+        for ((x, w), b) in x.iter_mut().zip(self.weight.iter_from(0)).zip(self.bias.iter_from(0)) {
+            *x = *x * w + b;
+        }
     }
 }
 
@@ -31,7 +65,11 @@ mod tests {
         let weight: [f32; 21] = core::array::from_fn(|i| 0.5 + i as f32 * 0.1);
         let bias: [f32; 21] = core::array::from_fn(|i| i as f32 * 0.2 - 1.0);
         let mut x = input;
-        layer_norm(&mut x, Vector::F32(&weight), Vector::F32(&bias), 1e-6);
+        let norm = Norm { weight: Vector::F32(&weight), bias: Vector::F32(&bias), eps: 1e-6 };
+        norm.apply(&input, &mut x);
+        let mut y = input;
+        norm.apply_in_place(&mut y);
+        assert_eq!(x, y);
         let mean = input.iter().map(|&v| f64::from(v)).sum::<f64>() / 21.0;
         let var = input.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / 21.0;
         for i in 0..21 {

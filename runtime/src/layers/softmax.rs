@@ -2,20 +2,37 @@
 
 use crate::{kernels::scalar, math};
 
-/// Largest element; negative infinity for an empty row.
-pub(crate) fn max(x: &[f32]) -> f32 {
-    x.iter().fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m })
-}
-
 /// Replaces each element by `e^(x - max)`.
+#[inline(always)]
 pub(crate) fn exponentials(x: &mut [f32]) {
-    let max = max(x);
+    let max = scalar::max(x, f32::NEG_INFINITY, |x| x);
     for x in x {
         *x = math::exp(*x - max);
     }
 }
 
+/// Largest integer weight of [`integer_weights`]: 12 bits, so that the products with int8 values of
+/// the longest sequence (4097 tokens) add up in 32 bits.
+const ONE: f32 = 4095.0;
+
+/// The softmax of `2^x` in integers, not normalised: `w = round(4095 * 2^(x - max))`. Returns their
+/// sum. Elements of `weights` past the row's length become 0.
+#[inline(always)]
+pub(crate) fn integer_weights(x: &[f32], weights: &mut [i16]) -> i32 {
+    let max = scalar::max(x, f32::NEG_INFINITY, |x| x);
+    let (head, padding) = weights.split_at_mut(x.len());
+    let mut sum = 0i32;
+    for (w, x) in head.iter_mut().zip(x) {
+        let weight = math::round_to_i32(ONE * math::exp2(*x - max));
+        *w = weight as i16;
+        sum = sum.wrapping_add(weight);
+    }
+    padding.fill(0);
+    sum
+}
+
 /// Softmax in place.
+#[inline(always)]
 pub(crate) fn softmax(x: &mut [f32]) {
     exponentials(x);
     let inverse = 1.0 / scalar::sum(x);
@@ -27,6 +44,19 @@ pub(crate) fn softmax(x: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn integer_weights_are_proportional() {
+        let x: [f32; 37] = core::array::from_fn(|i| ((i * 7) % 13) as f32 * 0.4 - 6.0);
+        let mut weights = [9; 40];
+        let sum = integer_weights(&x, &mut weights);
+        assert_eq!(sum, weights.iter().map(|&w| i32::from(w)).sum::<i32>());
+        assert_eq!(weights[37..], [0; 3]);
+        for (x, w) in x.iter().zip(weights) {
+            let exact = 4095.0 * libm::exp2(f64::from(*x) - (12.0 * 0.4 - 6.0));
+            assert!((exact - f64::from(w)).abs() < 0.53, "{exact} {w}");
+        }
+    }
 
     #[test]
     fn sums_to_one_and_orders() {

@@ -1,0 +1,88 @@
+//! What happens to the exact sums of an integer product: back to floats, in place of its output.
+
+use core::ops::Range;
+
+use super::LANES;
+use crate::{math::gelu, pack::Vector};
+
+/// What becomes of a linear's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Activation {
+    /// Overwrites the output.
+    Store,
+    /// Is added to what is there: a residual connection.
+    Add,
+    /// Overwrites the output with its GELU.
+    Gelu,
+}
+
+/// `out[row, n] = sum * (row_scale[row] * scale[n]) + bias[n]`, then the [`Activation`].
+pub(crate) struct Epilogue<'a> {
+    /// A scale for each output channel.
+    pub scales: &'a [f32],
+    /// A bias for each output channel, or none.
+    pub bias: Option<Vector<'a>>,
+    /// A scale for each row.
+    pub row_scales: &'a [f32],
+    /// The outputs that are wanted; `out` starts with the first of them.
+    pub outputs: Range<usize>,
+    /// `[rows, stride]`
+    pub out: &'a mut [f32],
+    pub stride: usize,
+    pub activation: Activation,
+}
+
+impl Epilogue<'_> {
+    /// Takes the sums of one row and [`LANES`] outputs; those that are not wanted are dropped.
+    #[inline(always)]
+    #[allow(dead_code)] // only vector instruction sets have so many at once
+    pub fn put(&mut self, row: usize, output: usize, sums: &[i32; LANES]) {
+        if output >= self.outputs.start && output + LANES <= self.outputs.end {
+            let scales = &self.scales[output..output + LANES];
+            let row_scale = self.row_scales[row];
+            let mut values = [0.0; LANES];
+            for ((value, sum), scale) in values.iter_mut().zip(sums).zip(scales) {
+                *value = *sum as f32 * (row_scale * *scale);
+            }
+            match self.bias {
+                Some(Vector::F32(bias)) => {
+                    let bias = &bias[output..output + LANES];
+                    values.iter_mut().zip(bias).for_each(|(value, bias)| *value += *bias);
+                }
+                Some(bias) => {
+                    values.iter_mut().enumerate().for_each(|(i, value)| *value += bias.get(output + i));
+                }
+                None => {}
+            }
+            let at = row * self.stride + output - self.outputs.start;
+            let out = &mut self.out[at..at + LANES];
+            match self.activation {
+                Activation::Store => out.copy_from_slice(&values),
+                Activation::Add => out.iter_mut().zip(&values).for_each(|(out, value)| *out += *value),
+                Activation::Gelu => out.iter_mut().zip(&values).for_each(|(out, value)| *out = gelu(*value)),
+            }
+        } else {
+            for (i, sum) in sums.iter().enumerate() {
+                self.put_one(row, output + i, *sum);
+            }
+        }
+    }
+
+    /// Takes one sum; ignored if its output is not wanted.
+    #[inline(always)]
+    pub fn put_one(&mut self, row: usize, output: usize, sum: i32) {
+        if !self.outputs.contains(&output) {
+            return;
+        }
+        let mut value = sum as f32 * (self.row_scales[row] * self.scales[output]);
+        if let Some(bias) = self.bias {
+            value += bias.get(output);
+        }
+        let out = &mut self.out[row * self.stride + output - self.outputs.start];
+        match self.activation {
+            Activation::Store => *out = value,
+            Activation::Add => *out += value,
+            Activation::Gelu => *out = gelu(value),
+        }
+    }
+}
