@@ -25,6 +25,7 @@ extern crate std;
 pub mod config;
 pub mod error;
 pub mod generate;
+pub mod head;
 mod kernels;
 mod layers;
 mod math;

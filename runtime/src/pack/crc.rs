@@ -37,7 +37,7 @@ impl Crc {
 }
 
 /// The checksum of some bytes.
-pub(super) fn crc32(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     let mut crc = Crc::new();
     crc.update(bytes);
     crc.value()

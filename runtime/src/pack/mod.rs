@@ -12,7 +12,7 @@
 //! Little-endian. Sections start at multiples of 64 bytes, gaps are zero. The byte positions below
 //! are the only place where they are written down; [`reader`](self) and writer share them.
 
-mod crc;
+pub(crate) mod crc;
 mod reader;
 mod writer;
 
