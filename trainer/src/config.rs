@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sorcen_runtime::ModelConfig;
 
-use crate::checkpoint;
+use crate::checkpoint::{self, Keep};
 use crate::data::DataError;
 use crate::device::Device;
 use crate::masking::MaskOptions;
 use crate::optim::AdamWOptions;
 use crate::schedule::{self, LearningRate};
 use crate::step::{HeadSizes, LossOptions, Method};
+use crate::teacher::TeacherInit;
 
 /// A model by name or from a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +77,20 @@ pub enum Duration {
     Minutes(f64),
 }
 
+/// What is looked at while a run goes on; it changes nothing in the run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WatchOptions {
+    /// Epochs between sheets of anchors, echoes and samples; 0: none.
+    pub picture_every_epochs: u64,
+    /// The patch tokenizer that turns tokens into pixels for them.
+    pub tokenizer: Option<PathBuf>,
+    /// Epochs between k-NN accuracies; 0: none.
+    pub knn_every_epochs: u64,
+    /// Folder with the token datasets `train` (labels known) and `val` (to classify).
+    pub knn_data: Option<PathBuf>,
+}
+
 /// What a pretraining run is asked to do. Everything that is `None` follows from the rest: [`Plan::new`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PretrainOptions {
@@ -87,9 +102,12 @@ pub struct PretrainOptions {
     pub model: ModelChoice,
     /// How long.
     pub duration: Duration,
-    /// Images a step.
+    /// Images that go through the model together.
     pub batch_size: usize,
-    /// Peak learning rate; `None`: `blr * batch_size / 256`.
+    /// Batches whose gradients are averaged for one update.
+    #[serde(default = "one")]
+    pub accum_iter: usize,
+    /// Peak learning rate; `None`: `blr * batch_size * accum_iter / 256`.
     pub lr: Option<f64>,
     /// Base learning rate for 256 images; `None`: 1.5e-4 (official) from 384 wide on, 3e-3 below.
     pub blr: Option<f64>,
@@ -115,6 +133,9 @@ pub struct PretrainOptions {
     pub ema: f64,
     /// Epochs over which it rises to 1 (official: 1600, whatever the run's length).
     pub ema_epochs: f64,
+    /// Where the teacher starts.
+    #[serde(default)]
+    pub teacher_init: TeacherInit,
     /// Seed of everything.
     pub seed: u64,
     /// A checkpoint to start from.
@@ -123,10 +144,20 @@ pub struct PretrainOptions {
     pub resume: bool,
     /// Steps between checkpoints.
     pub save_every: u64,
+    /// Which of them stay.
+    #[serde(default)]
+    pub keep: Keep,
     /// Steps between lines of the log.
     pub print_freq: u64,
+    /// What to look at meanwhile.
+    #[serde(default)]
+    pub watch: WatchOptions,
     /// Where to compute.
     pub device: Device,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl PretrainOptions {
@@ -138,6 +169,7 @@ impl PretrainOptions {
             model,
             duration,
             batch_size: 64,
+            accum_iter: 1,
             lr: None,
             blr: None,
             min_lr: 0.0,
@@ -151,11 +183,14 @@ impl PretrainOptions {
             projector_dim: None,
             ema: 0.996,
             ema_epochs: 1600.0,
+            teacher_init: TeacherInit::default(),
             seed: 0,
             init: None,
             resume: false,
             save_every: 1000,
+            keep: Keep::default(),
             print_freq: 20,
+            watch: WatchOptions::default(),
             device: Device::Cpu,
         }
     }
@@ -178,6 +213,7 @@ impl PretrainOptions {
         };
         check(value > 0.0 && value.is_finite(), name, "a number above 0", &value)?;
         check(self.batch_size >= 2, "batch_size", "at least 2", &self.batch_size)?;
+        check(self.accum_iter >= 1, "accum_iter", "at least 1", &self.accum_iter)?;
         for (name, lr) in [("lr", self.lr), ("blr", self.blr), ("min_lr", Some(self.min_lr))] {
             let lr = lr.unwrap_or(0.0);
             check(lr >= 0.0 && lr.is_finite(), name, "0 or more", &lr)?;
@@ -206,7 +242,17 @@ impl PretrainOptions {
         check(ratio(self.ema), "ema", "0 to 1", &self.ema)?;
         check(self.ema_epochs > 0.0, "ema_epochs", "above 0", &self.ema_epochs)?;
         check(self.save_every >= 1, "save_every", "at least 1", &self.save_every)?;
-        check(self.print_freq >= 1, "print_freq", "at least 1", &self.print_freq)
+        check(self.keep.last >= 1, "keep_last", "at least 1", &self.keep.last)?;
+        check(self.print_freq >= 1, "print_freq", "at least 1", &self.print_freq)?;
+        let watch = &self.watch;
+        let given = |every: u64, file: &Option<PathBuf>| every == 0 || file.is_some();
+        check(given(watch.picture_every_epochs, &watch.tokenizer), "picture_every_epochs", "a tokenizer too", &"none")?;
+        check(given(watch.knn_every_epochs, &watch.knn_data), "knn_every_epochs", "knn_data too", &"none")
+    }
+
+    /// Images of one update.
+    pub fn images_per_step(&self) -> usize {
+        self.batch_size * self.accum_iter
     }
 
     /// Widths of the heads beside a model `width` wide: the official ones from 768 on, in proportion below.
@@ -247,7 +293,7 @@ impl Plan {
         Self {
             steps,
             steps_per_epoch,
-            lr: options.lr.unwrap_or(blr * options.batch_size as f64 / 256.0),
+            lr: options.lr.unwrap_or(blr * options.images_per_step() as f64 / 256.0),
             min_lr: options.min_lr,
             warmup_epochs: options.warmup_epochs.unwrap_or((epochs / 20.0).min(40.0)),
             echo_warmup_epochs: options.echo_warmup_epochs.unwrap_or((epochs / 20.0).min(10.0) as u64),

@@ -1,10 +1,13 @@
 //! Echoes: reconstructions sampled from the student, seen by the teacher as the positive.
 
+use burn::tensor::backend::Backend;
+use burn::tensor::{Bool, Int, Tensor, TensorData};
 use rayon::prelude::*;
 use sorcen_runtime::rng::Rng;
 use sorcen_runtime::ModelConfig;
 
 use crate::masking::Crop;
+use crate::model::indices;
 
 /// One id per row of `logits` `[R, K]`, where `wanted`; 0 elsewhere.
 ///
@@ -54,18 +57,56 @@ fn choose(candidates: &[(f32, u16)], uniform: f64) -> u16 {
     candidates[candidates.len() - 1].1
 }
 
-/// The teacher's ids `[B*T]`: `echo` inside the kept square, the mask token outside.
-pub fn teacher_ids(config: &ModelConfig, echo: &[u16], crop: &Crop) -> Vec<i32> {
-    let tokens = config.tokens();
-    let id = |(i, &id): (usize, &u16)| {
-        let kept = crop.keeps(i / tokens, i % tokens, config.grid);
-        if kept {
-            i32::from(id)
-        } else {
-            config.mask_token_id as i32
-        }
-    };
-    echo.iter().enumerate().map(id).collect()
+/// The same by tensor operations, on the device: one id per row of `logits` `[R, K]`, drawn with `uniform`
+/// `[R, 1]` below 1. Rounding aside, the id that [`sample`] draws.
+pub fn sample_on_device<B: Backend>(logits: Tensor<B, 2>, topk: usize, uniform: Tensor<B, 2>) -> Tensor<B, 1, Int> {
+    /// Below any logit; finite, so that differences are numbers.
+    const GONE: f32 = -1e30;
+    let [rows, codes] = logits.dims();
+    let device = logits.device();
+    let code = Tensor::<B, 1, Int>::arange(0..codes as i64, &device).reshape([1, codes]).expand([rows, codes]);
+
+    // The best and its ties go, then the largest of the rest are taken one by one.
+    let best = logits.clone().max_dim(1).expand([rows, codes]);
+    let mut rest = logits.clone().mask_fill(logits.greater_equal(best), GONE);
+    let mut candidates = Vec::with_capacity(topk);
+    for _ in 0..topk.min(codes - 1) {
+        let (value, id) = rest.clone().max_dim_with_indices(1);
+        rest = rest.mask_fill(code.clone().equal(id.clone().expand([rows, codes])), GONE);
+        candidates.push((value, id));
+    }
+    let (largest, mut chosen) = candidates[0].clone();
+    let weights: Vec<Tensor<B, 2>> =
+        candidates.iter().map(|(value, _)| (value.clone() - largest.clone()).exp()).collect();
+    let goal = Tensor::cat(weights.clone(), 1).sum_dim(1) * uniform;
+    let mut sum = weights[0].clone();
+    for ((_, id), weight) in candidates.into_iter().zip(weights).skip(1) {
+        chosen = chosen.mask_where(goal.clone().greater_equal(sum.clone()), id);
+        sum = sum + weight;
+    }
+    chosen.reshape([rows])
+}
+
+/// What the teacher reads, `[B*(1+T)]`: the class token, then `echo` `[B*T]` inside the kept square and the
+/// mask token outside.
+pub fn teacher_ids<B: Backend>(
+    config: &ModelConfig,
+    echo: Tensor<B, 1, Int>,
+    crop: &Crop,
+    device: &B::Device,
+) -> Tensor<B, 1, Int> {
+    let (batch, tokens) = (crop.corners.len(), config.tokens());
+    let hidden: Vec<bool> = (0..batch * tokens).map(|i| !crop.keeps(i / tokens, i % tokens, config.grid)).collect();
+    let hidden = Tensor::<B, 1, Bool>::from_data(TensorData::new(hidden, [batch * tokens]), device);
+    let seen = echo.mask_fill(hidden, config.mask_token_id as i64).reshape([batch, tokens]);
+    let class = Tensor::full([batch, 1], config.class_token_id as i64, device);
+    Tensor::cat(vec![class, seen], 1).reshape([batch * (1 + tokens)])
+}
+
+/// Positions of `batch` whole images, class token first, `[B*(1+T)]`.
+pub fn whole_positions<B: Backend>(config: &ModelConfig, batch: usize, device: &B::Device) -> Tensor<B, 1, Int> {
+    let positions: Vec<i32> = (0..batch).flat_map(|_| 0..config.sequence() as i32).collect();
+    indices(&positions, device)
 }
 
 #[cfg(test)]

@@ -32,6 +32,11 @@ impl<B: Kernels> BurnEngine<B> {
         Ok(Self { config, model, device })
     }
 
+    /// A model in memory.
+    pub fn new(config: &ModelConfig, model: Sorcen<B>, device: B::Device) -> Self {
+        Self { config: *config, model, device }
+    }
+
     /// The same model, unopened: initial weights, as training would start from.
     pub fn untrained(config: &ModelConfig, seed: u64, device: B::Device) -> Self {
         use crate::model::weight::Weights as _;

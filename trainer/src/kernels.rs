@@ -1,8 +1,10 @@
 //! The operations that a backend may do faster than by tensor operations, in plain tensor operations.
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{activation, Tensor, TensorData};
+use burn::tensor::{activation, Int, Tensor, TensorData};
+use sorcen_runtime::rng::Rng;
 
+use crate::echo;
 use crate::losses;
 use crate::model::block::Block;
 use crate::model::indices;
@@ -44,6 +46,22 @@ pub trait Kernels: Backend {
         let counted: Vec<f32> = counted.iter().map(|&c| f32::from(u8::from(c))).collect();
         let counted = Tensor::from_data(TensorData::new(counted, [targets.len(), 1]), &device);
         losses::smoothed_cross_entropy(logits, indices(targets, &device), counted, smoothing)
+    }
+
+    /// Echo ids `[R]` drawn from `logits` `[R, K]` as [`echo::sample`] says; those of rows that are not `wanted`
+    /// are of no use to the caller.
+    fn sample_echo(
+        logits: Tensor<Self, 2>,
+        topk: usize,
+        rng: &Rng,
+        wanted: &(dyn Fn(usize) -> bool + Sync),
+    ) -> Tensor<Self, 1, Int> {
+        let _ = wanted; // drawing all is simpler than gathering some
+        const BELOW_ONE: f32 = 1.0 - f32::EPSILON;
+        let rows = logits.dims()[0];
+        let uniform: Vec<f32> = (0..rows as u64).map(|row| (rng.uniform(row) as f32).min(BELOW_ONE)).collect();
+        let uniform = Tensor::from_data(TensorData::new(uniform, [rows, 1]), &logits.device());
+        echo::sample_on_device(logits, topk, uniform)
     }
 
     /// One AdamW update of a weight `[rows, columns]`; returns its new value.

@@ -3,6 +3,7 @@
 pub mod bundled;
 pub mod checkpoint;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod cpu;
 pub mod data;

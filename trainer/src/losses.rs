@@ -2,6 +2,8 @@
 
 use burn::tensor::{activation::log_softmax, backend::Backend, Int, Tensor};
 
+use crate::model::indices;
+
 /// Norms are kept above this when dividing by them.
 const NORM_FLOOR: f32 = 1e-12;
 
@@ -29,6 +31,25 @@ pub fn uniformity<B: Backend>(features: Tensor<B, 2>) -> Tensor<B, 1> {
 /// Cosines of echoes (rows) and anchors (columns) over the temperature, `[B, B]`.
 pub fn contrast_scores<B: Backend>(echoes: Tensor<B, 2>, anchors: Tensor<B, 2>, temperature: f32) -> Tensor<B, 2> {
     normalise(echoes).matmul(normalise(anchors).transpose()) / temperature
+}
+
+/// InfoNCE: mean over the echoes `[B, D]` of the cross-entropy against their own among the anchors `[N, D]`,
+/// `[1]`. With anchors gathered from several processes, those of this one start at row `first`.
+pub fn infonce<B: Backend>(
+    echoes: Tensor<B, 2>,
+    anchors: Tensor<B, 2>,
+    temperature: f32,
+    first: usize,
+) -> Tensor<B, 1> {
+    let [count, _] = echoes.dims();
+    let own: Vec<i32> = (first..first + count).map(|row| row as i32).collect();
+    let own = indices(&own, &echoes.device());
+    cross_entropy(contrast_scores(echoes, anchors, temperature), own)
+}
+
+/// Mean squared distance of the unit vectors along `echoes` and `anchors` `[B, D]`, row by row: `2 - 2 cos`, `[1]`.
+pub fn squared_distance<B: Backend>(echoes: Tensor<B, 2>, anchors: Tensor<B, 2>) -> Tensor<B, 1> {
+    (normalise(echoes) - normalise(anchors)).square().sum_dim(1).mean()
 }
 
 /// Mean cross-entropy of `scores` `[B, C]` against `targets` `[B]`, `[1]`.

@@ -1,20 +1,21 @@
 //! One training step: the networks, what a step is given, and its losses. SPEC "One training forward".
 
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
 use sorcen_runtime::rng::Rng;
 use sorcen_runtime::ModelConfig;
 
+use crate::clock::{Clock, Phase};
 use crate::echo;
-use crate::kernels::TrainBackend;
+use crate::kernels::{Kernels, TrainBackend};
 use crate::losses;
 use crate::masking::{Crop, Masks};
 use crate::model::heads::{BatchStatistics, Classifier, Projector};
 use crate::model::layers::Dropout;
 use crate::model::weight::{weights, Weights};
 use crate::model::{indices, pool, Layout, Sorcen};
-use crate::optim::AdamW;
-use crate::teacher::{follow, Teacher};
+use crate::optim::{self, AdamW};
+use crate::teacher::{follow, Teacher, TeacherKind};
 
 /// What is learned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,11 +28,27 @@ pub enum Method {
     Mage,
 }
 
+/// How an anchor is compared with its echo.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Contrast {
+    /// Against the anchors of all other images of the batch (official).
+    #[default]
+    Infonce,
+    /// Mean squared distance of the two unit vectors, no negatives (an ablation of the paper).
+    L2,
+}
+
 /// Constants of the losses.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LossOptions {
     /// Which terms there are.
     pub method: Method,
+    /// The form of the contrast.
+    pub contrast: Contrast,
+    /// Which parts of the teacher are its own.
+    pub teacher: TeacherKind,
     /// Label smoothing over the codes (official 0.1).
     pub label_smoothing: f32,
     /// Weight of the contrast (0.1).
@@ -48,6 +65,8 @@ impl Default for LossOptions {
     fn default() -> Self {
         Self {
             method: Method::Sorcen,
+            contrast: Contrast::default(),
+            teacher: TeacherKind::default(),
             label_smoothing: 0.1,
             lambda: 0.1,
             temperature: 0.3,
@@ -141,8 +160,10 @@ pub struct StepInputs {
     pub dropout: Dropout,
 }
 
-/// Names of the loss terms, in the order of [`Losses::stack`].
-pub const TERMS: [&str; 5] = ["reconstruction", "uniformity", "contrast", "classifier", "total"];
+/// Names of the numbers that a step reports: the losses in the order of [`Losses::stack`], and the global
+/// norm of the gradients before clipping.
+pub const REPORT: [&str; 6] =
+    ["reconstruction loss", "uniformity loss", "contrast loss", "classifier loss", "total loss", "gradient norm"];
 
 /// The terms of one step, `[1]` each.
 #[derive(Clone, Debug)]
@@ -151,7 +172,7 @@ pub struct Losses<B: TrainBackend> {
     pub reconstruction: Tensor<B, 1>,
     /// Weighted uniformity term.
     pub uniformity: Tensor<B, 1>,
-    /// InfoNCE before its weight.
+    /// The contrast before its weight.
     pub contrast: Tensor<B, 1>,
     /// The online classifier's cross-entropy.
     pub classifier: Tensor<B, 1>,
@@ -160,7 +181,8 @@ pub struct Losses<B: TrainBackend> {
 }
 
 impl<B: TrainBackend> Losses<B> {
-    /// The terms without gradient, `[5]`, in the order of [`TERMS`]; still on the device.
+    /// The terms without gradient, `[5]`: reconstruction, uniformity, contrast, classifier, total; still on
+    /// the device.
     pub fn stack(&self) -> Tensor<B::InnerBackend, 1> {
         let terms = [&self.reconstruction, &self.uniformity, &self.contrast, &self.classifier, &self.total];
         Tensor::cat(terms.map(|term| term.clone().inner()).to_vec(), 0)
@@ -185,7 +207,7 @@ pub struct Pretraining<B: TrainBackend> {
     /// What the optimiser moves.
     pub networks: Networks<B>,
     /// What follows.
-    pub teacher: Teacher<B>,
+    pub teacher: Teacher<B::InnerBackend>,
     /// Moments and update count.
     pub optimizer: AdamW<B>,
     /// Where all of it lives.
@@ -193,21 +215,39 @@ pub struct Pretraining<B: TrainBackend> {
 }
 
 impl<B: TrainBackend> Pretraining<B> {
-    /// One step: the teacher follows, forward, backward, update. Returns the losses, on the device.
+    /// One step: for each batch the teacher follows, forward, backward; then one update with the mean of the
+    /// gradients. Returns the means of the numbers named in [`REPORT`], on the device.
     ///
-    /// The teacher moves *first* (official): it sees the result of this update in the next step.
-    pub fn step(&mut self, inputs: &StepInputs, momentum: f64, lr: f64) -> Tensor<B::InnerBackend, 1> {
-        self.follow(momentum);
-        let (losses, statistics) = self.losses(inputs);
-        let mut grads = losses.total.backward();
-        if let Some(statistics) = statistics {
-            self.update_statistics(statistics);
+    /// The teacher moves *first* (official): it sees the result of this update in the next step. It moves, and
+    /// BatchNorm and negatives are those of a batch, once for each batch of an accumulated step (official too).
+    pub fn step(
+        &mut self,
+        batches: &[StepInputs],
+        momentum: f64,
+        lr: f64,
+        clock: &mut Clock,
+    ) -> Tensor<B::InnerBackend, 1> {
+        let share = 1.0 / batches.len().max(1) as f64;
+        let mut gradients = optim::Gradients::<B>::default();
+        let mut report = Tensor::zeros([REPORT.len() - 1], &self.device);
+        for inputs in batches {
+            self.follow(momentum);
+            clock.lap::<B>(Phase::Optimizer, &self.device);
+            let (losses, statistics) = self.losses_timed(inputs, clock);
+            report = report + losses.stack() * share;
+            let mut grads = (losses.total * share).backward();
+            gradients.add(&self.networks, &mut grads);
+            if let Some(statistics) = statistics {
+                self.update_statistics(statistics);
+            }
+            clock.lap::<B>(Phase::Backward, &self.device);
         }
-        self.optimizer.update(&mut self.networks, &mut grads, lr);
-        losses.stack()
+        let norm = self.optimizer.apply(&mut self.networks, gradients, lr);
+        clock.lap::<B>(Phase::Optimizer, &self.device);
+        Tensor::cat(vec![report, norm], 0)
     }
 
-    /// Teacher blocks follow the student's, the momentum projector follows the projector.
+    /// Teacher and momentum projector follow the student.
     pub fn follow(&mut self, momentum: f64) {
         if self.options.method == Method::Sorcen {
             self.teacher.follow(&self.networks.student, momentum);
@@ -224,18 +264,24 @@ impl<B: TrainBackend> Pretraining<B> {
 
     /// The forward pass; changes nothing.
     pub fn losses(&self, inputs: &StepInputs) -> (Losses<B>, Option<Statistics<B>>) {
+        self.losses_timed(inputs, &mut Clock::off())
+    }
+
+    fn losses_timed(&self, inputs: &StepInputs, clock: &mut Clock) -> (Losses<B>, Option<Statistics<B>>) {
         let (config, device, options) = (&self.config, &self.device, &self.options);
         let student = &self.networks.student;
-        let tokens = config.tokens();
 
         // Student: masked ids replaced, dropped tokens left out.
         let layout = Layout::new(config, &masked_ids(config, inputs), &inputs.masks.dropped);
+        clock.lap::<B>(Phase::Data, device);
         let (_, latent) = student.encode(&layout, device, &inputs.dropout);
+        clock.lap::<B>(Phase::Student, device);
         let logits = student.decode(config, latent.clone(), &layout, device, &inputs.dropout);
 
         let targets: Vec<i32> = inputs.ids.iter().map(|&id| i32::from(id)).collect();
         let reconstruction =
             B::smoothed_cross_entropy(logits.clone(), &targets, &inputs.masks.masked, options.label_smoothing);
+        clock.lap::<B>(Phase::Decoder, device);
         // Pooled twice: with the class token for uniformity and classifier, without it for the contrast.
         let pooled = pool(latent.clone(), 0);
         let zero = || Tensor::zeros([1], device);
@@ -257,31 +303,47 @@ impl<B: TrainBackend> Pretraining<B> {
         let uniformity = losses::uniformity(pooled) * options.uniformity;
 
         // Teacher: the echo, seen through the kept square.
-        let echo = match &inputs.echo {
-            Echo::GroundTruth => inputs.ids.clone(),
-            Echo::Given(ids) => ids.clone(),
-            Echo::Sampled(rng) => {
-                let logits = logits.inner().into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
-                let crop = &inputs.crop;
-                let seen = |row: usize| crop.keeps(row / tokens, row % tokens, config.grid);
-                echo::sample(&logits, config.codebook_size, options.echo_topk, rng, seen)
-            }
-        };
-        let layout = Layout::new(config, &echo::teacher_ids(config, &echo, &inputs.crop), &[]);
-        let teacher = self.teacher.forward(student, &layout, device, &inputs.dropout);
+        let echo = self.echo_ids(inputs, logits.inner());
+        let ids = echo::teacher_ids(config, echo, &inputs.crop, device);
+        let positions = echo::whole_positions(config, layout.batch, device);
+        let teacher = self.teacher.forward(student, ids, positions, layout.batch, &inputs.dropout);
 
-        // Contrast: echoes are rows, anchors columns. The momentum projector gets a gradient too.
+        // Contrast: echoes are rows, anchors columns. The momentum projector gets a gradient too (official).
         let (echoes, momentum_projector) = self.networks.momentum_projector.forward(Tensor::from_inner(teacher));
+        let echoes = match options.teacher {
+            TeacherKind::Blocks => echoes,
+            TeacherKind::Whole => echoes.detach(),
+        };
         let (anchors, projector) = self.networks.projector.forward(pool(latent, 1));
         let (anchors, predictor) = self.networks.predictor.forward(anchors);
-        let diagonal: Vec<i32> = (0..layout.batch as i32).collect();
-        let scores = losses::contrast_scores(echoes, anchors, options.temperature);
-        let contrast = losses::cross_entropy(scores, indices(&diagonal, device));
+        let contrast = match options.contrast {
+            Contrast::Infonce => losses::infonce(echoes, anchors, options.temperature, 0),
+            Contrast::L2 => losses::squared_distance(echoes, anchors),
+        };
+        clock.lap::<B>(Phase::Teacher, device);
 
         let total =
             reconstruction.clone() + uniformity.clone() + contrast.clone() * options.lambda + classifier.clone();
         let losses = Losses { reconstruction, uniformity, contrast, classifier, total };
         (losses, Some(Statistics { projector, momentum_projector, predictor }))
+    }
+
+    /// The echo's ids `[B*T]`, before spatial masking; drawn on the device where they are drawn.
+    fn echo_ids(&self, inputs: &StepInputs, logits: Tensor<B::InnerBackend, 2>) -> Tensor<B::InnerBackend, 1, Int> {
+        let given = |ids: &[u16]| {
+            let ids: Vec<i32> = ids.iter().map(|&id| i32::from(id)).collect();
+            indices(&ids, &self.device)
+        };
+        match &inputs.echo {
+            Echo::GroundTruth => given(&inputs.ids),
+            Echo::Given(ids) => given(ids),
+            Echo::Sampled(rng) => {
+                let (tokens, grid) = (self.config.tokens(), self.config.grid);
+                let crop = &inputs.crop;
+                let seen = |row: usize| crop.keeps(row / tokens, row % tokens, grid);
+                B::InnerBackend::sample_echo(logits, self.options.echo_topk, rng, &seen)
+            }
+        }
     }
 }
 

@@ -1,41 +1,80 @@
-//! The teacher: blocks that follow the student's by an exponential moving average.
+//! The teacher: an encoder that follows the student's by an exponential moving average.
 
-use burn::tensor::Tensor;
+use burn::tensor::backend::Backend;
+use burn::tensor::{Int, Tensor};
+use serde::{Deserialize, Serialize};
 use sorcen_runtime::ModelConfig;
 
-use crate::kernels::TrainBackend;
+use crate::kernels::{Kernels, TrainBackend};
 use crate::model::block::{self, Block};
-use crate::model::layers::Dropout;
-use crate::model::weight::{Weight, Weights};
-use crate::model::{encoder_blocks, indices, normalise_tokens, pool, Layout, Sorcen};
+use crate::model::embed::Embedding;
+use crate::model::layers::{Dropout, LayerNorm};
+use crate::model::weight::{weights, Weight, Weights};
+use crate::model::{encoder_blocks, normalise_tokens, pool, Sorcen};
 
-/// Teacher blocks, below autodiff. Embedding and final norm are the student's current ones.
-///
-/// They are *not* copied from the student at the start but get random values of their own
-/// (official): with momentum 0.996 they come to follow it over a few hundred steps.
-#[derive(Clone, Debug)]
-pub struct Teacher<B: TrainBackend> {
-    /// `blocks_momentum.*`
-    pub blocks: Vec<Block<B::InnerBackend>>,
+/// Which parts of the teacher are its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum TeacherKind {
+    /// The blocks; embedding and final norm are the student's current ones, and the momentum projector is
+    /// trained as well (official code).
+    #[default]
+    Blocks,
+    /// Embedding and final norm too, and the momentum projector only follows (the paper's words).
+    Whole,
+}
+
+/// Where the teacher starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum TeacherInit {
+    /// Random values of its own (official): with momentum 0.996 it comes to follow the student over a few
+    /// hundred steps.
+    #[default]
+    Random,
+    /// A copy of the student.
+    Student,
 }
 
 /// Name of the teacher's blocks in files.
 pub const TEACHER: &str = "blocks_momentum";
 
-impl<B: TrainBackend> Teacher<B> {
-    /// Initial values of their own.
-    pub fn new(config: &ModelConfig, seed: u64, device: &B::Device) -> Self {
-        let mut blocks = encoder_blocks(config, device);
-        blocks.initialise(TEACHER, seed, device);
-        Self { blocks }
+/// The teacher's own weights, on a backend without autodiff.
+#[derive(Clone, Debug)]
+pub struct Teacher<B: Backend> {
+    /// `blocks_momentum.*`
+    pub blocks: Vec<Block<B>>,
+    /// Of a [`TeacherKind::Whole`].
+    embed: Option<Embedding<B>>,
+    norm: Option<LayerNorm<B>>,
+}
+
+weights!(Teacher { blocks => "blocks_momentum", embed => "token_emb_momentum", norm => "norm_momentum" });
+
+impl<B: Kernels> Teacher<B> {
+    /// Initial values of its own; a pure function of (config, kind, seed).
+    pub fn new(config: &ModelConfig, kind: TeacherKind, seed: u64, device: &B::Device) -> Self {
+        let whole = kind == TeacherKind::Whole;
+        let mut teacher = Self {
+            blocks: encoder_blocks(config, device),
+            embed: whole.then(|| Embedding::new(config, device)),
+            norm: whole.then(|| LayerNorm::new(config.embed_dim, config.layer_norm_eps, device)),
+        };
+        teacher.initialise("", seed, device);
+        teacher
     }
 
     /// `teacher ← momentum · teacher + (1 - momentum) · student`.
-    pub fn follow(&mut self, student: &Sorcen<B>, momentum: f64) {
+    pub fn follow<A: TrainBackend<InnerBackend = B>>(&mut self, student: &Sorcen<A>, momentum: f64) {
         let mut values = Vec::new();
-        student.blocks.visit("", &mut |_, weight| values.push(weight.get().inner()));
+        let mut collect = |_: &str, weight: &Weight<A>| values.push(weight.get().inner());
+        student.blocks.visit("", &mut collect);
+        if self.embed.is_some() {
+            student.embed.visit("", &mut collect);
+            student.norm.visit("", &mut collect);
+        }
         let mut values = values.into_iter();
-        self.blocks.visit_mut("", &mut |_, weight| {
+        self.visit_mut("", &mut |_, weight| {
             if let Some(value) = values.next() {
                 weight.set(blend(weight.get(), value, momentum));
             }
@@ -44,18 +83,21 @@ impl<B: TrainBackend> Teacher<B> {
 
     /// Mean over the patch tokens of the teacher's normed output, `[B, D]`, without gradient.
     ///
-    /// `layout` holds the echo's ids; nothing is dropped. Dropout is active, as in the official code.
-    pub fn forward(
+    /// `ids` and `positions` `[B*(1+T)]` are those of whole images, class token first: the echo. Dropout is
+    /// active, as in the official code.
+    pub fn forward<A: TrainBackend<InnerBackend = B>>(
         &self,
-        student: &Sorcen<B>,
-        layout: &Layout,
-        device: &B::Device,
+        student: &Sorcen<A>,
+        ids: Tensor<B, 1, Int>,
+        positions: Tensor<B, 1, Int>,
+        batch: usize,
         dropout: &Dropout,
-    ) -> Tensor<B::InnerBackend, 2> {
-        let (ids, positions) = (indices(&layout.ids, device), indices(&layout.positions, device));
-        let x = student.embed.inner().forward(ids, positions, layout.batch, dropout);
+    ) -> Tensor<B, 2> {
+        let embed = self.embed.clone().unwrap_or_else(|| student.embed.inner());
+        let norm = self.norm.clone().unwrap_or_else(|| student.norm.inner());
+        let x = embed.forward(ids, positions, batch, dropout);
         let x = block::run(&self.blocks, x, dropout);
-        pool(normalise_tokens(&student.norm.inner(), x), 1)
+        pool(normalise_tokens(&norm, x), 1)
     }
 }
 
@@ -72,6 +114,6 @@ pub fn follow<B: TrainBackend>(target: &mut dyn Weights<B>, source: &dyn Weights
     });
 }
 
-fn blend<B: burn::tensor::backend::Backend>(old: Tensor<B, 2>, new: Tensor<B, 2>, momentum: f64) -> Tensor<B, 2> {
+fn blend<B: Backend>(old: Tensor<B, 2>, new: Tensor<B, 2>, momentum: f64) -> Tensor<B, 2> {
     old * momentum + new * (1.0 - momentum)
 }

@@ -61,6 +61,83 @@ fn stopped_anywhere_it_goes_on_to_the_same_bits() {
     }
 }
 
+/// An option that changes nothing is a mistake: each must lead to other weights.
+#[test]
+fn every_knob_matters() {
+    use sorcen_trainer::masking::MaskOptions;
+    use sorcen_trainer::step::{Contrast, Method};
+    use sorcen_trainer::teacher::{TeacherInit, TeacherKind};
+
+    let dir = tempfile::tempdir().unwrap();
+    dataset(&dir.path().join("data"));
+    let trained = |name: &str, edit: &dyn Fn(&mut PretrainOptions)| {
+        let mut options = options(dir.path(), name, 8); // three steps with drawn echoes
+        edit(&mut options);
+        run(&options).unwrap();
+        files(&options.output_dir)
+    };
+    let base = trained("base", &|_| ());
+    assert!(base == trained("again", &|o| o.print_freq = 1), "the same options: the same weights");
+    let knobs: [(&str, &dyn Fn(&mut PretrainOptions)); 20] = [
+        ("method", &|o| o.losses.method = Method::Mage),
+        ("lambda", &|o| o.losses.lambda = 0.5),
+        ("temperature", &|o| o.losses.temperature = 0.1),
+        ("contrast", &|o| o.losses.contrast = Contrast::L2),
+        ("uniformity", &|o| o.losses.uniformity = 0.0),
+        ("label_smoothing", &|o| o.losses.label_smoothing = 0.0),
+        ("echo_topk", &|o| o.losses.echo_topk = 2),
+        ("echo_warmup_epochs", &|o| o.echo_warmup_epochs = Some(1)),
+        ("projector_dim", &|o| o.projector_dim = Some(24)),
+        ("no_jsm", &|o| o.jsm = false),
+        ("teacher", &|o| o.losses.teacher = TeacherKind::Whole),
+        ("teacher_init", &|o| o.teacher_init = TeacherInit::Student),
+        ("ema", &|o| o.ema = 0.9),
+        ("ema_epochs", &|o| o.ema_epochs = 1.0),
+        ("dropout", &|o| o.dropout = 0.3),
+        ("accum_iter", &|o| (o.batch_size, o.accum_iter) = (4, 2)),
+        ("weight_decay", &|o| o.adamw.weight_decay = 0.5),
+        ("grad_clip", &|o| o.adamw.grad_clip = 0.1),
+        ("drop_ratio", &|o| o.masks = MaskOptions { drop_ratio: 0.25, ..o.masks }),
+        ("warmup_epochs", &|o| o.warmup_epochs = Some(1.5)),
+    ];
+    for (name, edit) in knobs {
+        assert!(base != trained(name, edit), "{name}");
+    }
+    // L2 needs no other image: temperature is no part of it.
+    let l2 = |o: &mut PretrainOptions| o.losses.contrast = Contrast::L2;
+    let hot = trained("hot", &|o: &mut PretrainOptions| {
+        l2(o);
+        o.losses.temperature = 9.0;
+    });
+    assert!(hot == trained("l2", &l2), "no temperature in the L2 contrast");
+}
+
+#[test]
+fn a_whole_teacher_has_its_own_embedding_and_an_untrained_projector() {
+    use sorcen_trainer::checkpoint::{TensorFile, WeightSource as _};
+    use sorcen_trainer::teacher::{TeacherInit, TeacherKind};
+
+    let dir = tempfile::tempdir().unwrap();
+    dataset(&dir.path().join("data"));
+    let mut whole = options(dir.path(), "whole", 6);
+    whole.losses.teacher = TeacherKind::Whole;
+    whole.teacher_init = TeacherInit::Student;
+    whole.ema = 0.0; // the teacher is the student of the step before
+    whole.ema_epochs = 1e12;
+    run(&whole).unwrap();
+    let file = |name: &str| TensorFile::open(&whole.output_dir.join("checkpoint").join(name)).unwrap();
+    let (model, state) = (file("model.safetensors"), file("training_state/state.safetensors"));
+    assert!(state.shape("norm_momentum.weight").is_some());
+    let (follows, trained) = ("momentum_projector.projector.3.weight", "projector.projector.3.weight");
+    assert!(state.shape(&format!("optimizer.exp_avg.{follows}")).is_none(), "it has no gradient");
+    assert!(state.shape(&format!("optimizer.exp_avg.{trained}")).is_some());
+    let name = "word_embeddings.weight";
+    let (own, student) =
+        (state.read(&format!("token_emb_momentum.{name}")).unwrap(), model.read(&format!("token_emb.{name}")).unwrap());
+    let apart = own.iter().zip(&student).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(apart > 0.0 && apart < 1e-2, "one step behind: {apart}");
+}
+
 #[test]
 fn the_losses_come_down() {
     let dir = tempfile::tempdir().unwrap();
@@ -109,12 +186,60 @@ fn what_does_not_fit_is_named() {
         run(&options).unwrap_err().to_string()
     };
     assert!(failure(|o| o.model = ModelChoice::VitB).contains("grid: expected 16, the model's, found 4"));
-    assert!(failure(|o| o.batch_size = 64).contains("images: expected at least 64, one batch, found 40"));
+    assert!(failure(|o| o.batch_size = 64).contains("images: expected at least 64, those of one step, found 40"));
     assert!(failure(|o| o.dropout = 1.0).contains("dropout: expected 0 to below 1, found 1"));
     assert!(failure(|o| o.masks.mask_ratio_min = 0.2).contains("mask_ratio_min"));
     assert!(failure(|o| o.init = Some("nowhere".into())).contains("nowhere"));
-    let diverged = failure(|o| o.lr = Some(1e30));
-    assert!(diverged.contains("expected a finite number"), "{diverged}");
+    assert!(failure(|o| o.watch.knn_every_epochs = 1).contains("knn_every_epochs: expected knn_data too"));
+}
+
+#[test]
+fn a_run_that_diverges_names_the_term_and_keeps_the_last_good_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    dataset(&dir.path().join("data"));
+    let mut options = options(dir.path(), "run", 20);
+    options.lr = Some(1e30);
+    options.warmup_epochs = Some(3.0);
+    options.save_every = 1; // the first step has learning rate 0: its checkpoint is good
+    let message = run(&options).unwrap_err().to_string();
+    assert!(message.contains("expected a finite number"), "{message}");
+    assert!(message.starts_with("step ") && message.contains("loss: "), "{message}");
+    let checkpoint = options.output_dir.join("checkpoint");
+    sorcen_trainer::checkpoint::open_training::<burn::backend::Autodiff<burn::backend::Flex>>(
+        &checkpoint,
+        &Default::default(),
+    )
+    .unwrap();
+}
+
+#[test]
+fn pictures_and_knn_at_the_end_of_epochs() {
+    use sorcen_trainer::tokenizer::PatchTokenizer;
+
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["data", "eval/train", "eval/val"] {
+        dataset(&dir.path().join(name));
+    }
+    let tokenizer = dir.path().join("tokenizer.safetensors");
+    PatchTokenizer::new((0..16 * 12).map(|i| i as u8).collect(), 16, 2).unwrap().save(&tokenizer).unwrap();
+    let plain = options(dir.path(), "plain", 10);
+    run(&plain).unwrap();
+    let mut watched = options(dir.path(), "watched", 10);
+    watched.watch.picture_every_epochs = 2;
+    watched.watch.tokenizer = Some(tokenizer);
+    watched.watch.knn_every_epochs = 1;
+    watched.watch.knn_data = Some(dir.path().join("eval"));
+    let report = run(&watched).unwrap();
+    assert!(files(&plain.output_dir) == files(&watched.output_dir), "looking changes nothing");
+
+    let log = std::fs::read_to_string(&report.log).unwrap();
+    let accuracy = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["knn_accuracy"].as_f64();
+    let accuracies: Vec<f64> = log.lines().filter_map(accuracy).collect();
+    assert_eq!(accuracies, [1.0, 1.0], "the queries are in the bank");
+    let pictures: Vec<_> = std::fs::read_dir(watched.output_dir.join("pictures")).unwrap().collect();
+    assert_eq!(pictures.len(), 1);
+    let sheet = image::open(watched.output_dir.join("pictures/epoch_00002.png")).unwrap().to_rgb8();
+    assert_eq!(sheet.dimensions(), (8 * (2 * 8 + 4) + 4, 5 * (2 * 8 + 4) + 4));
 }
 
 #[test]

@@ -4,22 +4,28 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{bail, Context};
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use crate::checkpoint;
-use crate::config::{Duration, ModelChoice, PretrainOptions};
+use crate::config::{self, ModelChoice, PretrainOptions};
 use crate::device::Device;
-use crate::step::Method;
-use crate::train::{self, PretrainReport};
+use crate::step::{Contrast, Method};
+use crate::teacher::{TeacherInit, TeacherKind};
+use crate::train::{self, PretrainReport, Progress};
 
 /// Pretrain a model on a token dataset.
 ///
-/// Writes OUTPUT_DIR/checkpoint (model.safetensors, config.json, training_state/), log.txt (JSON lines)
-/// and run.json. Defaults are the official ones; where those only make sense at ImageNet scale, they
+/// Writes OUTPUT_DIR/checkpoint (model.safetensors, config.json, training_state/), log.txt (JSON lines),
+/// tensorboard/ (the same numbers), run.json (options, schedules, data, versions) and, where asked for,
+/// pictures/. Defaults are those of the official code; where those only make sense at ImageNet scale, they
 /// shrink with the model's width or the run's length, as each flag says.
+///
+/// Ctrl-C or SIGTERM stops after the step, with a checkpoint. However a run ends, the same command with
+/// --resume auto goes on from the last checkpoint, and on the CPU ends with the same bits as without the stop.
 #[derive(clap::Args)]
 #[command(rename_all = "snake_case")]
 pub struct Args {
@@ -35,7 +41,8 @@ pub struct Args {
     /// sorcen, or mage (reconstruction alone).
     #[arg(long, value_enum, default_value = "sorcen")]
     method: Method,
-    /// official: the published code. paper: its supplement where they differ (dropout 0.5, echo warm-up 40 epochs).
+    /// official: the published code. paper: the article's words where they differ, which are --dropout 0.5,
+    /// --echo_warmup_epochs 39, --uniformity 0, --teacher whole and --teacher_init student.
     #[arg(long, value_enum, default_value = "official")]
     preset: Preset,
     /// Passes over the dataset [default: 1600].
@@ -47,10 +54,13 @@ pub struct Args {
     /// Number of updates.
     #[arg(long)]
     steps: Option<u64>,
-    /// Images a step.
+    /// Images that go through the model together; BatchNorm and negatives are among these.
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
-    /// Peak learning rate [default: blr * batch_size / 256].
+    /// Batches whose gradients are averaged for one update: a step has batch_size * accum_iter images.
+    #[arg(long, default_value_t = 1)]
+    accum_iter: usize,
+    /// Peak learning rate [default: blr * batch_size * accum_iter / 256].
     #[arg(long)]
     lr: Option<f64>,
     /// Base learning rate [default: 1.5e-4 from 384 wide on, 3e-3 below].
@@ -95,9 +105,12 @@ pub struct Args {
     /// Temperature of the contrast.
     #[arg(long, default_value_t = 0.3)]
     temperature: f32,
-    /// Weight of the uniformity term.
-    #[arg(long, default_value_t = 0.01)]
-    uniformity: f32,
+    /// infonce, or l2 (squared distance of anchor and echo, no negatives).
+    #[arg(long, value_enum, default_value = "infonce")]
+    contrast: Contrast,
+    /// Weight of the uniformity term [default: 0.01].
+    #[arg(long)]
+    uniformity: Option<f32>,
     /// Echo candidates, after the best is removed.
     #[arg(long, default_value_t = 15)]
     echo_topk: usize,
@@ -116,6 +129,13 @@ pub struct Args {
     /// Epochs over which it rises to 1 (official: 1600, whatever the run's length).
     #[arg(long, default_value_t = 1600.0)]
     ema_epochs: f64,
+    /// The teacher's own parts. blocks: the rest is the student's, and the momentum projector is trained too.
+    /// whole: embedding and norm too, and the momentum projector only follows [default: blocks].
+    #[arg(long, value_enum)]
+    teacher: Option<TeacherKind>,
+    /// Where the teacher starts: with random weights of its own, or as a copy of the student [default: random].
+    #[arg(long, value_enum)]
+    teacher_init: Option<TeacherInit>,
     /// Seed of everything.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -128,6 +148,24 @@ pub struct Args {
     /// Steps between checkpoints.
     #[arg(long, default_value_t = 1000)]
     save_every: u64,
+    /// Checkpoints that stay: the newest so many, the older ones as OUTPUT_DIR/checkpoint-STEP.
+    #[arg(long, default_value_t = 1)]
+    keep_last: usize,
+    /// Besides these, checkpoints whose step is a multiple of this stay; 0: none.
+    #[arg(long, default_value_t = 0, value_name = "STEPS")]
+    keep_every: u64,
+    /// Epochs between pictures of anchors, echoes and samples, OUTPUT_DIR/pictures/epoch_N.png; 0: none.
+    #[arg(long, default_value_t = 0, value_name = "EPOCHS", requires = "tokenizer")]
+    picture_every_epochs: u64,
+    /// The patch tokenizer that turns tokens into pixels for them.
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Epochs between k-NN accuracies (`knn_accuracy` in the log); 0: none.
+    #[arg(long, default_value_t = 0, value_name = "EPOCHS", requires = "knn_data")]
+    knn_every_epochs: u64,
+    /// Folder with the token datasets train (labels known) and val (to classify) for them.
+    #[arg(long, value_name = "DIR")]
+    knn_data: Option<PathBuf>,
     /// Steps between lines of the log.
     #[arg(long, default_value_t = 20)]
     print_freq: u64,
@@ -142,6 +180,18 @@ enum Preset {
     Paper,
 }
 
+impl Preset {
+    fn apply(self, options: &mut PretrainOptions) {
+        if let Preset::Paper = self {
+            options.dropout = 0.5;
+            options.echo_warmup_epochs = Some(39); // 40 epochs: 0 to 39
+            options.losses.uniformity = 0.0;
+            options.losses.teacher = TeacherKind::Whole;
+            options.teacher_init = TeacherInit::Student;
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Resume {
     No,
@@ -151,16 +201,14 @@ enum Resume {
 impl Args {
     fn options(&self) -> PretrainOptions {
         let duration = match (self.epochs, self.minutes, self.steps) {
-            (_, Some(minutes), _) => Duration::Minutes(minutes),
-            (_, _, Some(steps)) => Duration::Steps(steps),
-            (epochs, ..) => Duration::Epochs(epochs.unwrap_or(1600.0)),
-        };
-        let (dropout, echo_warmup) = match self.preset {
-            Preset::Official => (0.1, None),
-            Preset::Paper => (0.5, Some(39)), // 40 epochs: 0 to 39
+            (_, Some(minutes), _) => config::Duration::Minutes(minutes),
+            (_, _, Some(steps)) => config::Duration::Steps(steps),
+            (epochs, ..) => config::Duration::Epochs(epochs.unwrap_or(1600.0)),
         };
         let mut options = PretrainOptions::new(&self.data, &self.output_dir, self.model.clone(), duration);
+        self.preset.apply(&mut options);
         options.batch_size = self.batch_size;
+        options.accum_iter = self.accum_iter;
         options.lr = self.lr;
         options.blr = self.blr;
         options.min_lr = self.min_lr;
@@ -172,14 +220,17 @@ impl Args {
         options.masks.mask_ratio_min = self.mask_ratio_min;
         options.masks.mask_ratio_max = self.mask_ratio_max;
         options.masks.drop_ratio = self.drop_ratio;
-        options.dropout = self.dropout.unwrap_or(dropout);
+        options.dropout = self.dropout.unwrap_or(options.dropout);
         options.losses.method = self.method;
         options.losses.label_smoothing = self.label_smoothing;
         options.losses.lambda = self.lambda;
         options.losses.temperature = self.temperature;
-        options.losses.uniformity = self.uniformity;
+        options.losses.contrast = self.contrast;
+        options.losses.uniformity = self.uniformity.unwrap_or(options.losses.uniformity);
+        options.losses.teacher = self.teacher.unwrap_or(options.losses.teacher);
+        options.teacher_init = self.teacher_init.unwrap_or(options.teacher_init);
         options.losses.echo_topk = self.echo_topk;
-        options.echo_warmup_epochs = self.echo_warmup_epochs.or(echo_warmup);
+        options.echo_warmup_epochs = self.echo_warmup_epochs.or(options.echo_warmup_epochs);
         options.projector_dim = self.projector_dim;
         options.jsm = !self.no_jsm;
         options.ema = self.ema;
@@ -188,6 +239,12 @@ impl Args {
         options.init = self.init.clone();
         options.resume = self.resume == Resume::Auto;
         options.save_every = self.save_every;
+        options.keep.last = self.keep_last;
+        options.keep.every = self.keep_every;
+        options.watch.picture_every_epochs = self.picture_every_epochs;
+        options.watch.tokenizer = self.tokenizer.clone();
+        options.watch.knn_every_epochs = self.knn_every_epochs;
+        options.watch.knn_data = self.knn_data.clone();
         options.print_freq = self.print_freq;
         options.device = self.device;
         options
@@ -223,19 +280,21 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Trains under a progress bar, until done or `stop` is set.
+/// Trains under a progress bar (lines, where standard error is no terminal), until done or `stop` is set.
 ///
 /// # Errors
 /// Whatever [`train::pretrain`] reports.
 pub fn pretrain_with_bar(options: &PretrainOptions, stop: &AtomicBool) -> anyhow::Result<PretrainReport> {
     let bar = ProgressBar::new(0);
-    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left, {msg}")?);
+    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {msg}")?);
     let report = train::pretrain(options, &mut |progress| {
         bar.set_length(progress.steps);
         bar.set_position(progress.step);
-        if let Some(line) = &progress.line {
-            let (loss, rec, nn) = (line.train_loss, line.train_rec_loss, line.train_nn_loss);
-            bar.set_message(format!("{:.0} img/s, loss {loss:.3} (rec {rec:.3}, nn {nn:.3})", line.img_per_s));
+        if let Some(told) = tell(progress, options.images_per_step()) {
+            if bar.is_hidden() {
+                eprintln!("step {}/{}, {told}", progress.step, progress.steps);
+            }
+            bar.set_message(told);
         }
         if stop.load(Ordering::Relaxed) {
             ControlFlow::Break(())
@@ -245,4 +304,98 @@ pub fn pretrain_with_bar(options: &PretrainOptions, stop: &AtomicBool) -> anyhow
     });
     bar.finish();
     Ok(report?)
+}
+
+/// Speed, time left and losses, where there is a new line of the log.
+fn tell(progress: &Progress, images_per_step: usize) -> Option<String> {
+    let line = progress.line.as_ref()?;
+    let left = (progress.steps - progress.step) as f64 * images_per_step as f64 / line.img_per_s.max(1e-9);
+    let left = HumanDuration(Duration::from_secs_f64(left.min(1e9)));
+    let (loss, rec, nn) = (line.train_loss, line.train_rec_loss, line.train_nn_loss);
+    let knn = line.knn_accuracy.map_or(String::new(), |share| format!(", k-NN {:.1} %", 100.0 * share));
+    Some(format!("{:.0} img/s, {left} left, loss {loss:.3} (rec {rec:.3}, nn {nn:.3}){knn}", line.img_per_s))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn options(flags: &str) -> PretrainOptions {
+        let fixed = ["pretrain", "--data", "d", "--output_dir", "o"];
+        Line::try_parse_from(fixed.into_iter().chain(flags.split_whitespace())).unwrap().args.options()
+    }
+
+    #[test]
+    fn every_flag_arrives() {
+        let epochs = config::Duration::Epochs(1600.0);
+        let mut expected = PretrainOptions::new("d".as_ref(), "o".as_ref(), ModelChoice::Tiny, epochs);
+        assert_eq!(options(""), expected, "without flags: the official values");
+
+        expected.model = ModelChoice::VitL;
+        expected.duration = config::Duration::Steps(7);
+        expected.batch_size = 9;
+        expected.accum_iter = 3;
+        expected.lr = Some(1e-2);
+        expected.blr = Some(2e-2);
+        expected.min_lr = 1e-5;
+        expected.warmup_epochs = Some(2.5);
+        expected.adamw.weight_decay = 0.07;
+        expected.adamw.grad_clip = 1.5;
+        expected.masks.mask_ratio_mu = 0.6;
+        expected.masks.mask_ratio_std = 0.2;
+        expected.masks.mask_ratio_min = 0.55;
+        expected.masks.mask_ratio_max = 0.9;
+        expected.masks.drop_ratio = 0.4;
+        expected.dropout = 0.3;
+        expected.losses.method = Method::Mage;
+        expected.losses.contrast = Contrast::L2;
+        expected.losses.teacher = TeacherKind::Whole;
+        expected.losses.label_smoothing = 0.2;
+        expected.losses.lambda = 0.5;
+        expected.losses.temperature = 0.4;
+        expected.losses.uniformity = 0.02;
+        expected.losses.echo_topk = 30;
+        expected.echo_warmup_epochs = Some(4);
+        expected.projector_dim = Some(256);
+        expected.jsm = false;
+        expected.ema = 0.99;
+        expected.ema_epochs = 50.0;
+        expected.teacher_init = TeacherInit::Student;
+        expected.seed = 11;
+        expected.init = Some("i".into());
+        expected.resume = true;
+        expected.save_every = 12;
+        expected.keep.last = 5;
+        expected.keep.every = 24;
+        expected.print_freq = 2;
+        expected.watch.picture_every_epochs = 6;
+        expected.watch.tokenizer = Some("t".into());
+        expected.watch.knn_every_epochs = 8;
+        expected.watch.knn_data = Some("k".into());
+        let flags = "--model vit_l --steps 7 --batch_size 9 --accum_iter 3 --lr 1e-2 --blr 2e-2 --min_lr 1e-5 \
+            --warmup_epochs 2.5 --weight_decay 0.07 --grad_clip 1.5 --mask_ratio_mu 0.6 --mask_ratio_std 0.2 \
+            --mask_ratio_min 0.55 --mask_ratio_max 0.9 --drop_ratio 0.4 --dropout 0.3 --method mage --contrast l2 \
+            --teacher whole --label_smoothing 0.2 --lambda 0.5 --temperature 0.4 --uniformity 0.02 --echo_topk 30 \
+            --echo_warmup_epochs 4 --projector_dim 256 --no_jsm --ema 0.99 --ema_epochs 50 --teacher_init student \
+            --seed 11 --init i --resume auto --save_every 12 --keep_last 5 --keep_every 24 --print_freq 2 \
+            --picture_every_epochs 6 --tokenizer t --knn_every_epochs 8 --knn_data k";
+        assert_eq!(options(flags), expected);
+    }
+
+    #[test]
+    fn flags_override_the_preset() {
+        let paper = options("--preset paper");
+        assert_eq!((paper.dropout, paper.echo_warmup_epochs, paper.losses.uniformity), (0.5, Some(39), 0.0));
+        assert_eq!((paper.losses.teacher, paper.teacher_init), (TeacherKind::Whole, TeacherInit::Student));
+        let mixed = options("--preset paper --dropout 0.2 --echo_warmup_epochs 3 --uniformity 0.5 --teacher blocks");
+        assert_eq!((mixed.dropout, mixed.echo_warmup_epochs, mixed.losses.uniformity), (0.2, Some(3), 0.5));
+        assert_eq!(mixed.losses.teacher, TeacherKind::Blocks);
+    }
 }

@@ -14,7 +14,6 @@ use crate::model::layers::Dropout;
 use crate::model::weight::Weights as _;
 use crate::schedule::teacher_momentum;
 use crate::step::{Echo, StepInputs};
-use crate::teacher::TEACHER;
 
 /// One training step, dropout off, with every random choice read from a file.
 ///
@@ -82,7 +81,7 @@ fn step<B: TrainBackend>(args: &Args) -> anyhow::Result<()> {
     }
     run.optimizer.update(&mut run.networks, &mut grads, args.lr);
     out.push_all(&run.networks, "", "param/");
-    out.push_all(&run.teacher.blocks, TEACHER, "param/");
+    out.push_all(&run.teacher, "", "param/");
     let partial = args.output.with_extension("partial");
     out.write(&partial)?;
     std::fs::rename(&partial, &args.output).with_context(|| args.output.display().to_string())

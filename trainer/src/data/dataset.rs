@@ -167,6 +167,12 @@ impl TokenDataset {
         self.streams.iter().map(|(name, stream)| (name.as_str(), stream))
     }
 
+    /// One checksum of all that training reads: the model's tokens, and labels.
+    pub fn digest(&self) -> String {
+        let of = |name: &str| self.meta.sha256.get(name).map_or("", String::as_str);
+        sha256_hex([of(&stream_file(VQGAN)), of(LABELS)].concat().as_bytes())
+    }
+
     /// A stream beside the model's own, such as `dino` of the LEASE objective.
     pub fn stream(&self, name: &str) -> Option<&TokenStream> {
         self.streams.get(name)

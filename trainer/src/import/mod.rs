@@ -13,7 +13,6 @@ use crate::checkpoint::{self, State, TensorFile, WeightSource};
 use crate::data::DataError;
 use crate::files::PartialDir;
 use crate::model::Sorcen;
-use crate::teacher::TEACHER;
 
 pub use pth::PthFile;
 
@@ -44,7 +43,7 @@ pub fn import(from: &Path, out: &Path, options: &ImportOptions) -> Result<ModelC
     if options.with_training_state {
         let mut run = checkpoint::empty_training::<Autodiff<Flex>>(&config, source.as_ref(), &device)?;
         checkpoint::fill(source.as_ref(), &mut run.networks, "", &device)?;
-        checkpoint::fill(source.as_ref(), &mut run.teacher.blocks, TEACHER, &device)?;
+        checkpoint::fill(source.as_ref(), &mut run.teacher, "", &device)?;
         checkpoint::write_model(partial.path(), &config, &run.networks.student)?;
         checkpoint::write_training(partial.path(), &run, &State { step: 0, updates: 0, seed: 0 })?;
     } else {

@@ -1,6 +1,7 @@
 //! Decoder and output head.
 
-use burn::tensor::{backend::Backend, Int, Tensor};
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::{Int, Tensor};
 use sorcen_runtime::config::HEAD_LAYER_NORM_EPS;
 use sorcen_runtime::ModelConfig;
 
@@ -38,6 +39,20 @@ impl<B: Kernels> Decoder<B> {
             blocks: (0..config.decoder_depth).map(block).collect(),
             norm: LayerNorm::new(width, eps, device),
             head: Head::new(config, device),
+        }
+    }
+
+    /// The same decoder below autodiff.
+    pub fn inner(&self) -> Decoder<B::InnerBackend>
+    where
+        B: AutodiffBackend<InnerBackend: Kernels>,
+    {
+        Decoder {
+            embed: self.embed.inner(),
+            position: self.position.inner(),
+            blocks: self.blocks.iter().map(Block::inner).collect(),
+            norm: self.norm.inner(),
+            head: Head { fc: self.head.fc.inner(), norm: self.head.norm.inner(), bias: self.head.bias.inner() },
         }
     }
 

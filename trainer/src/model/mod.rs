@@ -8,7 +8,8 @@ pub mod init;
 pub mod layers;
 pub mod weight;
 
-use burn::tensor::{backend::Backend, Int, Tensor, TensorData};
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::{Int, Tensor, TensorData};
 use sorcen_runtime::config::PROBE_NORM_EPS;
 use sorcen_runtime::ModelConfig;
 
@@ -50,6 +51,19 @@ impl<B: Kernels> Sorcen<B> {
             blocks: encoder_blocks(config, device),
             norm: LayerNorm::new(config.embed_dim, config.layer_norm_eps, device),
             decoder: Decoder::new(config, device),
+        }
+    }
+
+    /// The same model below autodiff.
+    pub fn inner(&self) -> Sorcen<B::InnerBackend>
+    where
+        B: AutodiffBackend<InnerBackend: Kernels>,
+    {
+        Sorcen {
+            embed: self.embed.inner(),
+            blocks: self.blocks.iter().map(Block::inner).collect(),
+            norm: self.norm.inner(),
+            decoder: self.decoder.inner(),
         }
     }
 

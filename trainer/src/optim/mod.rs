@@ -49,18 +49,29 @@ impl<B: TrainBackend> AdamW<B> {
         Self { options, updates: 0, moments: BTreeMap::new() }
     }
 
-    /// Clips all gradients together and moves every weight that has one.
-    ///
-    /// Weights without a gradient are left alone altogether: no decay either.
-    /// Returns the global norm before clipping, `[1]`.
+    /// [`apply`](Self::apply) with the gradients of one backward pass.
     pub fn update(
         &mut self,
         module: &mut dyn Weights<B>,
         grads: &mut B::Gradients,
         lr: f64,
     ) -> Tensor<B::InnerBackend, 1> {
-        let mut gradients = Vec::new();
-        module.visit("", &mut |_, weight| gradients.push(weight.take_gradient(grads)));
+        let mut gradients = Gradients::default();
+        gradients.add(module, grads);
+        self.apply(module, gradients, lr)
+    }
+
+    /// Clips all gradients together and moves every weight that has one.
+    ///
+    /// Weights without a gradient are left alone altogether: no decay either.
+    /// Returns the global norm before clipping, `[1]`.
+    pub fn apply(
+        &mut self,
+        module: &mut dyn Weights<B>,
+        gradients: Gradients<B>,
+        lr: f64,
+    ) -> Tensor<B::InnerBackend, 1> {
+        let gradients = gradients.0;
         let squares = gradients.iter().flatten().map(|g: &Tensor<_, 2>| g.clone().square().sum());
         let norm = Tensor::cat(squares.collect(), 0).sum().sqrt();
         let factor = match self.options.grad_clip {
@@ -84,6 +95,30 @@ impl<B: TrainBackend> AdamW<B> {
             }
         });
         norm
+    }
+}
+
+/// The gradients of a module's weights, in the order of its walk.
+#[derive(Clone, Debug)]
+pub struct Gradients<B: TrainBackend>(Vec<Option<Tensor<B::InnerBackend, 2>>>);
+
+impl<B: TrainBackend> Default for Gradients<B> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<B: TrainBackend> Gradients<B> {
+    /// Takes those of `module` out of what a backward pass gave, and adds them.
+    pub fn add(&mut self, module: &dyn Weights<B>, grads: &mut B::Gradients) {
+        let mut earlier = std::mem::take(&mut self.0).into_iter();
+        module.visit("", &mut |_, weight| {
+            let gradient = match (earlier.next().flatten(), weight.take_gradient(grads)) {
+                (Some(sum), Some(gradient)) => Some(sum + gradient),
+                (one, other) => one.or(other),
+            };
+            self.0.push(gradient);
+        });
     }
 }
 

@@ -10,9 +10,7 @@ use sorcen_runtime::{
 };
 
 use crate::data::TokenDataset;
-
-/// Grey that stands for an unknown patch.
-const UNKNOWN: u8 = 200;
+use crate::picture::from_tokens;
 
 /// Draws `count` images from nothing: pixels `[side, side, 3]` each.
 ///
@@ -24,7 +22,7 @@ pub fn samples(model: &Model<'_>, count: usize, draw: &Draw, bar: &ProgressBar) 
     bar.set_length((count * draw.options.steps) as u64);
     let ids = generate_all(model, &vec![blank; count], draw, |_, _| bar.inc(1))?;
     let codebook = codebook(model)?;
-    ids.iter().map(|ids| decode(&codebook, ids, config.grid, config.mask_token_id)).collect()
+    ids.iter().map(|ids| Ok(from_tokens(&codebook, ids, config.grid, config.mask_token_id)?)).collect()
 }
 
 /// One image's way, as pixels: all its tokens, the quarter that was given, what the model made of it.
@@ -59,7 +57,7 @@ pub fn reconstructions(
     bar.set_length((indices.len() * draw.options.steps) as u64);
     let filled = generate_all(model, &starts, draw, |_, _| bar.inc(1))?;
     let codebook = codebook(model)?;
-    let picture = |ids: &[u16]| decode(&codebook, ids, config.grid, config.mask_token_id);
+    let picture = |ids: &[u16]| from_tokens(&codebook, ids, config.grid, config.mask_token_id);
     originals
         .iter()
         .zip(&starts)
@@ -94,23 +92,6 @@ fn keep_quarter(ids: &[u16], mask: u16, rng: Rng) -> Vec<u16> {
 /// Where it has none.
 pub fn codebook<'p>(model: &Model<'p>) -> Result<PatchCodebook<'p>> {
     model.pack().tokenizer().context("the pack has no tokenizer section: expected one, to turn tokens into pixels")
-}
-
-/// Pixels `[side, side, 3]` of an image's tokens; masked ones are grey.
-fn decode(codebook: &PatchCodebook<'_>, ids: &[u16], grid: usize, mask_id: usize) -> Result<Vec<u8>> {
-    let patch = codebook.patch();
-    let side = grid * patch;
-    let is_masked = |id: u16| usize::from(id) == mask_id;
-    let known: Vec<u16> = ids.iter().map(|&id| if is_masked(id) { 0 } else { id }).collect();
-    let mut rgb = vec![0; side * side * 3];
-    codebook.decode(&known, side, side, &mut rgb)?;
-    for (index, _) in ids.iter().enumerate().filter(|(_, &id)| is_masked(id)) {
-        let (top, left) = (index / grid * patch, index % grid * patch);
-        for row in top..top + patch {
-            rgb[(row * side + left) * 3..][..patch * 3].fill(UNKNOWN);
-        }
-    }
-    Ok(rgb)
 }
 
 #[cfg(test)]

@@ -7,29 +7,32 @@
 //!   training_state/
 //!     state.json           step, seed
 //!     state.safetensors    blocks_momentum.*, projector.*, momentum_projector.*, predictor.*, classifier.*,
+//!                          token_emb_momentum.*, norm_momentum.* (of a whole teacher),
 //!                          optimizer.exp_avg.NAME, optimizer.exp_avg_sq.NAME
 //! ```
 //!
-//! A checkpoint is replaced as a whole: written beside the old one, then renamed.
+//! A checkpoint is replaced as a whole, and older ones may be kept: [`kept`].
 
-use std::borrow::Cow;
+pub mod kept;
+mod tensors;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
-use half::{bf16, f16};
-use safetensors::{tensor::View, Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use sorcen_runtime::ModelConfig;
 
 use crate::data::DataError;
 use crate::kernels::{Kernels, TrainBackend};
-use crate::model::weight::{join, Weights};
+use crate::model::weight::{join, Weights as _};
 use crate::model::Sorcen;
 use crate::optim::{AdamW, AdamWOptions};
 use crate::step::{HeadSizes, LossOptions, Networks, Pretraining};
-use crate::teacher::{Teacher, TEACHER};
+use crate::teacher::{Teacher, TeacherKind};
+pub use kept::{find, Keep};
+pub use tensors::{fill, TensorFile, TensorList, WeightSource};
 
 /// The configuration.
 pub const CONFIG: &str = "config.json";
@@ -41,168 +44,6 @@ const STATE_JSON: &str = "state.json";
 const STATE_TENSORS: &str = "state.safetensors";
 const FIRST_MOMENT: &str = "optimizer.exp_avg";
 const SECOND_MOMENT: &str = "optimizer.exp_avg_sq";
-
-/// A safetensors file in memory.
-#[derive(Debug)]
-pub struct TensorFile {
-    path: PathBuf,
-    bytes: Vec<u8>,
-}
-
-impl TensorFile {
-    /// Reads a file and checks its header.
-    ///
-    /// # Errors
-    /// [`DataError`] where it cannot be read or is not a safetensors file.
-    pub fn open(path: &Path) -> Result<Self, DataError> {
-        let bytes = fs::read(path).map_err(DataError::io(path))?;
-        let file = Self { path: path.to_path_buf(), bytes };
-        file.tensors()?;
-        Ok(file)
-    }
-
-    fn tensors(&self) -> Result<SafeTensors<'_>, DataError> {
-        SafeTensors::deserialize(&self.bytes)
-            .map_err(|error| DataError::invalid(&self.path, "header", "a whole safetensors file", error))
-    }
-}
-
-/// A file that weights can be read from by name.
-pub trait WeightSource {
-    /// Where it is.
-    fn path(&self) -> &Path;
-
-    /// Names of all tensors, in order.
-    fn names(&self) -> Vec<String>;
-
-    /// Shape of a tensor, if it is there.
-    fn shape(&self, name: &str) -> Option<Vec<usize>>;
-
-    /// The values of a tensor of floating-point numbers, row-major.
-    ///
-    /// # Errors
-    /// [`DataError::Invalid`] where it is missing or of another type.
-    fn read(&self, name: &str) -> Result<Vec<f32>, DataError>;
-
-    /// The finite values of a tensor of shape `dims`, row-major.
-    ///
-    /// # Errors
-    /// [`DataError::Invalid`] where it is missing, of another shape or type, or not finite.
-    fn values(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, DataError> {
-        let invalid = |expected: String, found: String| Err(DataError::invalid(self.path(), name, expected, found));
-        match self.shape(name) {
-            None => return invalid(format!("a tensor {dims:?}"), "none of this name".into()),
-            Some(found) if found != dims => return invalid(format!("shape {dims:?}"), format!("{found:?}")),
-            Some(_) => {}
-        }
-        let values = self.read(name)?;
-        match values.iter().position(|value| !value.is_finite()) {
-            Some(index) => invalid("finite numbers".into(), format!("{} at {index}", values[index])),
-            None => Ok(values),
-        }
-    }
-}
-
-impl WeightSource for TensorFile {
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn names(&self) -> Vec<String> {
-        let mut names = self.tensors().map(|file| file.names().into_iter().map(str::to_string).collect());
-        names.iter_mut().for_each(|names: &mut Vec<String>| names.sort_unstable());
-        names.unwrap_or_default()
-    }
-
-    fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.tensors().ok()?.tensor(name).ok().map(|view| view.shape().to_vec())
-    }
-
-    fn read(&self, name: &str) -> Result<Vec<f32>, DataError> {
-        let tensors = self.tensors()?;
-        let Ok(view) = tensors.tensor(name) else {
-            return Err(DataError::invalid(&self.path, name, "a tensor", "none of this name"));
-        };
-        let (pairs, _) = view.data().as_chunks::<2>();
-        let (words, _) = view.data().as_chunks::<4>();
-        match view.dtype() {
-            Dtype::F32 => Ok(words.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
-            Dtype::F16 => Ok(pairs.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect()),
-            Dtype::BF16 => Ok(pairs.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect()),
-            other => Err(DataError::invalid(&self.path, name, "F32, F16 or BF16", format_args!("{other:?}"))),
-        }
-    }
-}
-
-/// Sets every weight of `module` (named after `path`) from a file.
-///
-/// # Errors
-/// As [`WeightSource::values`], for the first weight that fails.
-pub fn fill<B: Backend>(
-    source: &dyn WeightSource,
-    module: &mut dyn Weights<B>,
-    path: &str,
-    device: &B::Device,
-) -> Result<(), DataError> {
-    let mut result = Ok(());
-    module.visit_mut(path, &mut |name, weight| {
-        if result.is_ok() {
-            result = source.values(name, weight.dims()).map(|values| weight.set_from(values, device));
-        }
-    });
-    result
-}
-
-/// Tensors on their way into a file.
-#[derive(Debug, Default)]
-pub struct TensorList(Vec<(String, HostTensor)>);
-
-#[derive(Debug)]
-struct HostTensor {
-    dims: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-impl TensorList {
-    /// Adds a tensor.
-    pub fn push(&mut self, name: &str, dims: &[usize], values: &[f32]) {
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.0.push((name.to_string(), HostTensor { dims: dims.to_vec(), bytes }));
-    }
-
-    /// Adds every weight of `module`, named after `path`, with `prefix` before the name.
-    pub fn push_all<B: Backend>(&mut self, module: &dyn Weights<B>, path: &str, prefix: &str) {
-        module.visit(path, &mut |name, weight| {
-            self.push(&format!("{prefix}{name}"), weight.dims(), &weight.to_vec());
-        });
-    }
-
-    /// Writes a safetensors file.
-    ///
-    /// # Errors
-    /// [`DataError::Io`].
-    pub fn write(self, path: &Path) -> Result<(), DataError> {
-        // Python's loaders ask for this entry.
-        let metadata = [("format".to_string(), "pt".to_string())].into();
-        safetensors::serialize_to_file(self.0, Some(metadata), path)
-            .map_err(|error| DataError::io(path)(std::io::Error::other(error)))
-    }
-}
-
-impl View for HostTensor {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-    fn shape(&self) -> &[usize] {
-        &self.dims
-    }
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
-    }
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
-}
 
 /// Contents of `training_state/state.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -219,21 +60,13 @@ pub struct State {
 /// Saves everything to the folder `dir`, replacing what is there as a whole.
 ///
 /// # Errors
-/// [`DataError::Io`]; what was there before is then untouched.
-pub fn save<B: TrainBackend>(dir: &Path, run: &Pretraining<B>, state: &State) -> Result<(), DataError> {
-    let (new, old) = (dir.with_extension("new"), dir.with_extension("old"));
-    remove(&new)?;
-    fs::create_dir_all(&new).map_err(DataError::io(&new))?;
-    write_model(&new, &run.config, &run.networks.student)?;
-    write_training(&new, run, state)?;
-
-    // Between the two renames only `old` exists: `find` knows it.
-    remove(&old)?;
-    if dir.exists() {
-        fs::rename(dir, &old).map_err(DataError::io(dir))?;
-    }
-    fs::rename(&new, dir).map_err(DataError::io(&new))?;
-    remove(&old)
+/// [`DataError::Io`], and [`DataError::Invalid`] for a weight that is not finite: what was there before is
+/// then untouched.
+pub fn save<B: TrainBackend>(dir: &Path, run: &Pretraining<B>, state: &State, keep: &Keep) -> Result<(), DataError> {
+    kept::replace(dir, keep, |new| {
+        write_model(new, &run.config, &run.networks.student)?;
+        write_training(new, run, state)
+    })
 }
 
 /// Writes `config.json` and `model.safetensors` into the folder `dir`.
@@ -255,7 +88,7 @@ pub fn write_training<B: TrainBackend>(dir: &Path, run: &Pretraining<B>, state: 
     let dir = dir.join(TRAINING_STATE);
     fs::create_dir_all(&dir).map_err(DataError::io(&dir))?;
     let mut tensors = TensorList::default();
-    tensors.push_all(&run.teacher.blocks, TEACHER, "");
+    tensors.push_all(&run.teacher, "", "");
     tensors.push_all(&run.networks.projector, "projector", "");
     tensors.push_all(&run.networks.momentum_projector, "momentum_projector", "");
     tensors.push_all(&run.networks.predictor, "predictor", "");
@@ -267,11 +100,6 @@ pub fn write_training<B: TrainBackend>(dir: &Path, run: &Pretraining<B>, state: 
     }
     tensors.write(&dir.join(STATE_TENSORS))?;
     write_json(&dir.join(STATE_JSON), state)
-}
-
-/// The checkpoint to go on from, if there is one: `dir`, or the one that was being replaced.
-pub fn find(dir: &Path) -> Option<PathBuf> {
-    [dir.to_path_buf(), dir.with_extension("old")].into_iter().find(|dir| dir.join(CONFIG).exists())
 }
 
 /// Reads the configuration of a checkpoint folder.
@@ -308,7 +136,7 @@ pub fn load_model<B: Kernels>(dir: &Path, device: &B::Device) -> Result<(ModelCo
 /// # Errors
 /// [`DataError`] names the file and the first tensor that is missing or wrong.
 pub fn restore<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<State, DataError> {
-    let state: State = read_json(&dir.join(TRAINING_STATE).join(STATE_JSON))?;
+    let state = read_state(dir)?;
     let tensors = restore_networks(dir, run)?;
     run.optimizer.updates = state.updates;
     let mut result = Ok(());
@@ -329,6 +157,14 @@ pub fn restore<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<
         }
     });
     result.map(|()| state)
+}
+
+/// How far the run of a checkpoint was.
+///
+/// # Errors
+/// [`DataError`] where it has no training state, or a damaged one.
+pub fn read_state(dir: &Path) -> Result<State, DataError> {
+    read_json(&dir.join(TRAINING_STATE).join(STATE_JSON))
 }
 
 /// Opens a checkpoint with its training state; the widths of the heads are read from the file.
@@ -371,11 +207,15 @@ pub fn empty_training<B: TrainBackend>(
         predictor_hidden: rows("predictor.projector.0.weight")?,
         classifier_hidden: if classes > 0 { rows("classifier.0.weight")? } else { 0 },
     };
+    let teacher = match source.shape("norm_momentum.weight") {
+        Some(_) => TeacherKind::Whole,
+        None => TeacherKind::Blocks,
+    };
     Ok(Pretraining {
         config: *config,
-        options: LossOptions::default(),
+        options: LossOptions { teacher, ..LossOptions::default() },
         networks: Networks::new(config, &sizes, classes, 0, device),
-        teacher: Teacher::new(config, 0, device),
+        teacher: Teacher::new(config, teacher, 0, device),
         optimizer: AdamW::new(AdamWOptions::default()),
         device: device.clone(),
     })
@@ -386,7 +226,7 @@ fn restore_networks<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Re
     let device = run.device.clone();
     fill(&TensorFile::open(&dir.join(MODEL))?, &mut run.networks.student, "", &device)?;
     let tensors = TensorFile::open(&dir.join(TRAINING_STATE).join(STATE_TENSORS))?;
-    fill(&tensors, &mut run.teacher.blocks, TEACHER, &device)?;
+    fill(&tensors, &mut run.teacher, "", &device)?;
     fill(&tensors, &mut run.networks.projector, "projector", &device)?;
     fill(&tensors, &mut run.networks.momentum_projector, "momentum_projector", &device)?;
     fill(&tensors, &mut run.networks.predictor, "predictor", &device)?;
@@ -416,15 +256,8 @@ pub fn initialise<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Resu
     }
     let device = run.device.clone();
     fill(&TensorFile::open(&dir.join(MODEL))?, &mut run.networks.student, "", &device)?;
-    run.teacher.follow(&run.networks.student, 0.0);
+    run.follow(0.0);
     Ok(())
-}
-
-fn remove(dir: &Path) -> Result<(), DataError> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(DataError::io(dir)(error)),
-        _ => Ok(()),
-    }
 }
 
 pub(crate) fn write_json<T: Serialize>(file: &Path, value: &T) -> Result<(), DataError> {

@@ -1,0 +1,281 @@
+//! Pretraining: the loop around [`Pretraining::step`].
+
+mod batches;
+mod meter;
+mod record;
+mod watch;
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use burn::backend::Autodiff;
+use sorcen_runtime::ModelConfig;
+
+use crate::checkpoint::{self, State};
+use crate::clock::Clock;
+use crate::config::{Duration, Plan, PretrainOptions};
+use crate::data::{DataError, TokenDataset};
+use crate::device::with_backend;
+use crate::kernels::TrainBackend;
+use crate::metrics::tensorboard::Events;
+use crate::metrics::{Log, LogLine};
+use crate::optim::AdamW;
+use crate::step::{Networks, Pretraining};
+use crate::teacher::{Teacher, TeacherInit};
+pub use batches::Batches;
+use meter::{now_s, Meter};
+use watch::Watch;
+pub use watch::PICTURES;
+
+/// Folder of the checkpoint in a run's folder.
+pub const CHECKPOINT: &str = "checkpoint";
+/// The log: JSON lines.
+pub const LOG: &str = "log.txt";
+/// The same numbers for TensorBoard.
+pub const TENSORBOARD: &str = "tensorboard";
+/// Options, plan, model, data and versions, written before the first step.
+pub const RUN: &str = "run.json";
+
+/// Why a run cannot start or go on.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A file is missing, damaged or does not fit.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// An option is out of range.
+    #[error("{0}")]
+    Option(String),
+    /// A loss, or the gradient, is not a number any more; the last checkpoint is from before.
+    #[error("step {step}: {term}: expected a finite number, found {found}; {hint}")]
+    NotFinite {
+        /// The step, from 0.
+        step: u64,
+        /// The first of [`REPORT`](crate::step::REPORT) that is not finite.
+        term: &'static str,
+        /// What it is.
+        found: f32,
+        /// What to try.
+        hint: &'static str,
+    },
+    /// A picture or a k-NN accuracy could not be made.
+    #[error("{what}: {error}")]
+    Watch {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        error: sorcen_export::Error,
+    },
+}
+
+/// How far a run is.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Images seen in all, over earlier sessions too.
+    pub images: u64,
+    /// The newest line of the log, where this step wrote one.
+    pub line: Option<LogLine>,
+}
+
+/// What a run did.
+#[derive(Clone, Debug)]
+pub struct PretrainReport {
+    /// The checkpoint folder.
+    pub checkpoint: PathBuf,
+    /// `log.txt`.
+    pub log: PathBuf,
+    /// The model.
+    pub model: ModelConfig,
+    /// Steps done, those before a resume included.
+    pub steps: u64,
+    /// Steps planned.
+    pub planned_steps: u64,
+    /// Images seen.
+    pub images: u64,
+    /// Seconds of this session, from the first step on.
+    pub seconds: f64,
+    /// Images a second in this session.
+    pub images_per_second: f64,
+    /// The last line of the log.
+    pub last: Option<LogLine>,
+}
+
+/// Trains. `progress` is called after every step and may break to stop early; a checkpoint is then written.
+///
+/// # Errors
+/// [`TrainError`]: an option out of range, a dataset that does not fit the model, a damaged checkpoint to
+/// resume from, a loss that is not finite, a full disk.
+pub fn pretrain(
+    options: &PretrainOptions,
+    progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+) -> Result<PretrainReport, TrainError> {
+    with_backend!(options.device, B => run::<Autodiff<B>>(options, progress))
+}
+
+fn run<B: TrainBackend>(
+    options: &PretrainOptions,
+    progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+) -> Result<PretrainReport, TrainError> {
+    options.validate().map_err(TrainError::Option)?;
+    let dataset = TokenDataset::open(&options.data)?;
+    let model = options.model.config(dataset.grid(), dataset.codebook_size())?;
+    check_fit(&model, &dataset, options)?;
+    let out = &options.output_dir;
+    std::fs::create_dir_all(out).map_err(DataError::io(out))?;
+
+    let started = Instant::now();
+    let mut training = new_run::<B>(options, &model, &dataset);
+    let mut batches = Batches::new(&dataset, options);
+    let watch = Watch::open(options, &model, &dataset)?;
+    let earlier = if options.resume { checkpoint::find(&out.join(CHECKPOINT)) } else { None };
+    let (plan, mut step) = match &earlier {
+        Some(dir) => {
+            let plan = record::resumed_plan(&out.join(RUN), options, &model, &dataset)?;
+            (plan, checkpoint::restore(dir, &mut training)?.step)
+        }
+        None => {
+            if let Some(dir) = &options.init {
+                checkpoint::initialise(dir, &mut training)?;
+            }
+            let plan = plan(options, &training, &mut batches, started);
+            record::write(&out.join(RUN), options, &model, &plan, &dataset)?;
+            (plan, 0)
+        }
+    };
+
+    let log_path = out.join(LOG);
+    let (mut log, lines) = Log::open(&log_path, step)?;
+    let events_path = out.join(TENSORBOARD);
+    let mut events = Events::create(&events_path, &lines, now_s())?;
+    let mut meter = Meter::<B>::new();
+    let (first_step, mut last) = (step, None);
+    while step < plan.steps {
+        let inputs = batches.of_step(&plan, step);
+        let report = training.step(&inputs, plan.momentum(step), plan.learning_rate(step), &mut Clock::off());
+        meter.add(step, report);
+        step += 1;
+
+        // Reading losses waits for the device: not at every step, but before anything is saved.
+        let save = step == plan.steps || step % options.save_every == 0;
+        let look = watch.is_due(&plan, step);
+        let mut line = None;
+        if save || look || step % options.print_freq == 0 {
+            line = Some(meter.line(&plan, options)?);
+        }
+        if let (Some(line), true) = (&mut line, look) {
+            line.knn_accuracy = watch.look(&training, &inputs[0], &plan, step)?;
+            meter.restart(); // looking is no training time
+        }
+        let images = step * options.images_per_step() as u64;
+        let asked = progress(&Progress { step, steps: plan.steps, images, line: line.clone() }).is_break();
+        let stop = asked || out_of_time(options, started);
+        if stop && line.is_none() {
+            line = Some(meter.line(&plan, options)?);
+        }
+        if let Some(line) = line {
+            log.write(&line).map_err(DataError::io(&log_path))?;
+            events.write(&line).map_err(DataError::io(&events_path))?;
+            last = Some(line);
+        }
+        if stop || save {
+            let state = State { step, updates: training.optimizer.updates, seed: options.seed };
+            checkpoint::save(&out.join(CHECKPOINT), &training, &state, &options.keep)?;
+        }
+        if stop {
+            break;
+        }
+    }
+    let seconds = meter.seconds();
+    let images = (step - first_step) as f64 * options.images_per_step() as f64;
+    Ok(PretrainReport {
+        checkpoint: out.join(CHECKPOINT),
+        log: log_path,
+        model,
+        steps: step,
+        planned_steps: plan.steps,
+        images: step * options.images_per_step() as u64,
+        seconds,
+        images_per_second: images / seconds.max(1e-9),
+        last,
+    })
+}
+
+fn check_fit(model: &ModelConfig, dataset: &TokenDataset, options: &PretrainOptions) -> Result<(), TrainError> {
+    let mismatch = |item: &str, expected: usize, found: usize| {
+        let expected = format!("{expected}, the model's");
+        Err(DataError::invalid(&options.data, item, expected, found).into())
+    };
+    if model.grid != dataset.grid() {
+        return mismatch("grid", model.grid, dataset.grid());
+    }
+    if model.codebook_size != dataset.codebook_size() {
+        return mismatch("codebook_size", model.codebook_size, dataset.codebook_size());
+    }
+    if dataset.len() < options.images_per_step() {
+        let expected = format!("at least {}, those of one step", options.images_per_step());
+        return Err(DataError::invalid(&options.data, "images", expected, dataset.len()).into());
+    }
+    Ok(())
+}
+
+fn new_run<B: TrainBackend>(options: &PretrainOptions, model: &ModelConfig, dataset: &TokenDataset) -> Pretraining<B> {
+    let device = B::Device::default();
+    let sizes = options.head_sizes(model.embed_dim);
+    let mut run = Pretraining {
+        config: *model,
+        options: options.losses,
+        networks: Networks::new(model, &sizes, dataset.class_names().len(), options.seed, &device),
+        teacher: Teacher::new(model, options.losses.teacher, options.seed, &device),
+        optimizer: AdamW::new(options.adamw),
+        device,
+    };
+    if options.teacher_init == TeacherInit::Student {
+        run.follow(0.0);
+    }
+    run
+}
+
+/// Fixes the number of steps. Minutes are turned into steps by timing a few on a copy of the run.
+fn plan<B: TrainBackend>(
+    options: &PretrainOptions,
+    training: &Pretraining<B>,
+    batches: &mut Batches<'_>,
+    started: Instant,
+) -> Plan {
+    const TIMED: u64 = 6;
+    let per_epoch = batches.steps_per_epoch();
+    let make = |steps: u64| Plan::new(options, &training.config, steps.max(1), per_epoch);
+    match options.duration {
+        Duration::Steps(steps) => make(steps),
+        Duration::Epochs(epochs) => make((epochs * per_epoch as f64).round() as u64),
+        Duration::Minutes(minutes) => {
+            let trial = Plan { echo_warmup_epochs: 0, ..make(u64::MAX >> 16) };
+            let mut copy = training.clone();
+            let mut clock = Instant::now();
+            for step in 0..=TIMED {
+                // From the second epoch on, so that echoes are drawn as they mostly will be.
+                let inputs = batches.of_step(&trial, per_epoch + step);
+                let _ = copy.step(&inputs, 1.0, 0.0, &mut Clock::off()).into_data();
+                if step == 0 {
+                    clock = Instant::now(); // the first step warms up
+                }
+            }
+            let a_step = clock.elapsed().as_secs_f64() / TIMED as f64;
+            let left = minutes * 60.0 - started.elapsed().as_secs_f64();
+            make((left / a_step) as u64)
+        }
+    }
+}
+
+/// Whether a run by minutes has used them up: the machine has become slower than when it was timed.
+fn out_of_time(options: &PretrainOptions, started: Instant) -> bool {
+    match options.duration {
+        Duration::Minutes(minutes) => started.elapsed().as_secs_f64() > minutes * 60.0 * 1.1,
+        _ => false,
+    }
+}

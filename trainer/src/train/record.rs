@@ -1,0 +1,145 @@
+//! `run.json`: what a run was begun with, written before its first step and held against when it goes on.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sorcen_runtime::ModelConfig;
+
+use super::meter::now_s;
+use crate::checkpoint::{self, Keep};
+use crate::config::{ModelChoice, Plan, PretrainOptions};
+use crate::data::{DataError, TokenDataset};
+use crate::files::write_atomically;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Record {
+    model: ModelConfig,
+    plan: Plan,
+    options: PretrainOptions,
+    dataset: Dataset,
+    program: Program,
+    begun_s: f64,
+}
+
+/// The data, as far as a run depends on it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Dataset {
+    images: usize,
+    classes: usize,
+    tokenizer: Option<String>,
+    sha256: String,
+}
+
+/// What computes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Program {
+    sorcen: String,
+    burn: Option<String>,
+    rustc: Option<String>,
+    /// Git commit of the source, where it was known when the program was built.
+    commit: Option<String>,
+    system: String,
+    threads: usize,
+}
+
+impl Program {
+    fn this() -> Self {
+        let known = |value: Option<&str>| value.map(str::to_string);
+        Self {
+            sorcen: env!("CARGO_PKG_VERSION").to_string(),
+            burn: known(option_env!("SORCEN_BURN")),
+            rustc: known(option_env!("SORCEN_RUSTC")),
+            commit: known(option_env!("SORCEN_COMMIT")),
+            system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            threads: rayon::current_num_threads(),
+        }
+    }
+}
+
+impl Dataset {
+    fn of(dataset: &TokenDataset) -> Self {
+        Self {
+            images: dataset.len(),
+            classes: dataset.class_names().len(),
+            tokenizer: dataset.tokenizer().map(str::to_string),
+            sha256: dataset.digest(),
+        }
+    }
+}
+
+/// Writes the file.
+///
+/// # Errors
+/// [`DataError`] where it cannot be written.
+pub fn write(
+    path: &Path,
+    options: &PretrainOptions,
+    model: &ModelConfig,
+    plan: &Plan,
+    dataset: &TokenDataset,
+) -> Result<(), DataError> {
+    let record = Record {
+        model: *model,
+        plan: *plan,
+        options: options.clone(),
+        dataset: Dataset::of(dataset),
+        program: Program::this(),
+        begun_s: now_s(),
+    };
+    let json = serde_json::to_string_pretty(&record)
+        .map_err(|error| DataError::invalid(path, "record", "one that JSON can hold", error))?;
+    write_atomically(path, (json + "\n").as_bytes()).map_err(DataError::io(path))
+}
+
+/// The plan of the run to go on with; its options and data must be those of now, but for where and when
+/// things are written.
+///
+/// # Errors
+/// [`DataError`] names the first that is another.
+pub fn resumed_plan(
+    path: &Path,
+    options: &PretrainOptions,
+    model: &ModelConfig,
+    dataset: &TokenDataset,
+) -> Result<Plan, DataError> {
+    let record: Record = checkpoint::read_json(path)?;
+    let differs = |item: &str, begun: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
+        Err(DataError::invalid(path, item, format!("{begun}, as the run was begun with"), now))
+    };
+    if record.model != *model {
+        return differs("model", &format!("{:?}", record.model), &format!("{model:?}"));
+    }
+    let dataset = Dataset::of(dataset);
+    if record.dataset != dataset {
+        return differs("dataset", &format!("{:?}", record.dataset), &format!("{dataset:?}"));
+    }
+    let fields = |options: &PretrainOptions| match serde_json::to_value(comparable(options)) {
+        Ok(serde_json::Value::Object(fields)) => fields,
+        _ => Default::default(),
+    };
+    let now = fields(options);
+    for (name, begun) in fields(&record.options) {
+        let found = now.get(&name).cloned().unwrap_or_default();
+        if begun != found {
+            return differs(&name, &begun, &found);
+        }
+    }
+    Ok(record.plan)
+}
+
+/// The options that must not change within a run.
+fn comparable(options: &PretrainOptions) -> PretrainOptions {
+    PretrainOptions {
+        data: PathBuf::new(),
+        output_dir: PathBuf::new(),
+        model: ModelChoice::Micro, // compared as sizes
+        init: None,
+        resume: true,
+        save_every: 1,
+        keep: Keep::default(),
+        print_freq: 1,
+        watch: Default::default(),
+        device: Default::default(),
+        ..options.clone()
+    }
+}
