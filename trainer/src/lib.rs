@@ -1,5 +1,6 @@
 //! Sorcen's trainer: tokens in, checkpoints out, on any Burn backend.
 
+pub mod bench;
 pub mod bundled;
 pub mod checkpoint;
 pub mod cli;
@@ -12,6 +13,7 @@ pub mod echo;
 pub mod engine;
 pub mod eval;
 pub mod files;
+pub mod flops;
 pub mod import;
 pub mod kernels;
 pub mod losses;

@@ -1,9 +1,9 @@
 //! One training step and the forward pass against vectors recorded from the official code.
 
-use std::path::PathBuf;
+mod common;
 
 use burn::backend::{flex::FlexDevice, Autodiff, Flex};
-use safetensors::{Dtype, SafeTensors};
+use common::{fixture, tolerance, Failures, Golden};
 use sorcen_runtime::ModelConfig;
 use sorcen_trainer::checkpoint::{fill, TensorFile};
 use sorcen_trainer::echo;
@@ -18,66 +18,6 @@ use sorcen_trainer::teacher::{Teacher, TeacherKind, TEACHER};
 
 type B = Autodiff<Flex>;
 const DEVICE: FlexDevice = FlexDevice;
-
-const ACTIVATIONS: f32 = 2e-5;
-const LOGITS: f32 = 5e-5;
-const LOSSES: f32 = 1e-5;
-const GRADIENTS: f32 = 5e-6;
-/// Weights after an average or an update, and BatchNorm statistics.
-const WEIGHTS: f32 = 2e-5;
-
-fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/official/T").join(name)
-}
-
-/// A recorded set.
-struct Golden(Vec<u8>);
-
-impl Golden {
-    fn open(name: &str) -> Self {
-        Self(std::fs::read(fixture(name)).unwrap())
-    }
-
-    fn contains(&self, name: &str) -> bool {
-        SafeTensors::deserialize(&self.0).unwrap().tensor(name).is_ok()
-    }
-
-    /// Any float or integer tensor as f64.
-    fn get(&self, name: &str) -> Vec<f64> {
-        let file = SafeTensors::deserialize(&self.0).unwrap();
-        let view = file.tensor(name).unwrap_or_else(|_| panic!("no {name}"));
-        let data = view.data();
-        match view.dtype() {
-            Dtype::F32 => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b).into()).collect(),
-            Dtype::F64 => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
-            Dtype::I64 => data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
-            Dtype::BOOL | Dtype::U8 => data.iter().map(|&b| b.into()).collect(),
-            other => panic!("{name}: {other:?}"),
-        }
-    }
-
-    fn ids(&self, name: &str) -> Vec<u16> {
-        self.get(name).iter().map(|&x| x as u16).collect()
-    }
-}
-
-/// Collects every comparison that fails, to report them together.
-#[derive(Default)]
-struct Failures(Vec<String>);
-
-impl Failures {
-    fn compare(&mut self, name: &str, found: &[f32], expected: &[f64], tolerance: f32) {
-        assert_eq!(found.len(), expected.len(), "{name}");
-        let worst = found.iter().zip(expected).map(|(&a, &b)| (f64::from(a) - b).abs()).fold(0.0, f64::max);
-        if worst.is_nan() || worst > f64::from(tolerance) {
-            self.0.push(format!("{name}: differs by {worst:.2e}, allowed {tolerance:.0e}"));
-        }
-    }
-
-    fn check(self) {
-        assert!(self.0.is_empty(), "\n{}", self.0.join("\n"));
-    }
-}
 
 fn config() -> ModelConfig {
     ModelConfig {
@@ -101,7 +41,7 @@ fn pretraining() -> Pretraining<B> {
         optimizer: AdamW::new(AdamWOptions::default()),
         device: DEVICE,
     };
-    let weights = TensorFile::open(&fixture("weights.safetensors")).unwrap();
+    let weights = TensorFile::open(&fixture("T/weights.safetensors")).unwrap();
     fill(&weights, &mut run.networks, "", &DEVICE).unwrap();
     fill(&weights, &mut run.teacher, "", &DEVICE).unwrap();
     run
@@ -133,7 +73,7 @@ fn step_inputs(golden: &Golden, epoch: u64) -> StepInputs {
 
 /// Compares everything a set records about one whole step at `epoch`; the short sets hold losses alone.
 fn check_step(set: &str, epoch: u64, whole: bool) {
-    let golden = Golden::open(set);
+    let golden = Golden::open(&format!("T/{set}"));
     let mut run = pretraining();
     let inputs = step_inputs(&golden, epoch);
     let mut failures = Failures::default();
@@ -150,7 +90,7 @@ fn check_step(set: &str, epoch: u64, whole: bool) {
     for (term, name) in
         terms.iter().zip(["loss_rec", "loss_uniformity", "loss_infonce", "loss_classifier", "loss_total"])
     {
-        failures.compare(name, &[*term], &golden.get(name), LOSSES);
+        failures.compare(name, &[*term], &golden.get(name), tolerance::LOSSES);
     }
 
     if !whole {
@@ -165,7 +105,7 @@ fn check_step(set: &str, epoch: u64, whole: bool) {
         let recorded = format!("grad/{name}");
         if golden.contains(&recorded) {
             let found = weight.gradient(&grads).map(|grad| grad.into_data().to_vec::<f32>().unwrap());
-            failures.compare(&recorded, &found.unwrap(), &golden.get(&recorded), GRADIENTS);
+            failures.compare(&recorded, &found.unwrap(), &golden.get(&recorded), tolerance::GRADIENTS);
             gradients += 1;
         }
     });
@@ -203,7 +143,7 @@ fn compare_weights(
                     }
                 }
             }
-            failures.compare(&recorded, &found, &expected, WEIGHTS);
+            failures.compare(&recorded, &found, &expected, tolerance::WEIGHTS);
             compared += 1;
         }
     }
@@ -227,9 +167,9 @@ fn patch_rows(values: &[f32], width: usize, positions: impl Iterator<Item = usiz
 
 #[test]
 fn encoder_and_decoder() {
-    let golden = Golden::open("encdec.safetensors");
+    let golden = Golden::open("T/encdec.safetensors");
     let mut model = Sorcen::<Flex>::new(&config(), &DEVICE);
-    fill(&TensorFile::open(&fixture("weights.safetensors")).unwrap(), &mut model, "", &DEVICE).unwrap();
+    fill(&TensorFile::open(&fixture("T/weights.safetensors")).unwrap(), &mut model, "", &DEVICE).unwrap();
     let mut failures = Failures::default();
 
     let masks = MaskOptions::default().from_noise(&golden.get("noise"), 256, golden.get("mask_rate")[0]);
@@ -242,7 +182,12 @@ fn encoder_and_decoder() {
         let layout = Layout::new(&config(), ids, dropped);
         let (_, latent) = model.encode(&layout, &DEVICE, &Dropout::off());
         let found = latent.clone().into_data().to_vec::<f32>().unwrap();
-        failures.compare(&format!("{prefix}latent"), &found, &golden.get(&format!("{prefix}latent")), ACTIVATIONS);
+        failures.compare(
+            &format!("{prefix}latent"),
+            &found,
+            &golden.get(&format!("{prefix}latent")),
+            tolerance::ACTIVATIONS,
+        );
         let recorded = format!("{prefix}logits_slice");
         if golden.contains(&recorded) {
             let logits = model.decode(&config(), latent, &layout, &DEVICE, &Dropout::off());
@@ -253,7 +198,7 @@ fn encoder_and_decoder() {
                 let found = patch_rows(patches, 1024, (0..=256).step_by(8));
                 // The recorded rows start with the class position, which has no code logits here.
                 let expected = &rows[(image * 33 + 1) * 1024..(image + 1) * 33 * 1024];
-                failures.compare(&recorded, &found, expected, LOGITS);
+                failures.compare(&recorded, &found, expected, tolerance::LOGITS);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The command line: one module a verb, each with its `Args` (parsed by clap) and `run`.
 
+mod bench;
 mod decode;
 mod images;
 mod import;
@@ -29,11 +30,13 @@ struct Cli {
 enum Verb {
     Quickstart(quickstart::Args),
     Demo(quickstart::DemoArgs),
-    Pretrain(pretrain::Args),
+    Pretrain(Box<pretrain::Args>),
     Import(import::Args),
     Run(run::Args),
     Step(step::Args),
     Knn(knn::Args),
+    #[command(subcommand)]
+    Bench(bench::Args),
     #[command(subcommand)]
     Tokenizer(tokenizer::Args),
     Tokenize(tokenize::Args),
@@ -67,6 +70,7 @@ pub fn main() -> ExitCode {
         Verb::Inspect(args) => inspect::run(args),
         Verb::Generate(args) => generate::run(args),
         Verb::Knn(args) => knn::run(args),
+        Verb::Bench(args) => bench::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -152,5 +152,5 @@ impl Watch {
 
 /// Whether an epoch whose number is a multiple of `every` (if any) ends with step `steps`.
 fn ends(plan: &Plan, steps: u64, every: u64) -> bool {
-    every > 0 && steps % (every * plan.steps_per_epoch) == 0
+    every > 0 && steps.is_multiple_of(every * plan.steps_per_epoch)
 }

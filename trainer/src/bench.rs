@@ -1,0 +1,160 @@
+//! How fast a training step is, phase by phase, on random tokens.
+
+use std::time::Instant;
+
+use burn::backend::Autodiff;
+use burn::tensor::{backend::Backend, Tensor, TensorData};
+use serde::Serialize;
+use sorcen_runtime::rng::{Rng, Stream};
+use sorcen_runtime::ModelConfig;
+
+use crate::clock::{Clock, Phase};
+use crate::config::PretrainOptions;
+use crate::device::{with_backend, Device};
+use crate::flops;
+use crate::kernels::TrainBackend;
+use crate::masking::{Crop, MaskOptions};
+use crate::model::layers::Dropout;
+use crate::optim::AdamW;
+use crate::step::{Echo, LossOptions, Method, Networks, Pretraining, StepInputs};
+use crate::teacher::Teacher;
+
+/// Classes of the online classifier: ImageNet-1k's.
+const CLASSES: usize = 1000;
+
+/// What is measured.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// Sizes of the model.
+    pub model: ModelConfig,
+    /// What is learned.
+    pub method: Method,
+    /// Images a step.
+    pub batch_size: usize,
+    /// Dropout rate.
+    pub dropout: f32,
+    /// Steps before the clock starts.
+    pub warmup: usize,
+    /// Steps that are timed.
+    pub steps: usize,
+    /// Where to compute.
+    pub device: Device,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Serialize)]
+pub struct BenchReport {
+    /// Milliseconds of a step in each phase, by name, in order; they are waited for one by one.
+    pub phase_ms: Vec<(&'static str, f64)>,
+    /// Milliseconds of a step as in training, phases not waited for: the median.
+    pub step_ms: f64,
+    /// Images a second, from it.
+    pub img_per_s: f64,
+    /// Operations of a step for one image, in 10⁹, by the official method's count ([`flops`]).
+    pub gflop_per_img: f64,
+    /// Operations a second, in 10⁹.
+    pub gflop_per_s: f64,
+    /// The same of the fastest plain matrix product that was tried.
+    pub matmul_gflop_per_s: f64,
+    /// Their quotient.
+    pub share_of_matmul: f64,
+}
+
+/// Measures.
+pub fn train_steps(options: &BenchOptions) -> BenchReport {
+    with_backend!(options.device, B => measure::<Autodiff<B>>(options))
+}
+
+fn measure<B: TrainBackend>(options: &BenchOptions) -> BenchReport {
+    let device = B::Device::default();
+    let model = &options.model;
+    let unused = std::path::Path::new("");
+    let any = crate::config::ModelChoice::VitB;
+    let heads =
+        PretrainOptions::new(unused, unused, any, crate::config::Duration::Steps(1)).head_sizes(model.embed_dim);
+    let losses = LossOptions { method: options.method, ..LossOptions::default() };
+    let mut run = Pretraining::<B> {
+        config: *model,
+        options: losses,
+        networks: Networks::new(model, &heads, CLASSES, 0, &device),
+        teacher: Teacher::new(model, losses.teacher, 0, &device),
+        optimizer: AdamW::new(Default::default()),
+        device: device.clone(),
+    };
+    let mut step = 0;
+    let mut one = |clock: &mut Clock| {
+        let inputs = [random_inputs(options, step)];
+        step += 1;
+        run.step(&inputs, 0.996, 1e-4, clock).into_data() // waits
+    };
+    for _ in 0..options.warmup {
+        one(&mut Clock::off());
+    }
+    let mut seconds: Vec<f64> = (0..options.steps).map(|_| timed(|| drop(one(&mut Clock::off())))).collect();
+    seconds.sort_by(f64::total_cmp);
+    let step_s = seconds[seconds.len() / 2];
+
+    let mut clock = Clock::start();
+    for _ in 0..options.steps {
+        one(&mut clock);
+    }
+    let phase_ms = Phase::ALL.map(|phase| (phase.name(), 1e3 * clock.seconds(phase) / options.steps as f64)).to_vec();
+
+    let kept = model.tokens() - (model.tokens() as f64 * MaskOptions::default().drop_ratio).ceil() as usize;
+    let gflop_per_img = flops::training_step(model, &heads, CLASSES, options.method, kept) / 1e9;
+    let img_per_s = options.batch_size as f64 / step_s;
+    let gflop_per_s = gflop_per_img * img_per_s;
+    let matmul_gflop_per_s = fastest_matmul::<B::InnerBackend>(model, options.batch_size, &device) / 1e9;
+    BenchReport {
+        phase_ms,
+        step_ms: 1e3 * step_s,
+        img_per_s,
+        gflop_per_img,
+        gflop_per_s,
+        matmul_gflop_per_s,
+        share_of_matmul: gflop_per_s / matmul_gflop_per_s,
+    }
+}
+
+/// Random tokens, labels and choices, as a step in training is given them.
+fn random_inputs(options: &BenchOptions, step: u64) -> StepInputs {
+    let (model, batch) = (&options.model, options.batch_size);
+    let rng = Rng::new(1, Stream::Evaluation, step);
+    let count = (batch * model.tokens()) as u64;
+    StepInputs {
+        ids: (0..count).map(|i| rng.below(i, model.codebook_size as u64) as u16).collect(),
+        labels: (0..batch as u64).map(|i| rng.below(count + i, CLASSES as u64) as u16).collect(),
+        masks: MaskOptions::default().draw(batch, model.tokens(), 1, step),
+        echo: Echo::Sampled(Rng::new(1, Stream::Echo, step)),
+        crop: Crop::draw(batch, model.grid, 1, step),
+        dropout: Dropout::new(options.dropout, 1, step),
+    }
+}
+
+fn timed(work: impl FnOnce()) -> f64 {
+    let started = Instant::now();
+    work();
+    started.elapsed().as_secs_f64()
+}
+
+/// Operations a second of the backend's matrix product: the best over a few large shapes and repetitions.
+fn fastest_matmul<B: Backend>(model: &ModelConfig, batch: usize, device: &B::Device) -> f64 {
+    let rows = (batch * model.sequence()).min(16_384);
+    let (width, hidden) = (model.embed_dim, model.hidden_dim());
+    let mut best = 0.0f64;
+    for [m, k, n] in [[rows, width, hidden], [rows, hidden, width], [1024, 1024, 1024], [4096, 1024, 4096]] {
+        let make = |rows: usize, columns: usize| {
+            let values = (0..rows * columns).map(|i| (i % 17) as f32 - 8.0).collect::<Vec<f32>>();
+            Tensor::<B, 2>::from_data(TensorData::new(values, [rows, columns]), device)
+        };
+        let (a, b) = (make(m, k), make(k, n));
+        for _ in 0..3 {
+            let seconds = timed(|| {
+                let product = a.clone().matmul(b.clone());
+                let _ = product.slice([0..1, 0..1]).into_data(); // waits
+            });
+            best = best.max(2.0 * (m * k * n) as f64 / seconds);
+        }
+    }
+    best
+}

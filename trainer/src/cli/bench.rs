@@ -1,0 +1,94 @@
+//! `sorcen bench`: speed.
+
+use clap::Subcommand;
+
+use crate::bench::{train_steps, BenchOptions};
+use crate::config::ModelChoice;
+use crate::device::Device;
+use crate::step::Method;
+
+/// Measure speed.
+#[derive(Subcommand)]
+pub enum Args {
+    Train(TrainArgs),
+}
+
+/// Time training steps on random tokens: each phase, images a second, and how much of a plain matrix product's
+/// speed is reached.
+///
+/// Operations are counted as the official method needs them (208.9 GFLOP an image for vit_b). The line `step` is
+/// what training takes; the phases are timed in a second pass that waits for the device after each, so on a GPU
+/// they add up to more.
+#[derive(clap::Args)]
+#[command(rename_all = "snake_case")]
+pub struct TrainArgs {
+    /// vit_b, vit_l, small, tiny, micro, or a FILE.json as in a checkpoint.
+    #[arg(long, default_value = "vit_b")]
+    model: ModelChoice,
+    /// Side of the token grid, for the models without official sizes.
+    #[arg(long, default_value_t = 16)]
+    grid: usize,
+    /// Codes, for the same.
+    #[arg(long, default_value_t = 1024)]
+    codes: usize,
+    /// sorcen, or mage.
+    #[arg(long, value_enum, default_value = "sorcen")]
+    method: Method,
+    /// Images a step.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(2..))]
+    batch_size: u32,
+    /// Dropout rate.
+    #[arg(long, default_value_t = 0.1)]
+    dropout: f32,
+    /// Steps before the clock starts.
+    #[arg(long, default_value_t = 2)]
+    warmup: usize,
+    /// Steps that are timed.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// Where to compute.
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: Device,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// A model that is not valid, or options out of range.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let Args::Train(args) = args;
+    let model = args.model.config(args.grid, args.codes)?;
+    if let Err(error) = model.validate() {
+        anyhow::bail!("--model, --grid, --codes: expected a valid model, found {error}");
+    }
+    anyhow::ensure!((0.0..1.0).contains(&args.dropout), "--dropout: expected 0 to below 1, found {}", args.dropout);
+    let report = train_steps(&BenchOptions {
+        model,
+        method: args.method,
+        batch_size: args.batch_size as usize,
+        dropout: args.dropout,
+        warmup: args.warmup,
+        steps: args.steps as usize,
+        device: args.device,
+    });
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+        return Ok(());
+    }
+    let whole: f64 = report.phase_ms.iter().map(|(_, ms)| ms).sum();
+    for (name, ms) in &report.phase_ms {
+        println!("{name:<10} {ms:>10.1} ms {:>5.1} %", 100.0 * ms / whole);
+    }
+    println!("{:<10} {:>10.1} ms   {:.2} images/s", "step", report.step_ms, report.img_per_s);
+    println!(
+        "{:.1} GFLOP an image: {:.1} GFLOP/s, {:.0} % of a matrix product's {:.1} GFLOP/s",
+        report.gflop_per_img,
+        report.gflop_per_s,
+        100.0 * report.share_of_matmul,
+        report.matmul_gflop_per_s
+    );
+    Ok(())
+}
