@@ -61,6 +61,8 @@ fn stopped_anywhere_it_goes_on_to_the_same_bits() {
     }
 }
 
+type Knob<'a> = &'a dyn Fn(&mut PretrainOptions);
+
 /// An option that changes nothing is a mistake: each must lead to other weights.
 #[test]
 fn every_knob_matters() {
@@ -70,7 +72,7 @@ fn every_knob_matters() {
 
     let dir = tempfile::tempdir().unwrap();
     dataset(&dir.path().join("data"));
-    let trained = |name: &str, edit: &dyn Fn(&mut PretrainOptions)| {
+    let trained = |name: &str, edit: Knob<'_>| {
         let mut options = options(dir.path(), name, 8); // three steps with drawn echoes
         edit(&mut options);
         run(&options).unwrap();
@@ -78,7 +80,7 @@ fn every_knob_matters() {
     };
     let base = trained("base", &|_| ());
     assert!(base == trained("again", &|o| o.print_freq = 1), "the same options: the same weights");
-    let knobs: [(&str, &dyn Fn(&mut PretrainOptions)); 20] = [
+    let knobs: [(&str, Knob<'_>); 20] = [
         ("method", &|o| o.losses.method = Method::Mage),
         ("lambda", &|o| o.losses.lambda = 0.5),
         ("temperature", &|o| o.losses.temperature = 0.1),
