@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::Tensor;
-use ndarray::{Array3, ArrayView2, ArrayView3};
+use ndarray::{Array2, Array3, ArrayView2, ArrayView3};
 use sorcen_export::engine::Encoded;
 use sorcen_export::{Engine, Error};
 use sorcen_runtime::ModelConfig;
@@ -12,7 +12,7 @@ use crate::checkpoint;
 use crate::data::DataError;
 use crate::kernels::Kernels;
 use crate::model::layers::Dropout;
-use crate::model::{indices, probe_features, Layout, Sorcen};
+use crate::model::{block, indices, probe_features, Layout, Sorcen};
 
 /// A model on a Burn backend, for inference.
 #[derive(Debug)]
@@ -44,18 +44,9 @@ impl<B: Kernels> BurnEngine<B> {
         model.initialise("", seed, &device);
         Self { config: *config, model, device }
     }
-}
 
-impl<B: Kernels> Engine for BurnEngine<B> {
-    fn name(&self) -> &str {
-        "burn"
-    }
-
-    fn config(&self) -> &ModelConfig {
-        &self.config
-    }
-
-    fn encode(&self, ids: ArrayView2<i64>, positions: ArrayView2<i64>) -> Result<Encoded, Error> {
+    /// Ids and positions `[B, N]` (no class token) as the encoder takes them.
+    fn layout(&self, ids: ArrayView2<i64>, positions: ArrayView2<i64>) -> Result<Layout, Error> {
         let config = &self.config;
         let in_range = |name: &str, values: ArrayView2<i64>, limit: usize| match values
             .indexed_iter()
@@ -75,24 +66,55 @@ impl<B: Kernels> Engine for BurnEngine<B> {
                 format!("{:?}", positions.dim()),
             ));
         }
-        let (batch, kept) = ids.dim();
+        let (batch, _) = ids.dim();
         let with_class = |values: ArrayView2<i64>, class: i32, shift: i64| -> Vec<i32> {
             let row = |row: ndarray::ArrayView1<i64>| {
                 std::iter::once(class).chain(row.iter().map(|&v| (v + shift) as i32).collect::<Vec<_>>())
             };
             values.rows().into_iter().flat_map(row).collect()
         };
-        let layout = Layout {
+        Ok(Layout {
             batch,
             ids: with_class(ids, config.class_token_id as i32, 0),
             positions: with_class(positions, 0, 1),
             canvas: Vec::new(),
-        };
+        })
+    }
+
+    /// Features `[B, D]` of whole images `ids` `[B, T]` with dropout at the token embedding alone.
+    ///
+    /// The official linear probe trains its head on these, since it leaves the frozen encoder in train mode
+    /// (timm's blocks have no dropout there). Without dropout they are [`Engine::encode`]'s.
+    ///
+    /// # Errors
+    /// [`Error::Value`] where the ids do not fit the model.
+    pub fn features_with_dropout(&self, ids: ArrayView2<i64>, dropout: &Dropout) -> Result<Array2<f32>, Error> {
+        let positions = Array2::from_shape_fn(ids.dim(), |(_, at)| at as i64);
+        let layout = self.layout(ids, positions.view())?;
+        let (ids, positions) = (indices(&layout.ids, &self.device), indices(&layout.positions, &self.device));
+        let x = self.model.embed.forward(ids, positions, layout.batch, dropout);
+        let last = block::run(&self.model.blocks, x, &Dropout::off());
+        array(values(probe_features(last)), (layout.batch, self.config.embed_dim))
+    }
+}
+
+impl<B: Kernels> Engine for BurnEngine<B> {
+    fn name(&self) -> &str {
+        "burn"
+    }
+
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn encode(&self, ids: ArrayView2<i64>, positions: ArrayView2<i64>) -> Result<Encoded, Error> {
+        let layout = self.layout(ids, positions)?;
+        let (batch, kept) = ids.dim();
         let (last, latent) = self.model.encode(&layout, &self.device, &Dropout::off());
         let features = probe_features(last);
         Ok(Encoded {
-            latent: array(values(latent), (batch, 1 + kept, config.embed_dim))?,
-            features: array(values(features), (batch, config.embed_dim))?,
+            latent: array(values(latent), (batch, 1 + kept, self.config.embed_dim))?,
+            features: array(values(features), (batch, self.config.embed_dim))?,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::checkpoint::TRAINING_STATE;
 use crate::import::{import, ImportOptions};
 
 /// Turn an official checkpoint (.pth, or .safetensors under the official names) into a checkpoint folder.
@@ -22,7 +23,7 @@ pub struct Args {
     /// Decoder heads [default: the official 16, for widths 768 and 1024].
     #[arg(long)]
     decoder_heads: Option<usize>,
-    /// Import teacher, projectors and classifier too.
+    /// Import teacher, projectors and classifier too, where the file has a teacher (MAGE's have none).
     #[arg(long)]
     with_training_state: bool,
 }
@@ -44,5 +45,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         config.grid,
         config.codebook_size
     );
+    if with_training_state && !args.out.join(TRAINING_STATE).exists() {
+        println!("no training_state: the file has no teacher (blocks_momentum.*), as MAGE's");
+    }
     Ok(())
 }

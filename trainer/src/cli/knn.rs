@@ -9,8 +9,10 @@ use sorcen_export::pack::{PackEngine, PackFile};
 use sorcen_export::reference::Reference;
 use sorcen_export::{Checkpoint, Engine};
 
-use crate::eval::{probe_features, KnnTask, Votes};
-use crate::tokenizer::PatchTokenizer;
+use super::features::TaskArgs;
+use crate::device::Device;
+use crate::eval::{probe_features, Votes};
+use crate::tokenizer;
 
 /// Classify held-back images by their nearest neighbours: what features are worth
 ///
@@ -24,21 +26,8 @@ use crate::tokenizer::PatchTokenizer;
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case", verbatim_doc_comment)]
 pub struct Args {
-    /// Folder with the token datasets
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
-
-    /// Dataset whose labels vote
-    #[arg(long, default_value = "train")]
-    bank: String,
-
-    /// Dataset to classify
-    #[arg(long, default_value = "val")]
-    split: String,
-
-    /// Use only images with this value in this column of items.csv
-    #[arg(long, value_name = "COLUMN=VALUE", value_parser = super::images::condition)]
-    only: Vec<(String, String)>,
+    #[command(flatten)]
+    task: TaskArgs,
 
     /// Checkpoint folder whose encoder makes the features, in float
     #[arg(long, value_name = "DIR")]
@@ -70,12 +59,15 @@ pub fn run(args: &Args) -> Result<()> {
     anyhow::ensure!(args.k > 0, "--k: expected at least 1, found 0");
     anyhow::ensure!(args.temperature > 0.0, "--temperature: expected more than 0, found {}", args.temperature);
     let votes = Votes { k: args.k, temperature: args.temperature };
-    let task = KnnTask::open(&args.data, &args.bank, &args.split, &args.only, votes)?;
-    let mut rows = vec![("majority".to_string(), task.majority()), ("tokens".to_string(), task.tokens())];
+    let task = args.task.open()?;
+    let mut rows = vec![("majority".to_string(), task.majority()), ("tokens".to_string(), task.knn_tokens(votes))];
     if let Some(path) = &args.tokenizer {
-        rows.push(("pixels, decoded from tokens".into(), task.pixels(&PatchTokenizer::load(path)?)?));
+        let pixels = task.decoded_pixels(&*tokenizer::open(path, Device::Cpu)?)?;
+        rows.push(("pixels, decoded from tokens".into(), task.knn(&pixels, votes)));
     }
-    let of = |engine: &dyn Engine| task.features(|images| probe_features(engine, images));
+    let of = |engine: &dyn Engine| -> Result<f64> {
+        Ok(task.knn(&task.features(|images| probe_features(engine, images))?, votes))
+    };
     if let Some(dir) = &args.checkpoint {
         let checkpoint = Arc::new(Checkpoint::open(dir)?);
         rows.push((format!("checkpoint {}", dir.display()), of(&Reference::new(checkpoint))?));
@@ -93,10 +85,10 @@ pub fn run(args: &Args) -> Result<()> {
     println!(
         "{} images of `{}` by their {} nearest of {} in `{}`:",
         task.queries.labels.len(),
-        args.split,
+        args.task.split,
         args.k,
         task.bank.labels.len(),
-        args.bank
+        args.task.bank
     );
     for (name, accuracy) in rows {
         println!("{accuracy:.3}  {name}");

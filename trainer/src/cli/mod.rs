@@ -1,10 +1,14 @@
 //! The command line: one module a verb, each with its `Args` (parsed by clap) and `run`.
 
 mod bench;
+mod compare;
 mod decode;
+mod features;
+mod fewshot;
 mod images;
 mod import;
 mod knn;
+mod linprobe;
 pub mod pretrain;
 mod quickstart;
 mod run;
@@ -35,6 +39,9 @@ enum Verb {
     Run(run::Args),
     Step(step::Args),
     Knn(knn::Args),
+    Linprobe(linprobe::Args),
+    Fewshot(fewshot::Args),
+    Compare(compare::Args),
     #[command(subcommand)]
     Bench(bench::Args),
     #[command(subcommand)]
@@ -71,6 +78,9 @@ pub fn main() -> ExitCode {
         Verb::Generate(args) => generate::run(args),
         Verb::Knn(args) => knn::run(args),
         Verb::Bench(args) => bench::run(args),
+        Verb::Linprobe(args) => linprobe::run(args),
+        Verb::Fewshot(args) => fewshot::run(args),
+        Verb::Compare(args) => compare::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,6 @@
 //! `sorcen step`: one training step with all randomness given, for testers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context};
 use burn::backend::Autodiff;
@@ -12,8 +12,10 @@ use crate::kernels::TrainBackend;
 use crate::masking::{Crop, MaskOptions};
 use crate::model::layers::Dropout;
 use crate::model::weight::Weights as _;
+use crate::optim::{AdamW, AdamWOptions};
 use crate::schedule::teacher_momentum;
-use crate::step::{Echo, StepInputs};
+use crate::step::{Echo, HeadSizes, LossOptions, Method, Networks, Pretraining, StepInputs};
+use crate::teacher::{Teacher, TeacherKind};
 
 /// One training step, dropout off, with every random choice read from a file.
 ///
@@ -21,6 +23,9 @@ use crate::step::{Echo, StepInputs};
 /// dropped), `sampled_ids` [B, T], `crop_size`, `crop_row` [B], `crop_col` [B]; other tensors are ignored.
 /// Out: the losses, `grad/NAME` before clipping and `param/NAME` after AdamW. The checkpoint needs its
 /// training_state (`sorcen import --with_training_state` makes one).
+///
+/// MAGE reads `token_ids`, `all_mask` and `noise` alone and gives `loss_rec` and `loss_total`, the same
+/// number: it has no teacher, no projectors and no classifier. Its optimiser starts fresh.
 #[derive(clap::Args)]
 #[command(rename_all = "snake_case")]
 pub struct Args {
@@ -36,6 +41,9 @@ pub struct Args {
     /// Learning rate.
     #[arg(long)]
     lr: f64,
+    /// What is learned [default: sorcen; mage where the checkpoint has no training_state].
+    #[arg(long, value_enum)]
+    method: Option<Method>,
     /// Output tensors (safetensors).
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
@@ -56,8 +64,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn step<B: TrainBackend>(args: &Args) -> anyhow::Result<()> {
-    let mut run = checkpoint::open_training::<B>(&args.checkpoint, &Default::default())?;
-    let inputs = read_inputs(args, run.config.grid, run.config.codebook_size)?;
+    let method = args.method.unwrap_or(match args.checkpoint.join(checkpoint::TRAINING_STATE).exists() {
+        true => Method::Sorcen,
+        false => Method::Mage,
+    });
+    let mut run: Pretraining<B> = match method {
+        Method::Sorcen => checkpoint::open_training(&args.checkpoint, &Default::default())?,
+        Method::Mage => open_mage(&args.checkpoint)?,
+    };
+    let inputs = read_inputs(args, method, run.config.grid, run.config.codebook_size)?;
 
     run.follow(teacher_momentum(0.996, 1600.0, args.epoch));
     let (losses, statistics) = run.losses(&inputs);
@@ -65,8 +80,10 @@ fn step<B: TrainBackend>(args: &Args) -> anyhow::Result<()> {
     let terms = losses.stack().into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
     let names = ["loss_rec", "loss_uniformity", "loss_infonce", "loss_classifier", "loss_total"];
     for (name, term) in names.iter().zip(&terms) {
-        out.push(name, &[], &[*term]);
-        println!("{name} {term}");
+        if method == Method::Sorcen || ["loss_rec", "loss_total"].contains(name) {
+            out.push(name, &[], &[*term]);
+            println!("{name} {term}");
+        }
     }
 
     let mut grads = losses.total.backward();
@@ -80,19 +97,43 @@ fn step<B: TrainBackend>(args: &Args) -> anyhow::Result<()> {
         run.update_statistics(statistics);
     }
     run.optimizer.update(&mut run.networks, &mut grads, args.lr);
-    out.push_all(&run.networks, "", "param/");
-    out.push_all(&run.teacher, "", "param/");
+    match method {
+        Method::Sorcen => {
+            out.push_all(&run.networks, "", "param/");
+            out.push_all(&run.teacher, "", "param/");
+        }
+        Method::Mage => out.push_all(&run.networks.student, "", "param/"),
+    }
     let partial = args.output.with_extension("partial");
     out.write(&partial)?;
     std::fs::rename(&partial, &args.output).with_context(|| args.output.display().to_string())
 }
 
-fn read_inputs(args: &Args, grid: usize, codes: usize) -> anyhow::Result<StepInputs> {
+/// Encoder and decoder of a checkpoint, official constants, a fresh optimiser; no classifier, and no use
+/// for the other heads.
+fn open_mage<B: TrainBackend>(dir: &Path) -> anyhow::Result<Pretraining<B>> {
+    const UNUSED: HeadSizes =
+        HeadSizes { projector_hidden: 1, projector_dim: 1, predictor_hidden: 1, classifier_hidden: 0 };
+    let config = checkpoint::read_config(dir)?;
+    let device = B::Device::default();
+    let mut networks = Networks::new(&config, &UNUSED, 0, 0, &device);
+    checkpoint::fill(&checkpoint::TensorFile::open(&dir.join(checkpoint::MODEL))?, &mut networks.student, "", &device)?;
+    Ok(Pretraining {
+        config,
+        options: LossOptions { method: Method::Mage, ..LossOptions::default() },
+        networks,
+        teacher: Teacher::new(&config, TeacherKind::default(), 0, &device),
+        optimizer: AdamW::new(AdamWOptions::default()),
+        device,
+    })
+}
+
+fn read_inputs(args: &Args, method: Method, grid: usize, codes: usize) -> anyhow::Result<StepInputs> {
     let file = TensorFile::open(&args.input)?;
     let tokens = grid * grid;
-    let ids = file.ints("token_ids", 2)?;
-    let batch = ids.shape()[0];
-    ensure!(ids.shape() == [batch, tokens], "token_ids: expected [B, {tokens}], found {:?}", ids.shape());
+    let shape = file.ints("token_ids", 2)?.shape().to_vec();
+    let batch = shape[0];
+    ensure!(shape == [batch, tokens], "token_ids: expected [B, {tokens}], found {shape:?}");
     let of_batch = |name: &str, rank: usize, count: usize| -> anyhow::Result<Vec<f64>> {
         let values = file.numbers(name, rank)?;
         ensure!(values.len() == count, "{name}: expected {count} numbers, found {:?}", values.shape());
@@ -119,6 +160,13 @@ fn read_inputs(args: &Args, grid: usize, codes: usize) -> anyhow::Result<StepInp
     let mut masks = MaskOptions::default().from_noise(&noise, tokens, 0.5);
     masks.masked = masked;
 
+    let ids = codes_of("token_ids")?;
+    let dropout = Dropout::off();
+    if method == Method::Mage {
+        let (echo, crop) = (Echo::GroundTruth, Crop::whole(batch, grid)); // neither is looked at
+        return Ok(StepInputs { ids, labels: Vec::new(), masks, echo, crop, dropout });
+    }
+
     let side = file.numbers("crop_size", 0)?.iter().next().copied().unwrap_or_default() as usize;
     let corners: Vec<(usize, usize)> = of_batch("crop_row", 1, batch)?
         .into_iter()
@@ -128,7 +176,7 @@ fn read_inputs(args: &Args, grid: usize, codes: usize) -> anyhow::Result<StepInp
     let fits = |&(row, column): &(usize, usize)| row + side <= grid && column + side <= grid;
     ensure!(side >= 1 && corners.iter().all(fits), "crop: expected squares inside the {grid}×{grid} grid");
     Ok(StepInputs {
-        ids: codes_of("token_ids")?,
+        ids,
         labels: of_batch("labels", 1, batch)?.into_iter().map(|label| label as u16).collect(),
         masks,
         echo: match args.epoch > ECHO_WARMUP_EPOCHS {
@@ -136,6 +184,6 @@ fn read_inputs(args: &Args, grid: usize, codes: usize) -> anyhow::Result<StepInp
             false => Echo::GroundTruth,
         },
         crop: Crop { side, corners },
-        dropout: Dropout::off(),
+        dropout,
     })
 }

@@ -1,12 +1,15 @@
-//! [`KnnTask`]: one question put to any kind of feature.
+//! [`Task`]: one question put to any kind of feature.
 
 use std::path::Path;
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
 use sorcen_export::Engine;
 
 use super::knn::{accuracy, cosine_votes, hamming_votes, Votes};
-use crate::data::{DataError, TokenDataset};
+use crate::data::{DataError, ImageQuery, ImageSet, TokenDataset};
+use crate::engine::BurnEngine;
+use crate::kernels::Kernels;
+use crate::model::layers::Dropout;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Labelled token maps.
@@ -16,6 +19,10 @@ pub struct Labelled {
     pub tokens: Vec<Vec<u16>>,
     /// One label per image.
     pub labels: Vec<u16>,
+    /// Where each image is in its dataset.
+    pub indices: Vec<usize>,
+    /// Images in the dataset.
+    dataset_len: usize,
 }
 
 impl Labelled {
@@ -39,34 +46,36 @@ impl Labelled {
             ids
         };
         let labels = kept.iter().map(|&index| dataset.label(index)).collect();
-        Ok(Self { tokens: kept.iter().map(ids).collect(), labels })
+        Ok(Self { tokens: kept.iter().map(ids).collect(), labels, indices: kept, dataset_len: dataset.len() })
     }
 }
 
-/// Which class do the nearest images of the bank have? Asked of the queries, with features of any kind.
+/// Which class is this image of? Asked of the queries, knowing the labels of the bank, with features of any kind.
 #[derive(Clone, Debug)]
-pub struct KnnTask {
+pub struct Task {
     /// Images with known labels.
     pub bank: Labelled,
     /// Images to classify.
     pub queries: Labelled,
-    /// How neighbours vote.
-    pub votes: Votes,
+    class_names: Vec<String>,
     grid: usize,
 }
 
-impl KnnTask {
+/// Features of a [`Task`]'s images, one `[D]` each.
+#[derive(Clone, Debug)]
+pub struct TaskFeatures {
+    /// Of the bank.
+    pub bank: Vec<Vec<f32>>,
+    /// Of the queries.
+    pub queries: Vec<Vec<f32>>,
+}
+
+impl Task {
     /// From the datasets `data/bank` and `data/queries`, those of their images that `only` keeps.
     ///
     /// # Errors
     /// [`DataError`] of either dataset, or where they do not fit each other.
-    pub fn open(
-        data: &Path,
-        bank: &str,
-        queries: &str,
-        only: &[(String, String)],
-        votes: Votes,
-    ) -> Result<Self, DataError> {
+    pub fn open(data: &Path, bank: &str, queries: &str, only: &[(String, String)]) -> Result<Self, DataError> {
         let (bank, queries) = (TokenDataset::open(&data.join(bank))?, TokenDataset::open(&data.join(queries))?);
         let same = |item: &str, expected: &dyn std::fmt::Debug, found: &dyn std::fmt::Debug| {
             let (expected, found) = (format!("{expected:?}"), format!("{found:?}"));
@@ -78,36 +87,68 @@ impl KnnTask {
         same("grid", &bank.grid(), &queries.grid())?;
         same("tokenizer", &bank.tokenizer(), &queries.tokenizer())?;
         same("class names", &bank.class_names(), &queries.class_names())?;
-        Ok(Self { bank: Labelled::of(&bank, only)?, queries: Labelled::of(&queries, only)?, votes, grid: bank.grid() })
+        let (class_names, grid) = (bank.class_names().to_vec(), bank.grid());
+        Ok(Self { bank: Labelled::of(&bank, only)?, queries: Labelled::of(&queries, only)?, class_names, grid })
     }
 
-    /// Accuracy with features by cosine similarity; `extract` turns token maps into one `[D]` each.
+    /// Names of the classes; labels are indices into them.
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    /// Features of all images; `extract` turns token maps into one `[D]` each.
     ///
     /// # Errors
     /// Those of `extract`.
-    pub fn features<E>(&self, extract: impl Fn(&[Vec<u16>]) -> Result<Vec<Vec<f32>>, E>) -> Result<f64, E> {
-        let (bank, queries) = (extract(&self.bank.tokens)?, extract(&self.queries.tokens)?);
-        Ok(accuracy(&cosine_votes(&bank, &self.bank.labels, &queries, self.votes), &self.queries.labels))
+    pub fn features<E>(&self, extract: impl Fn(&[Vec<u16>]) -> Result<Vec<Vec<f32>>, E>) -> Result<TaskFeatures, E> {
+        Ok(TaskFeatures { bank: extract(&self.bank.tokens)?, queries: extract(&self.queries.tokens)? })
     }
 
-    /// Accuracy with the tokens themselves, by how many are equal.
-    pub fn tokens(&self) -> f64 {
-        let predicted = hamming_votes(&self.bank.tokens, &self.bank.labels, &self.queries.tokens, self.votes);
-        accuracy(&predicted, &self.queries.labels)
-    }
-
-    /// Accuracy with the pixels that the tokens stand for, as differences from white.
+    /// The pixels that the tokens stand for, as differences from white, 0 to 255.
     ///
     /// # Errors
     /// As [`Tokenizer::decode`], where the tokenizer is another than the dataset's.
-    pub fn pixels(&self, tokenizer: &dyn Tokenizer) -> Result<f64, TokenizerError> {
-        self.features(|images| {
-            let decode = |ids: &Vec<u16>| {
-                let rgb = tokenizer.decode(ids, self.grid)?;
-                Ok(rgb.into_iter().map(|value| f32::from(255 - value)).collect())
-            };
-            images.iter().map(decode).collect()
+    pub fn decoded_pixels(&self, tokenizer: &dyn Tokenizer) -> Result<TaskFeatures, TokenizerError> {
+        let from_white = |rgb: Vec<u8>| rgb.into_iter().map(|value| f32::from(255 - value)).collect();
+        self.features(|images| Ok(tokenizer.decode_all(images, self.grid)?.into_iter().map(from_white).collect()))
+    }
+
+    /// The pixels of the pictures themselves, as differences from white, 0 to 255; one channel where all are grey.
+    ///
+    /// `bank` and `queries` hold the pictures (an idx file, or a folder) in the order of the datasets.
+    ///
+    /// # Errors
+    /// [`DataError`] where they cannot be read, or are not as many as the datasets have images.
+    pub fn pictures(&self, bank: &Path, queries: &Path) -> Result<TaskFeatures, DataError> {
+        let read = |path: &Path, wanted: &Labelled| {
+            let images = ImageSet::open(&ImageQuery { images: vec![path.to_path_buf()], ..Default::default() })?;
+            if images.len() != wanted.dataset_len {
+                let expected = format!("{}, as many as in the token dataset", wanted.dataset_len);
+                return Err(DataError::invalid(path, "images", expected, images.len()));
+            }
+            wanted.indices.iter().map(|&index| images.rgb(index)).collect::<Result<Vec<_>, _>>()
+        };
+        let (bank, queries) = (read(bank, &self.bank)?, read(queries, &self.queries)?);
+        let grey =
+            |rgb: &Vec<u8>| rgb.as_chunks::<3>().0.iter().all(|[red, green, blue]| red == green && green == blue);
+        let step = if bank.iter().chain(&queries).all(grey) { 3 } else { 1 };
+        let values = |rgb: Vec<u8>| rgb.into_iter().step_by(step).map(|value| f32::from(255 - value)).collect();
+        Ok(TaskFeatures {
+            bank: bank.into_iter().map(values).collect(),
+            queries: queries.into_iter().map(values).collect(),
         })
+    }
+
+    /// k-NN accuracy with features, by cosine similarity.
+    pub fn knn(&self, features: &TaskFeatures, votes: Votes) -> f64 {
+        let predicted = cosine_votes(&features.bank, &self.bank.labels, &features.queries, votes);
+        accuracy(&predicted, &self.queries.labels)
+    }
+
+    /// k-NN accuracy with the tokens themselves, by how many are equal.
+    pub fn knn_tokens(&self, votes: Votes) -> f64 {
+        let predicted = hamming_votes(&self.bank.tokens, &self.bank.labels, &self.queries.tokens, votes);
+        accuracy(&predicted, &self.queries.labels)
     }
 
     /// Share of the queries that have the bank's most frequent label.
@@ -127,17 +168,37 @@ const BATCH: usize = 128;
 /// # Errors
 /// [`sorcen_export::Error::Value`] where the ids do not fit the model.
 pub fn probe_features(engine: &dyn Engine, images: &[Vec<u16>]) -> Result<Vec<Vec<f32>>, sorcen_export::Error> {
-    let tokens = engine.config().tokens();
+    batches(engine.config().tokens(), images, |ids| {
+        let positions = Array2::from_shape_fn(ids.dim(), |(_, at)| at as i64);
+        Ok(engine.encode(ids, positions.view())?.features)
+    })
+}
+
+/// The same with dropout at the token embedding: [`BurnEngine::features_with_dropout`].
+///
+/// # Errors
+/// As [`probe_features`].
+pub fn features_with_dropout<B: Kernels>(
+    engine: &BurnEngine<B>,
+    images: &[Vec<u16>],
+    dropout: &Dropout,
+) -> Result<Vec<Vec<f32>>, sorcen_export::Error> {
+    batches(engine.config().tokens(), images, |ids| engine.features_with_dropout(ids, dropout))
+}
+
+/// `extract` turns ids `[B, T]` into features `[B, D]`, some images at a time.
+fn batches(
+    tokens: usize,
+    images: &[Vec<u16>],
+    extract: impl Fn(ArrayView2<i64>) -> Result<Array2<f32>, sorcen_export::Error>,
+) -> Result<Vec<Vec<f32>>, sorcen_export::Error> {
     if let Some(image) = images.iter().find(|image| image.len() != tokens) {
-        let (item, expected) = ("tokens of an image".into(), tokens.to_string());
-        return Err(sorcen_export::Error::Value { item, expected, found: image.len().to_string() });
+        return Err(sorcen_export::Error::value("tokens of an image", tokens, image.len()));
     }
     let mut features = Vec::with_capacity(images.len());
     for images in images.chunks(BATCH) {
         let ids = Array2::from_shape_fn((images.len(), tokens), |(image, at)| i64::from(images[image][at]));
-        let positions = Array2::from_shape_fn(ids.dim(), |(_, at)| at as i64);
-        let encoded = engine.encode(ids.view(), positions.view())?;
-        features.extend(encoded.features.rows().into_iter().map(|row| row.to_vec()));
+        features.extend(extract(ids.view())?.rows().into_iter().map(|row| row.to_vec()));
     }
     Ok(features)
 }

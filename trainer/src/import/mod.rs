@@ -23,7 +23,7 @@ pub struct ImportOptions {
     pub heads: Option<usize>,
     /// Decoder heads; `None`: the same.
     pub decoder_heads: Option<usize>,
-    /// Teacher and pretraining heads too, for going on with training.
+    /// Teacher and pretraining heads too, for going on with training; MAGE's files have none.
     pub with_training_state: bool,
 }
 
@@ -40,7 +40,8 @@ pub fn import(from: &Path, out: &Path, options: &ImportOptions) -> Result<ModelC
     let config = config(source.as_ref(), options)?;
     let device = Default::default();
     let partial = PartialDir::create(out).map_err(DataError::io(out))?;
-    if options.with_training_state {
+    let has_teacher = source.shape("blocks_momentum.0.norm1.weight").is_some();
+    if options.with_training_state && has_teacher {
         let mut run = checkpoint::empty_training::<Autodiff<Flex>>(&config, source.as_ref(), &device)?;
         checkpoint::fill(source.as_ref(), &mut run.networks, "", &device)?;
         checkpoint::fill(source.as_ref(), &mut run.teacher, "", &device)?;

@@ -2,12 +2,12 @@
 
 use burn::tensor::{activation, backend::Backend, Tensor};
 
+use super::batch_norm::{standardise_batch, BatchStatistics, RunningStatistics};
 use super::init;
 use super::layers::Linear;
 use super::weight::{weights, Weight, Weights};
 
 const BATCH_NORM_EPS: f32 = 1e-5;
-const BATCH_NORM_MOMENTUM: f32 = 0.1;
 
 /// Linear, BatchNorm on batch statistics, ReLU, linear: `projector`, `momentum_projector`, `predictor`.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ impl<B: Backend> Projector<B> {
 
     /// Moves the running statistics towards those of a batch, as PyTorch does.
     pub fn update_statistics(&mut self, batch: BatchStatistics<B>) {
-        self.norm.update(batch);
+        self.norm.running.update(batch);
     }
 }
 
@@ -46,52 +46,23 @@ impl<B: Backend> Projector<B> {
 struct BatchNorm<B: Backend> {
     weight: Weight<B>,
     bias: Weight<B>,
-    running_mean: Weight<B>,
-    running_var: Weight<B>,
+    running: RunningStatistics<B>,
 }
 
-weights!(BatchNorm {
-    weight => "weight",
-    bias => "bias",
-    running_mean => "running_mean",
-    running_var => "running_var",
-});
-
-/// Mean and unbiased variance of a batch, `[1, width]` each, without gradient.
-#[derive(Clone, Debug)]
-pub struct BatchStatistics<B: Backend> {
-    mean: Tensor<B, 2>,
-    variance: Tensor<B, 2>,
-}
+weights!(BatchNorm { weight => "weight", bias => "bias", running => "" });
 
 impl<B: Backend> BatchNorm<B> {
     fn new(width: usize, device: &B::Device) -> Self {
         Self {
             weight: Weight::zeros(&[width], device),
             bias: Weight::zeros(&[width], device),
-            running_mean: Weight::buffer(&[width], device),
-            running_var: Weight::buffer(&[width], device),
+            running: RunningStatistics::new(width, device),
         }
     }
 
     fn forward(&self, x: Tensor<B, 2>) -> (Tensor<B, 2>, BatchStatistics<B>) {
-        let [batch, _] = x.dims();
-        let mean = x.clone().mean_dim(0);
-        let centred = x - mean.clone();
-        let variance = centred.clone().square().mean_dim(0);
-        let statistics = BatchStatistics {
-            mean: mean.detach(),
-            variance: variance.clone().detach() * (batch as f32 / (batch.max(2) - 1) as f32),
-        };
-        let y = centred / (variance + BATCH_NORM_EPS).sqrt() * self.weight.get() + self.bias.get();
-        (y, statistics)
-    }
-
-    fn update(&mut self, batch: BatchStatistics<B>) {
-        let blend = |running: &Weight<B>, new| running.get() * (1.0 - BATCH_NORM_MOMENTUM) + new * BATCH_NORM_MOMENTUM;
-        let (mean, variance) = (blend(&self.running_mean, batch.mean), blend(&self.running_var, batch.variance));
-        self.running_mean.set(mean);
-        self.running_var.set(variance);
+        let (x, statistics) = standardise_batch(x, BATCH_NORM_EPS);
+        (x * self.weight.get() + self.bias.get(), statistics)
     }
 }
 

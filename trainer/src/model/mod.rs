@@ -1,5 +1,6 @@
 //! The model in Burn, over any backend: student encoder, decoder, and the heads of pretraining.
 
+pub mod batch_norm;
 pub mod block;
 pub mod decoder;
 pub mod embed;

@@ -1,4 +1,6 @@
-//! AdamW with a global clip, over weights by name.
+//! Optimisers over weights by name: AdamW with a global clip for pretraining, [`Lars`] for linear probes.
+
+mod lars;
 
 use std::collections::BTreeMap;
 
@@ -8,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernels::{Kernels, TrainBackend};
 use crate::model::weight::Weights;
+
+pub use lars::{Lars, LarsOptions};
 
 /// Constants of the update.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

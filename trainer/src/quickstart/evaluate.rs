@@ -9,18 +9,21 @@ use sorcen_runtime::{schema::Param, ModelConfig};
 
 use crate::{
     bundled,
-    eval::{KnnTask, Votes},
+    eval::{Task, Votes},
     model::{weight::Weights, Sorcen},
 };
+
+/// How the neighbours vote.
+pub const VOTES: Votes = Votes { k: 5, temperature: 0.07 };
 
 /// Base emoji of the training split to search in, those of the test split held back: recolourings of
 /// one emoji would be each other's neighbours.
 ///
 /// # Errors
 /// Where the bundled datasets cannot be read.
-pub fn task(data_dir: &Path) -> Result<KnnTask> {
+pub fn task(data_dir: &Path) -> Result<Task> {
     let base = [("skin_variation".to_string(), "0".to_string())];
-    Ok(KnnTask::open(data_dir, bundled::TRAIN, bundled::TEST, &base, Votes::default())?)
+    Ok(Task::open(data_dir, bundled::TRAIN, bundled::TEST, &base)?)
 }
 
 /// Writes a checkpoint of initial weights, as pretraining with this seed would begin.

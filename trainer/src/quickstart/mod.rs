@@ -6,6 +6,8 @@ mod pictures;
 mod report;
 mod stages;
 
+pub(crate) use report::table;
+
 use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{bail, Context, Result};

@@ -29,7 +29,8 @@ use sorcen_runtime::{
 
 use super::{
     console::bar,
-    evaluate, pictures,
+    evaluate::{self, VOTES},
+    pictures,
     report::{picture, size, table},
     Init, Options,
 };
@@ -37,7 +38,7 @@ use crate::{
     bundled,
     config::{Duration, ModelChoice, PretrainOptions},
     data::TokenDataset,
-    eval::KnnTask,
+    eval::Task,
     picture::{read_log, save_curves, save_png, Grid},
     tokenizer::PatchTokenizer as Tokenizer,
     train::{self, PretrainReport},
@@ -169,7 +170,7 @@ fn name(path: &Path) -> String {
 }
 
 /// Float reference ↔ ONNX in tract ↔ packs, on every held-back image.
-pub fn cross_check(checkpoint: &Arc<Checkpoint>, files: &Artefacts, task: &KnnTask) -> Result<VerifyReport> {
+pub fn cross_check(checkpoint: &Arc<Checkpoint>, files: &Artefacts, task: &Task) -> Result<VerifyReport> {
     let images = &task.queries.tokens;
     let report = verify(&VerifyInputs {
         checkpoint: checkpoint.clone(),
@@ -182,7 +183,7 @@ pub fn cross_check(checkpoint: &Arc<Checkpoint>, files: &Artefacts, task: &KnnTa
 }
 
 /// k-NN accuracy of the int8 features, beside the float pack and what needs no training.
-pub fn features(task: &KnnTask, files: &Artefacts, config: &ModelConfig, data_dir: &Path) -> Result<String> {
+pub fn features(task: &Task, files: &Artefacts, config: &ModelConfig, data_dir: &Path) -> Result<String> {
     let bar = bar("encoders");
     bar.set_length(3 + UNTRAINED_SEEDS);
     let accuracy = |path: &Path| -> Result<f64> {
@@ -216,28 +217,29 @@ pub fn features(task: &KnnTask, files: &Artefacts, config: &ModelConfig, data_di
         ("this run, f32", float),
         ("bundled demo model, int8", demo),
         ("untrained, f32 (mean of 3 seeds)", untrained),
-        ("raw tokens (share of equal ones)", task.tokens()),
-        ("pixels, as the tokens show them", task.pixels(tokenizer)?),
+        ("raw tokens (share of equal ones)", task.knn_tokens(VOTES)),
+        ("pixels, as the tokens show them", task.knn(&task.decoded_pixels(tokenizer)?, VOTES)),
     ];
     let rows: Vec<Vec<String>> =
         rows.into_iter().map(|(name, accuracy)| vec![name.to_string(), format!("{:.1} %", 100.0 * accuracy)]).collect();
     let text = format!(
-        "{}\n{bank} base emoji to search in, {queries} held back (other concepts), {} categories, k = 10 by cosine. \
+        "{}\n{bank} base emoji to search in, {queries} held back (other concepts), {} categories, k = {} by cosine. \
          int8 runtime: {milliseconds:.2} ms an image, all cores.\n",
         table(&["features", "k-NN accuracy"], &rows),
         task.queries.labels.iter().collect::<BTreeSet<_>>().len(),
+        VOTES.k,
     );
     println!("{text}");
     Ok(text)
 }
 
 /// k-NN accuracy of a pack alone.
-pub fn demo_features(task: &KnnTask, model: &Model<'_>, data_dir: &Path) -> Result<()> {
+pub fn demo_features(task: &Task, model: &Model<'_>, data_dir: &Path) -> Result<()> {
     let tokenizer = &Tokenizer::load(&data_dir.join(bundled::TOKENIZER))?;
     let rows = [
         ("int8 features", runtime_accuracy(task, model)?),
-        ("raw tokens", task.tokens()),
-        ("pixels, as the tokens show them", task.pixels(tokenizer)?),
+        ("raw tokens", task.knn_tokens(VOTES)),
+        ("pixels, as the tokens show them", task.knn(&task.decoded_pixels(tokenizer)?, VOTES)),
     ];
     for (name, accuracy) in rows {
         println!("  {name:<32} {:.1} % k-NN accuracy on held-back emoji", 100.0 * accuracy);
@@ -246,8 +248,8 @@ pub fn demo_features(task: &KnnTask, model: &Model<'_>, data_dir: &Path) -> Resu
 }
 
 /// k-NN accuracy of the features that the runtime computes.
-fn runtime_accuracy(task: &KnnTask, model: &Model<'_>) -> Result<f64> {
-    Ok(task.features(|images| batch::features(model, images))?)
+fn runtime_accuracy(task: &Task, model: &Model<'_>) -> Result<f64> {
+    Ok(task.knn(&task.features(|images| batch::features(model, images))?, VOTES))
 }
 
 /// Draws new images and fills others in; returns the report's section.

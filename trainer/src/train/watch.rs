@@ -13,7 +13,7 @@ use crate::config::{Plan, PretrainOptions};
 use crate::data::{DataError, TokenDataset};
 use crate::echo;
 use crate::engine::BurnEngine;
-use crate::eval::{probe_features, KnnTask, Votes};
+use crate::eval::{probe_features, Task, Votes};
 use crate::kernels::TrainBackend;
 use crate::model::layers::Dropout;
 use crate::model::Layout;
@@ -30,7 +30,7 @@ const COLUMNS: usize = 8;
 pub struct Watch {
     every: [u64; 2],
     tokenizer: Option<PatchTokenizer>,
-    knn: Option<KnnTask>,
+    knn: Option<Task>,
     folder: PathBuf,
     seed: u64,
     topk: usize,
@@ -56,7 +56,7 @@ impl Watch {
         };
         let knn = match &watch.knn_data {
             Some(dir) if watch.knn_every_epochs > 0 => {
-                let task = KnnTask::open(dir, "train", "val", &[], Votes::default())?;
+                let task = Task::open(dir, "train", "val", &[])?;
                 let tokens = task.bank.tokens[0].len();
                 if tokens != dataset.tokens() {
                     let expected = format!("{}, the model's", dataset.tokens());
@@ -99,7 +99,9 @@ impl Watch {
             self.sheet(&engine, training, inputs, tokenizer, &path).map_err(failed("picture"))??;
         }
         let knn = self.knn.as_ref().filter(|_| ends(plan, steps, self.every[1]));
-        knn.map(|task| task.features(|images| probe_features(&engine, images)).map_err(failed("k-NN"))).transpose()
+        let accuracy =
+            |task: &Task| Ok(task.knn(&task.features(|ids| probe_features(&engine, ids))?, Votes::default()));
+        knn.map(|task| accuracy(task).map_err(failed("k-NN"))).transpose()
     }
 
     /// Five rows: images, what the student saw of them, echoes, what the teacher sees of those, new images.
