@@ -22,6 +22,8 @@ extern crate alloc;
 #[cfg(feature = "std")]
 extern crate std;
 
+#[cfg(feature = "bench")]
+pub mod bench;
 pub mod config;
 pub mod error;
 pub mod generate;

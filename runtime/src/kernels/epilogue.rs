@@ -68,6 +68,26 @@ impl Epilogue<'_> {
         }
     }
 
+    /// Takes the sums of one row and any number of outputs, all of them wanted: for kernels that are compiled for
+    /// small cores, where a loop of its own for each case costs least.
+    #[cfg(any(sorcen_dsp, sorcen_mve))]
+    pub fn put_slice(&mut self, row: usize, output: usize, sums: &[i32]) {
+        let outputs = output..output + sums.len();
+        let at = row * self.stride + output - self.outputs.start;
+        let (row_scale, scales) = (self.row_scales[row], &self.scales[outputs.clone()]);
+        let out = &mut self.out[at..at + sums.len()];
+        match (self.bias, self.activation) {
+            (Some(Vector::F32(bias)), Activation::Store) => store(sums, row_scale, scales, &bias[outputs], out),
+            (Some(Vector::F32(bias)), Activation::Add) => add(sums, row_scale, scales, &bias[outputs], out),
+            (Some(Vector::F32(bias)), Activation::Gelu) => {
+                store(sums, row_scale, scales, &bias[outputs], out);
+                out.iter_mut().for_each(|x| *x = gelu(*x));
+            }
+            (None, Activation::Store) => scale(sums, row_scale, scales, out),
+            _ => sums.iter().enumerate().for_each(|(i, sum)| self.put_one(row, output + i, *sum)),
+        }
+    }
+
     /// Takes one sum; ignored if its output is not wanted.
     #[inline(always)]
     pub fn put_one(&mut self, row: usize, output: usize, sum: i32) {
@@ -84,5 +104,32 @@ impl Epilogue<'_> {
             Activation::Add => *out += value,
             Activation::Gelu => *out = gelu(value),
         }
+    }
+}
+
+/// `out = sums * (row_scale * scales)`
+#[cfg(any(sorcen_dsp, sorcen_mve))]
+#[inline(never)]
+fn scale(sums: &[i32], row_scale: f32, scales: &[f32], out: &mut [f32]) {
+    for ((out, sum), scale) in out.iter_mut().zip(sums).zip(scales) {
+        *out = *sum as f32 * (row_scale * *scale);
+    }
+}
+
+/// `out = sums * (row_scale * scales) + bias`
+#[cfg(any(sorcen_dsp, sorcen_mve))]
+#[inline(never)]
+fn store(sums: &[i32], row_scale: f32, scales: &[f32], bias: &[f32], out: &mut [f32]) {
+    for (((out, sum), scale), bias) in out.iter_mut().zip(sums).zip(scales).zip(bias) {
+        *out = *sum as f32 * (row_scale * *scale) + *bias;
+    }
+}
+
+/// `out += sums * (row_scale * scales) + bias`
+#[cfg(any(sorcen_dsp, sorcen_mve))]
+#[inline(never)]
+fn add(sums: &[i32], row_scale: f32, scales: &[f32], bias: &[f32], out: &mut [f32]) {
+    for (((out, sum), scale), bias) in out.iter_mut().zip(sums).zip(scales).zip(bias) {
+        *out += *sum as f32 * (row_scale * *scale) + *bias;
     }
 }

@@ -28,11 +28,15 @@ pub(crate) mod avx2;
 pub(crate) mod avx512;
 pub(crate) mod bytes;
 mod epilogue;
+#[cfg(sorcen_mve)]
+pub(crate) mod helium;
 #[cfg(feature = "std")]
 pub(crate) mod map;
 pub(crate) mod scalar;
 #[cfg(test)]
 pub(crate) mod suite;
+#[cfg(sorcen_dsp)]
+pub(crate) mod thumb;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -50,6 +54,7 @@ pub(crate) const LANES: usize = 16;
 pub(crate) struct Weights<'a> {
     pub values: &'a [i8],
     /// Sum of each row (before padding) where known, else empty. Some kernels need them.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub sums: &'a [i32],
     pub layout: Layout,
     pub cols: usize,
@@ -156,17 +161,34 @@ kernels! {
     Avx512Vnni(avx512::Avx512Vnni) avx512::Avx512Vnni::detect(),
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2) avx2::Avx2::detect(),
+    #[cfg(sorcen_mve)]
+    Helium(helium::Helium) Some(helium::Helium::COMPILED),
+    #[cfg(sorcen_dsp)]
+    Thumb(thumb::Thumb) Some(thumb::Thumb::COMPILED),
+    #[cfg(not(any(sorcen_dsp, sorcen_mve)))] // a microcontroller's flash holds one set of kernels
     Scalar(scalar::Scalar) Some(scalar::Scalar),
 }
 
 impl Kernels {
     /// The plain loops that specify all others.
+    #[cfg(not(any(sorcen_dsp, sorcen_mve)))]
     pub const SCALAR: Self = Self(Choice::Scalar(scalar::Scalar));
+
+    /// What runs wherever this was compiled for.
+    const PORTABLE: Self = {
+        #[cfg(sorcen_mve)]
+        let choice = Choice::Helium(helium::Helium::COMPILED);
+        #[cfg(sorcen_dsp)]
+        let choice = Choice::Thumb(thumb::Thumb::COMPILED);
+        #[cfg(not(any(sorcen_dsp, sorcen_mve)))]
+        let choice = Choice::Scalar(scalar::Scalar);
+        Self(choice)
+    };
 
     /// The fastest that this CPU can run, or the one that was forced by `--cfg sorcen_kernels="…"`.
     pub fn detect() -> Self {
         let forced = FORCED;
-        Self::available().find(|k| forced.is_none_or(|name| k.name() == name)).unwrap_or(Self::SCALAR)
+        Self::available().find(|k| forced.is_none_or(|name| k.name() == name)).unwrap_or(Self::PORTABLE)
     }
 }
 
@@ -178,6 +200,10 @@ const FORCED: Option<&str> = {
         Some("avx2")
     } else if cfg!(sorcen_kernels = "avx512vnni") {
         Some("avx512vnni")
+    } else if cfg!(sorcen_kernels = "thumb") {
+        Some("thumb")
+    } else if cfg!(sorcen_kernels = "helium") {
+        Some("helium")
     } else {
         None
     }

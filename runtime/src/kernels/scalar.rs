@@ -7,6 +7,7 @@ use crate::quant::Layout;
 
 /// Runs on every CPU.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(any(sorcen_dsp, sorcen_mve), allow(dead_code))] // a microcontroller has its own
 pub(crate) struct Scalar;
 
 impl Kernel for Scalar {

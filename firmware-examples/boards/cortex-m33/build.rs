@@ -1,0 +1,6 @@
+//! Hands the memory map to the linker.
+
+fn main() {
+    println!("cargo::rustc-link-search={}", env!("CARGO_MANIFEST_DIR"));
+    println!("cargo::rerun-if-changed=memory.x");
+}

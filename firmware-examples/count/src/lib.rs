@@ -1,0 +1,96 @@
+//! A QEMU plugin (API version 1, QEMU 4.2 and later) that counts executed guest instructions.
+//!
+//! `-plugin libcount.so,out=FILE`: at exit, FILE gets a line for every translated block that ran:
+//! `EXECUTIONS ADDRESS ADDRESS …`, the addresses of its instructions in hexadecimal. The counts are
+//! a function of the program alone; they are not cycles.
+#![allow(unsafe_code)] // QEMU's C interface
+
+use std::{
+    collections::BTreeMap,
+    ffi::{c_char, c_int, c_void, CStr},
+    fmt::Write,
+    sync::Mutex,
+};
+
+/// The version of the interface that this is written for.
+#[no_mangle]
+pub static qemu_plugin_version: c_int = 1;
+
+/// `QEMU_PLUGIN_INLINE_ADD_U64`.
+const ADD: c_int = 0;
+
+extern "C" {
+    fn qemu_plugin_register_vcpu_tb_trans_cb(plugin: u64, callback: extern "C" fn(u64, *mut c_void));
+    fn qemu_plugin_register_atexit_cb(plugin: u64, callback: extern "C" fn(u64, *mut c_void), data: *mut c_void);
+    fn qemu_plugin_register_vcpu_tb_exec_inline(block: *mut c_void, operation: c_int, counter: *mut u64, value: u64);
+    fn qemu_plugin_tb_n_insns(block: *const c_void) -> usize;
+    fn qemu_plugin_tb_get_insn(block: *const c_void, index: usize) -> *mut c_void;
+    fn qemu_plugin_insn_vaddr(instruction: *const c_void) -> u64;
+}
+
+struct Counts {
+    out: String,
+    /// Addresses of a block's instructions, and its counter: leaked, QEMU's code writes to it.
+    blocks: BTreeMap<Vec<u64>, &'static mut u64>,
+}
+
+static COUNTS: Mutex<Counts> = Mutex::new(Counts { out: String::new(), blocks: BTreeMap::new() });
+
+/// QEMU translated a block of code: have it counted.
+extern "C" fn translated(_: u64, block: *mut c_void) {
+    let Ok(mut counts) = COUNTS.lock() else { return };
+    // SAFETY: `block` and its instructions are valid during this call, by QEMU's contract.
+    let addresses = unsafe {
+        (0..qemu_plugin_tb_n_insns(block)).map(|i| qemu_plugin_insn_vaddr(qemu_plugin_tb_get_insn(block, i))).collect()
+    };
+    let counter: &mut u64 = counts.blocks.entry(addresses).or_insert_with(|| Box::leak(Box::default()));
+    // SAFETY: the counter is never freed; one virtual processor writes to it.
+    unsafe { qemu_plugin_register_vcpu_tb_exec_inline(block, ADD, counter, 1) };
+}
+
+/// The guest ended: write the file.
+extern "C" fn ended(_: u64, _: *mut c_void) {
+    let Ok(counts) = COUNTS.lock() else { return };
+    let mut text = String::new();
+    for (addresses, count) in counts.blocks.iter().filter(|(_, count)| ***count > 0) {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{count}");
+        for address in addresses {
+            let _ = write!(text, " {address:x}");
+        }
+        text.push('\n');
+    }
+    if let Err(error) = std::fs::write(&counts.out, text) {
+        eprintln!("count: {}: {error}", counts.out);
+    }
+}
+
+/// QEMU loads the plugin.
+///
+/// # Safety
+/// Called by QEMU alone: `arguments` holds `count` strings.
+#[no_mangle]
+pub unsafe extern "C" fn qemu_plugin_install(
+    plugin: u64,
+    _: *const c_void,
+    count: c_int,
+    arguments: *const *const c_char,
+) -> c_int {
+    for i in 0..usize::try_from(count).unwrap_or(0) {
+        // SAFETY: QEMU passes `count` strings.
+        let argument = unsafe { CStr::from_ptr(*arguments.add(i)) }.to_string_lossy();
+        match (argument.strip_prefix("out="), COUNTS.lock()) {
+            (Some(file), Ok(mut counts)) => counts.out = file.to_owned(),
+            _ => {
+                eprintln!("count: unknown argument {argument}; there is: out=FILE");
+                return 1;
+            }
+        }
+    }
+    // SAFETY: both callbacks live as long as the process.
+    unsafe {
+        qemu_plugin_register_vcpu_tb_trans_cb(plugin, translated);
+        qemu_plugin_register_atexit_cb(plugin, ended, std::ptr::null_mut());
+    }
+    0
+}

@@ -1,0 +1,65 @@
+//! Linear layers of odd sizes: the device's kernels against the host's, by the bits of their results.
+#![cfg_attr(not(unix), no_std)]
+#![no_main]
+
+use sorcen_firmware::{hash, info, ConstStaticCell};
+use sorcen_runtime::{bench::Layer, pack::Aligned, rng::splitmix64, Error, Kernels};
+
+sorcen_firmware::main!(kernels, memory: 0);
+
+/// (rows, inputs, outputs): whole and partial blocks of every kernel, and less than one.
+const SHAPES: [(usize, usize, usize); 12] = [
+    (1, 1, 1),
+    (2, 3, 2),
+    (3, 16, 5),
+    (2, 15, 16),
+    (5, 17, 33),
+    (1, 64, 49),
+    (7, 16, 65),
+    (16, 64, 48),
+    (4, 70, 129),
+    (13, 63, 47),
+    (6, 100, 50),
+    (3, 256, 35),
+];
+/// Largest rows × inputs, inputs × outputs, rows × outputs, outputs.
+const INPUTS: usize = 1024;
+const WEIGHTS: usize = 9216;
+const OUTPUTS: usize = 768;
+const CHANNELS: usize = 129;
+const QUANTISED: usize = 16 * Layer::row_bytes(64);
+
+static X: ConstStaticCell<[f32; INPUTS]> = ConstStaticCell::new([0.0; INPUTS]);
+static W: ConstStaticCell<[i8; WEIGHTS]> = ConstStaticCell::new([0; WEIGHTS]);
+static OUT: ConstStaticCell<[f32; OUTPUTS]> = ConstStaticCell::new([0.0; OUTPUTS]);
+static ROWS: ConstStaticCell<Aligned<[u8; QUANTISED]>> = ConstStaticCell::new(Aligned([0; QUANTISED]));
+
+fn kernels(_: &mut [u8]) -> Result<(), Error> {
+    let (Some(x), Some(w), Some(out), Some(quantised)) = (X.try_take(), W.try_take(), OUT.try_take(), ROWS.try_take())
+    else {
+        return Ok(()); // this runs once
+    };
+    for (i, x) in x.iter_mut().enumerate() {
+        *x = (splitmix64(i as u64) % 2001) as f32 / 1000.0 - 1.0;
+    }
+    for (i, w) in w.iter_mut().enumerate() {
+        // A third are extremes.
+        *w = match splitmix64(i as u64) % 6 {
+            0 => -127,
+            1 => 127,
+            random => ((random * 977 + i as u64) % 255) as i16 as i8,
+        }
+        .max(-127);
+    }
+    let scales: [f32; CHANNELS] = core::array::from_fn(|n| 0.01 + n as f32 * 0.001);
+    let bias: [f32; CHANNELS] = core::array::from_fn(|n| n as f32 - 20.0);
+    for (rows, cols, outputs) in SHAPES {
+        let layer = Layer { weights: &w[..cols * outputs], scales: &scales[..outputs], bias: &bias[..outputs], cols };
+        let quantised = &mut quantised.0[..rows * Layer::row_bytes(cols)];
+        quantised.fill(0x55); // what the buffer held before must not matter
+        let out = &mut out[..rows * outputs];
+        layer.apply(Kernels::detect(), &x[..rows * cols], quantised, &mut [0.0; 16][..rows], out)?;
+        info!("{}x{} by {}x{}: {:016x}", rows, cols, cols, outputs, hash::of_floats(out));
+    }
+    Ok(())
+}

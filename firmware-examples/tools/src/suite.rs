@@ -1,0 +1,145 @@
+//! Every example on every board: what it says, what it costs.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{bail, Context, Result};
+
+use crate::{
+    boards::{Board, EXAMPLES},
+    elf, emulator,
+    operations::{self, Counts},
+    record::{self, Entry, MEASURES},
+    toolchain::{self, root, target_dir},
+};
+
+/// The examples whose instructions are recorded by operation: the encoder, and one product.
+const SPLIT: [&str; 2] = ["features", "product"];
+
+/// An example's log, the same on every board; it stands beside the example.
+fn snapshot(example: &str) -> PathBuf {
+    root().join("examples").join(format!("{example}.txt"))
+}
+
+/// Compares boards with the snapshots, their sizes and counts with the record; reports everything that differs.
+pub fn test(boards: &[Board]) -> Result<()> {
+    let mut wrong = Vec::new();
+    let mut measured = Vec::new();
+    for board in boards {
+        measured.extend(run_board(board, &mut |example, log| {
+            let expected =
+                fs::read_to_string(snapshot(example)).with_context(|| snapshot(example).display().to_string())?;
+            if log != expected {
+                wrong.push(format!("{} {example}: {}", board.name, first_difference(&expected, log)));
+            }
+            Ok(())
+        })?);
+    }
+    wrong.extend(record::regressions(&record::read()?, &measured));
+    record::check_readme()?;
+    if !wrong.is_empty() {
+        bail!("{}\n(cargo fw bless renews snapshots and record)", wrong.join("\n"));
+    }
+    println!("{} programs give the host's bits; sizes and counts as recorded", boards.len() * EXAMPLES.len());
+    Ok(())
+}
+
+/// Takes the host's logs as snapshots, which boards have to equal, and records what is measured on them.
+pub fn bless(boards: &[Board]) -> Result<()> {
+    let mut measured = Vec::new();
+    for board in boards {
+        measured.extend(run_board(board, &mut |example, log| {
+            if board.target.is_none() {
+                return Ok(fs::write(snapshot(example), log)?);
+            }
+            let expected = fs::read_to_string(snapshot(example))?;
+            if log != expected {
+                bail!("{} {example} differs from the host: {}", board.name, first_difference(&expected, log));
+            }
+            Ok(())
+        })?);
+    }
+    for picture in ["generate.png", "inpaint.png", "tokenize.png"] {
+        let file = target_dir().join("pictures/linux").join(picture);
+        fs::copy(&file, root().join("pictures").join(picture)).with_context(|| file.display().to_string())?;
+    }
+    record::renew(measured)
+}
+
+/// Prints the executed instructions of an example by operation.
+pub fn operations(board: &str, example: &str) -> Result<()> {
+    let board = Board::find(board)?;
+    if !board.is_bare() {
+        bail!("instructions are counted on microcontrollers, not on {}", board.name);
+    }
+    let program = toolchain::build(&board, &[example])?.path(example);
+    let counts = count(&board, &program, &mut |_| {})?.1;
+    println!("{:>14}  all", counts.total());
+    for (name, count) in counts.by_operation(&program)? {
+        println!("{count:>14}  {name}");
+    }
+    Ok(())
+}
+
+/// Builds and runs all examples on a board, hands each log to `check`, returns what was measured.
+fn run_board(board: &Board, check: &mut dyn FnMut(&str, &str) -> Result<()>) -> Result<Vec<Entry>> {
+    let programs = toolchain::build(board, &EXAMPLES)?;
+    let mut measured = Vec::new();
+    for example in EXAMPLES {
+        let program = programs.path(example);
+        println!("{} {example}", board.name);
+        if !board.is_bare() {
+            check(example, &text(&emulator::run(board, &program, None, &mut |_| {})?))?;
+            continue;
+        }
+        let file = fs::read(&program)?;
+        if programs.without_panics {
+            let panics = elf::panics(&file)?;
+            if !panics.is_empty() {
+                bail!("{} {example} can panic: {}", board.name, panics.join(", "));
+            }
+        }
+        let (run, counts) = count(board, &program, &mut |_| {})?;
+        check(example, &text(&run))?;
+        if !programs.without_panics {
+            println!("(no sizes and counts: they are recorded with core built from source, not with rustup's)");
+            continue;
+        }
+        let sizes = elf::sizes(&file)?;
+        let stack = run.stack.with_context(|| format!("{} {example} did not report its stack", board.name))?;
+        let values = [sizes.code, sizes.constants, sizes.ram, stack, counts.total()];
+        let mut add = |what: &str, value| {
+            measured.push(Entry { board: board.name.into(), example: example.into(), what: what.into(), value });
+        };
+        MEASURES.iter().zip(values).for_each(|(what, value)| add(what, value));
+        if SPLIT.contains(&example) {
+            counts.by_operation(&program)?.into_iter().for_each(|(operation, count)| add(operation, count));
+        }
+    }
+    Ok(measured)
+}
+
+/// Runs a program under the counting plugin.
+fn count(board: &Board, program: &std::path::Path, on_line: &mut dyn FnMut(&str)) -> Result<(emulator::Run, Counts)> {
+    let folder = target_dir().join("count");
+    fs::create_dir_all(&folder)?;
+    let out = folder.join(format!("{}.txt", board.name));
+    let argument = operations::argument(&operations::plugin()?, &out);
+    let run = emulator::run(board, program, Some(argument), on_line)?;
+    Ok((run, Counts::read(&out)?))
+}
+
+fn text(run: &emulator::Run) -> String {
+    run.log.iter().map(|line| format!("{line}\n")).collect()
+}
+
+fn first_difference(expected: &str, found: &str) -> String {
+    let (mut expected, mut found) = (expected.lines(), found.lines());
+    for line in 1.. {
+        match (expected.next(), found.next()) {
+            (None, None) => break,
+            (a, b) if a == b => {}
+            (a, b) => return format!("line {line}: expected {a:?}, found {b:?}"),
+        }
+    }
+    "nothing but line ends".into()
+}

@@ -1,0 +1,155 @@
+//! Cortex-M with Helium (M55): 16 products an instruction, summed into one register.
+//!
+//! The suite needs std, which these cores lack: `firmware-examples/examples/kernels.rs` is its counterpart, and every
+//! other example there has to equal the host to the bit.
+
+use core::{arch::naked_asm, ops::Range};
+
+use super::{Epilogue, Kernel, Rows, Weights};
+
+/// Outputs of a block: a multiple of the three that the inner loop takes, and of four for the way back to floats.
+const BLOCK: usize = 48;
+
+/// Proof that the program is compiled for a core with Helium.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Helium(());
+
+impl Helium {
+    /// This is code for such a core alone: detection is the compiler's.
+    pub const COMPILED: Self = Self(());
+}
+
+impl Kernel for Helium {
+    const NAME: &'static str = "helium";
+
+    #[inline(always)]
+    fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        work()
+    }
+
+    #[inline(always)]
+    fn gemm(self, weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+        gemm(weights, rows, outputs, epilogue);
+    }
+}
+
+#[inline(never)]
+fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+    let cols = weights.cols;
+    let mut sums = [[0; BLOCK]; 2];
+    for start in outputs.clone().step_by(BLOCK) {
+        let count = BLOCK.min(outputs.end - start);
+        let w = &weights.values[start * cols..][..count * cols];
+        for row in (0..rows.count).step_by(2) {
+            let x0 = &rows.values[row * rows.stride..][..cols];
+            let x1 = if row + 1 < rows.count { &rows.values[(row + 1) * rows.stride..][..cols] } else { x0 };
+            products([x0, x1], w, count, &mut sums);
+            for (row, sums) in (row..rows.count).zip(&sums) {
+                epilogue.put_slice(row, start, &sums[..count]);
+            }
+        }
+    }
+}
+
+/// Two rows times `count` rows of weights: the first `count` of `sums`.
+#[inline(always)]
+fn products(x: [&[u8]; 2], w: &[i8], count: usize, sums: &mut [[i32; BLOCK]; 2]) {
+    let cols = x[0].len();
+    assert!(cols > 0 && count <= BLOCK && x[1].len() == cols && w.len() == count * cols);
+    let [x0, x1] = x.map(|x| x.as_ptr().cast());
+    let triples = count / 3;
+    if triples > 0 {
+        let mut tile = Tile { x0, x1, w: w.as_ptr(), cols, triples, sums: sums.as_mut_ptr().cast() };
+        // SAFETY: `cols` inputs of two rows and of 3 * triples <= count rows of weights; sums for as many outputs
+        // of a row, 3 * triples <= BLOCK (all asserted).
+        unsafe { multiply(&mut tile) };
+        if !count.is_multiple_of(3) {
+            let last = count - 3; // up to two outputs are computed again
+            tile.w = w[last * cols..].as_ptr();
+            tile.triples = 1;
+            tile.sums = sums[0][last..].as_mut_ptr();
+            // SAFETY: as above, for the last three rows of weights and their sums.
+            unsafe { multiply(&mut tile) };
+        }
+        return;
+    }
+    for (x, sums) in x.into_iter().zip(sums) {
+        for (sum, w) in sums.iter_mut().zip(w.chunks_exact(cols)) {
+            *sum = x.iter().zip(w).map(|(x, w)| i32::from(*x as i8) * i32::from(*w)).sum();
+        }
+    }
+}
+
+/// What [`multiply`] works on; it changes the last three.
+#[repr(C)]
+struct Tile {
+    x0: *const i8,
+    x1: *const i8,
+    w: *const i8,
+    /// Inputs, and from one row of weights to the next; at least one.
+    cols: usize,
+    /// Groups of three outputs, at least one.
+    triples: usize,
+    /// `[2, BLOCK]`
+    sums: *mut i32,
+}
+
+// `multiply` has this number written into it.
+const _: () = assert!(BLOCK == 48);
+
+/// `sums[r][n] = x_r · w_n`, three outputs at a time.
+///
+/// Sums have to be in even registers, so that six of them leave the odd ones for the five rows; `asm!` cannot ask
+/// for that. The loop is predicated: its last round loads and multiplies only as many bytes as there are.
+///
+/// # Safety
+/// The pointers of the tile reach as far as its sizes say.
+#[unsafe(naked)]
+unsafe extern "C" fn multiply(tile: &mut Tile) {
+    naked_asm!(
+        ".cpu cortex-m55", // link-time optimisation forgets it
+        "push {{r4-r11, lr}}",
+        "mov r12, r0",
+        "2:",                      // three outputs
+        "ldrd r1, r3, [r12]",      // x0, x1
+        "ldrd r5, r11, [r12, #8]", // w, cols
+        "add r7, r5, r11",
+        "add r9, r7, r11",
+        "mov r0, #0",
+        "mov r2, #0",
+        "mov r4, #0",
+        "mov r6, #0",
+        "mov r8, #0",
+        "mov r10, #0",
+        "dlstp.8 lr, r11",
+        "3:", // up to 16 inputs
+        "vldrb.u8 q0, [r1], #16",
+        "vldrb.u8 q1, [r3], #16",
+        "vldrb.u8 q2, [r5], #16",
+        "vmladava.s8 r0, q0, q2",
+        "vmladava.s8 r2, q1, q2",
+        "vldrb.u8 q3, [r7], #16",
+        "vmladava.s8 r4, q0, q3",
+        "vmladava.s8 r6, q1, q3",
+        "vldrb.u8 q2, [r9], #16",
+        "vmladava.s8 r8, q0, q2",
+        "vmladava.s8 r10, q1, q2",
+        "letp lr, 3b",
+        "ldr r1, [r12, #20]", // sums
+        "strd r0, r4, [r1]",
+        "str r8, [r1, #8]",
+        "strd r2, r6, [r1, #192]",
+        "str r10, [r1, #200]",
+        "add r1, r1, #12",
+        "str r1, [r12, #20]",
+        "ldr r5, [r12, #8]",
+        "add r5, r5, r11",
+        "add r5, r5, r11, lsl #1",
+        "str r5, [r12, #8]",
+        "ldr r1, [r12, #16]", // triples
+        "subs r1, r1, #1",
+        "str r1, [r12, #16]",
+        "bne 2b",
+        "pop {{r4-r11, pc}}",
+    )
+}

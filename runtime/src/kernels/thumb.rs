@@ -1,0 +1,285 @@
+//! Cortex-M with the DSP extension (M4, M7, M33): two 16-bit products an instruction.
+//!
+//! The suite needs std, which these cores lack: `firmware-examples/examples/kernels.rs` is its counterpart, and every
+//! other example there has to equal the host to the bit.
+
+use core::{
+    arch::{asm, naked_asm},
+    ops::Range,
+};
+
+use super::{
+    bytes::{as_i16, as_i16_mut},
+    Epilogue, Kernel, Rows, Weights, LANES,
+};
+use crate::math::round_to_i32;
+
+/// Inputs that one round of the inner loop takes.
+const BLOCK: usize = 16;
+
+/// Proof that the program is compiled for a core with the DSP extension.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Thumb(());
+
+impl Thumb {
+    /// This is code for such a core alone: detection is the compiler's.
+    pub const COMPILED: Self = Self(());
+}
+
+impl Kernel for Thumb {
+    const NAME: &'static str = "thumb";
+
+    #[inline(always)]
+    fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        work()
+    }
+
+    /// 16 bits an activation, so that the inner loop need not widen them; in whole blocks, four at a time
+    /// as 0, 2, 1, 3: the order in which `sxtb16` widens the bytes of the weights.
+    #[inline(always)]
+    fn store(self, x: &[f32], inverse: f32, out: &mut [u8]) {
+        let (q, padding) = as_i16_mut(out).split_at_mut(x.len());
+        let whole = x.len() / BLOCK * BLOCK;
+        let ((x, x_rest), (q, q_rest)) = (x.split_at(whole), q.split_at_mut(whole));
+        for (q, x) in q.chunks_exact_mut(4).zip(x.chunks_exact(4)) {
+            for (q, i) in q.iter_mut().zip([0, 2, 1, 3]) {
+                *q = round_to_i32(x[i] * inverse) as i16;
+            }
+        }
+        for (q, x) in q_rest.iter_mut().zip(x_rest) {
+            *q = round_to_i32(*x * inverse) as i16;
+        }
+        padding.fill(0);
+    }
+
+    #[inline(always)]
+    fn gemm(self, weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+        gemm(weights, rows, outputs, epilogue);
+    }
+
+    #[inline(always)]
+    fn mix(self, p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue<'_>) {
+        mix(p, pairs, v, width, epilogue);
+    }
+}
+
+#[inline(never)]
+fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+    // Scratch keeps rows of activations at even addresses.
+    let Some(x) = as_i16(rows.values) else { return };
+    let (cols, stride) = (weights.cols, rows.stride / 2);
+    let mut sums = [[0; LANES]; 2];
+    for start in outputs.clone().step_by(LANES) {
+        let count = LANES.min(outputs.end - start);
+        let w = &weights.values[start * cols..][..count * cols];
+        for row in (0..rows.count).step_by(2) {
+            let x0 = &x[row * stride..][..cols];
+            let x1 = if row + 1 < rows.count { &x[(row + 1) * stride..][..cols] } else { x0 };
+            products([x0, x1], w, count, &mut sums);
+            for (row, sums) in (row..rows.count).zip(&sums) {
+                epilogue.put_slice(row, start, &sums[..count]);
+            }
+        }
+    }
+}
+
+/// Two rows times `count` rows of weights: the first `count` of `sums`.
+#[inline(always)]
+fn products(x: [&[i16]; 2], w: &[i8], count: usize, sums: &mut [[i32; LANES]; 2]) {
+    let cols = x[0].len();
+    let whole = cols / BLOCK * BLOCK;
+    assert!(count <= LANES && x[1].len() == cols && w.len() == count * cols);
+    assert!(x.iter().all(|x| (x.as_ptr() as usize).is_multiple_of(4)));
+    if whole > 0 {
+        let [x0, x1] = x.map(<[i16]>::as_ptr);
+        let mut tile = Tile { x0, x1, w: w.as_ptr(), cols, whole, pairs: count / 2, sums: sums.as_mut_ptr().cast() };
+        if tile.pairs > 0 {
+            // SAFETY: `whole` of `cols` inputs of two rows and of 2 * pairs <= count rows of weights; sums for
+            // 2 * pairs <= LANES outputs a row; rows of inputs at multiples of 4 (all asserted).
+            unsafe { multiply(&mut tile) };
+        }
+        if !count.is_multiple_of(2) {
+            let last = count - 1;
+            tile.w = w[last * cols..].as_ptr();
+            (tile.cols, tile.pairs) = (0, 1); // the last row of weights counts twice
+            tile.sums = sums[0][last..].as_mut_ptr();
+            // SAFETY: as above; LANES is even, so that the place behind an odd count is there.
+            unsafe { multiply(&mut tile) };
+        }
+    } else {
+        sums.fill([0; LANES]);
+    }
+    for (x, sums) in x.into_iter().zip(sums) {
+        for (sum, w) in sums.iter_mut().zip(w.chunks_exact(cols)) {
+            for (x, w) in x[whole..].iter().zip(&w[whole..]) {
+                *sum += i32::from(*x) * i32::from(*w);
+            }
+        }
+    }
+}
+
+/// What [`multiply`] works on; it changes the last four.
+#[repr(C)]
+struct Tile {
+    x0: *const i16,
+    x1: *const i16,
+    w: *const i8,
+    /// From one row of weights to the next.
+    cols: usize,
+    /// Inputs that are multiplied, a multiple of [`BLOCK`], at least one.
+    whole: usize,
+    /// Pairs of outputs, at least one.
+    pairs: usize,
+    /// `[2, LANES]`
+    sums: *mut i32,
+}
+
+/// One step: four inputs of two rows (r0, r1) times two rows of weights (r2, r3); sums in r4 to r7.
+macro_rules! step {
+    () => {
+        "ldr r8, [r2], #4
+        ldr r10, [r3], #4
+        sxtb16 r9, r8, ror #8
+        sxtb16 r8, r8
+        sxtb16 r11, r10, ror #8
+        sxtb16 r10, r10
+        ldrd r12, lr, [r0], #8
+        smlad r4, r12, r8, r4
+        smlad r5, r12, r10, r5
+        smlad r4, lr, r9, r4
+        smlad r5, lr, r11, r5
+        ldrd r12, lr, [r1], #8
+        smlad r6, r12, r8, r6
+        smlad r7, r12, r10, r7
+        smlad r6, lr, r9, r6
+        smlad r7, lr, r11, r7
+        "
+    };
+}
+
+// `multiply` has these numbers written into it.
+const _: () = assert!(LANES == 16 && BLOCK == 16);
+
+/// `sums[r][n] = x_r · w_n`, two outputs at a time.
+///
+/// All 14 registers are taken, which `asm!` does not allow; weights may lie at any address (`ldr` may), rows of
+/// inputs at multiples of 4 (`ldrd` may not).
+///
+/// # Safety
+/// The pointers of the tile reach as far as its sizes say.
+#[unsafe(naked)]
+unsafe extern "C" fn multiply(tile: &mut Tile) {
+    naked_asm!(
+        "push {{r4-r11, lr}}",
+        "sub sp, sp, #12", // [sp]: the tile, [sp, #4]: end of the inner loop
+        "str r0, [sp]",
+        "2:", // two outputs
+        "ldr lr, [sp]",
+        "ldrd r0, r1, [lr]",     // x0, x1
+        "ldrd r2, r3, [lr, #8]", // w, cols
+        "ldr r12, [lr, #16]",    // whole
+        "add r12, r2, r12",
+        "str r12, [sp, #4]",
+        "add r3, r2, r3",
+        "mov r4, #0",
+        "mov r5, #0",
+        "mov r6, #0",
+        "mov r7, #0",
+        "3:", // 16 inputs
+        step!(),
+        step!(),
+        step!(),
+        step!(),
+        "ldr r12, [sp, #4]",
+        "cmp r2, r12",
+        "bne 3b",
+        "ldr lr, [sp]",
+        "ldr r12, [lr, #24]", // sums
+        "strd r4, r5, [r12]",
+        "strd r6, r7, [r12, #64]",
+        "add r12, r12, #8",
+        "str r12, [lr, #24]",
+        "ldrd r2, r3, [lr, #8]",
+        "add r2, r2, r3, lsl #1",
+        "str r2, [lr, #8]",
+        "ldr r12, [lr, #20]", // pairs
+        "subs r12, r12, #1",
+        "str r12, [lr, #20]",
+        "bne 2b",
+        "add sp, sp, #12",
+        "pop {{r4-r11, pc}}",
+    )
+}
+
+/// `sum + a[0] * b[0] + a[1] * b[1]`, wrapping.
+#[inline(always)]
+fn smlad(a: u32, b: u32, sum: i32) -> i32 {
+    let mut sum = sum;
+    // SAFETY: registers only.
+    unsafe {
+        asm!("smlad {s}, {a}, {b}, {s}", s = inout(reg) sum, a = in(reg) a, b = in(reg) b, options(pure, nomem, nostack))
+    };
+    sum
+}
+
+#[inline(never)]
+fn mix(p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue<'_>) {
+    const ROWS: usize = 2;
+    let rows = p.len() / (2 * pairs).max(1);
+    for row in (0..rows).step_by(ROWS) {
+        let p0 = &p[row * 2 * pairs..][..2 * pairs];
+        let p1 = if row + 1 < rows { &p[(row + 1) * 2 * pairs..][..2 * pairs] } else { p0 };
+        for start in (0..width).step_by(LANES) {
+            let count = LANES.min(width - start);
+            let mut sums = [[0; LANES]; ROWS];
+            let mut at = 0;
+            while at + 4 <= count {
+                mix_some::<4>([p0, p1], v, width, start + at, at, &mut sums);
+                at += 4;
+            }
+            while at < count {
+                mix_some::<1>([p0, p1], v, width, start + at, at, &mut sums);
+                at += 1;
+            }
+            for (row, sums) in (row..rows).zip(&sums) {
+                if count == LANES {
+                    epilogue.put(row, start, sums);
+                } else {
+                    sums.iter().take(count).enumerate().for_each(|(i, sum)| epilogue.put_one(row, start + i, *sum));
+                }
+            }
+        }
+    }
+}
+
+/// [`mix`] for two rows and `N` outputs from `output`, whose sums go to `at`.
+#[inline(always)]
+fn mix_some<const N: usize>(
+    p: [&[i16]; 2],
+    v: &[i16],
+    width: usize,
+    output: usize,
+    at: usize,
+    sums: &mut [[i32; LANES]; 2],
+) {
+    let mut tile = [[0; N]; 2];
+    let pairs = p[0].chunks_exact(2).zip(p[1].chunks_exact(2));
+    for ((p0, p1), v) in pairs.zip(v.chunks_exact(2 * width)) {
+        let v = &v[2 * output..][..2 * N];
+        let (p0, p1) = (pair(p0), pair(p1));
+        for (i, v) in v.chunks_exact(2).enumerate() {
+            let v = pair(v);
+            tile[0][i] = smlad(p0, v, tile[0][i]);
+            tile[1][i] = smlad(p1, v, tile[1][i]);
+        }
+    }
+    for (sums, tile) in sums.iter_mut().zip(tile) {
+        sums[at..at + N].copy_from_slice(&tile);
+    }
+}
+
+/// Two numbers in one register.
+#[inline(always)]
+fn pair(x: &[i16]) -> u32 {
+    u32::from(x[0] as u16) | u32::from(x[1] as u16) << 16
+}
