@@ -41,11 +41,13 @@ pub fn unpack_row(row: &[u8], bits: u32, ids: &mut [u16]) -> Result<(), Error> {
     check(ids.len(), bits, row.len())?;
     for (index, id) in ids.iter_mut().enumerate() {
         let start = index * bits as usize;
-        let mut spread = [0; 4];
-        for (part, byte) in spread.iter_mut().zip(row[start / 8..].iter().take(3)) {
-            *part = *byte;
-        }
-        *id = ((u32::from_le_bytes(spread) >> (start % 8)) & ((1 << bits) - 1)) as u16;
+        let rest = &row[start / 8..];
+        // A token spans at most three bytes; four are read at once except at the end of the row.
+        let spread = match rest.first_chunk() {
+            Some(four) => u32::from_le_bytes(*four),
+            None => rest.iter().rev().fold(0, |spread, &byte| spread << 8 | u32::from(byte)),
+        };
+        *id = ((spread >> (start % 8)) & ((1 << bits) - 1)) as u16;
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Outputs appear whole or not at all: written under a temporary name, then renamed.
 
 use std::ffi::OsString;
-use std::io::{self, Read as _};
+use std::fs::File;
+use std::io::{self, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 /// Writes `bytes` to `path` by way of a temporary file beside it; makes missing parent folders.
@@ -9,8 +10,21 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// Whatever the file system reports; `path` is then as it was before.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_with(path, |file| file.write_all(bytes))
+}
+
+/// As [`write_atomically`], for files that are written piece by piece.
+///
+/// # Errors
+/// Those of `write`, and whatever the file system reports; `path` is then as it was before.
+pub fn write_with(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
     let partial = partial_name(path)?;
-    let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
+    let whole = || {
+        let mut file = BufWriter::new(File::create(&partial)?);
+        write(&mut file)?;
+        file.flush()
+    };
+    let written = whole().and_then(|()| std::fs::rename(&partial, path));
     if written.is_err() {
         let _ = std::fs::remove_file(&partial); // the first error is the one to report
     }
@@ -23,7 +37,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Whatever the file system reports.
 pub fn first_bytes(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
-    std::fs::File::open(path)?.take(limit).read_to_end(&mut start)?;
+    File::open(path)?.take(limit).read_to_end(&mut start)?;
     Ok(start)
 }
 

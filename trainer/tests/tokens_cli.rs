@@ -102,6 +102,69 @@ fn tensors_in_tensors_out() {
     assert!(!dir.join("out.safetensors").exists());
 }
 
+#[test]
+fn exchanged_with_other_programs() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    write_photos(dir);
+    succeeds(dir, "tokenizer train --images photos --codes 14 --patch 4 --out t.safetensors");
+    succeeds(dir, "tokenize --images photos --tokenizer t.safetensors --out data");
+    for (file, classes) in [("t.pt", ["0", "1"]), ("t.npz", ["dark", "light"])] {
+        succeeds(dir, &format!("tokens export data --out {file}"));
+        let out = succeeds(dir, &format!("tokens import --from {file} --tokenizer t.safetensors --out from_{file}"));
+        assert!(out.contains("16 images"), "{out}");
+        let (a, b) = (TokenDataset::open(&dir.join("data")), TokenDataset::open(&dir.join(format!("from_{file}"))));
+        let (a, b) = (a.unwrap(), b.unwrap());
+        assert_eq!((a.tokenizer(), a.labels(), a.codebook_size()), (b.tokenizer(), b.labels(), b.codebook_size()));
+        assert_eq!(b.class_names(), classes);
+    }
+    std::fs::write(dir.join("names.txt"), "night\nday\n").unwrap();
+    succeeds(dir, "tokens import --from t.pt --codes vqgan=20 --class_names names.txt --out named");
+    let inspected = json(dir, "tokens inspect named --json");
+    assert_eq!(inspected["classes"], serde_json::json!({ "night": 8, "day": 8 }));
+    assert_eq!(inspected["streams"]["vqgan"]["codebook_size"], 20);
+    let (code, _, error) = sorcen(dir, "tokens import --from t.safetensors --out new");
+    assert!(code == 1 && error.contains("t.safetensors: contents: expected a PyTorch checkpoint"), "{error}");
+    let (code, _, error) = sorcen(dir, "tokens import --from t.pt --codes vqgan=3 --out new");
+    assert!(code == 1 && error.contains("expected an id below 3"), "{error}");
+}
+
+#[test]
+fn random_datasets_and_their_speed() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    succeeds(dir, "tokens random --images 300 --grid 4 --codes 300 --classes 7 --out a");
+    succeeds(dir, "tokens random --images 300 --grid 4 --codes 300 --classes 7 --out b");
+    assert_eq!(std::fs::read(dir.join("a/meta.json")).unwrap(), std::fs::read(dir.join("b/meta.json")).unwrap());
+    let report = json(dir, "tokens bench a --json");
+    assert_eq!(report["images"], 300);
+    assert!(report["random_images_per_s"].as_f64().unwrap() > 1000.0, "{report}");
+    assert!(report["epoch_images_per_s"].as_f64().unwrap() > 1000.0, "{report}");
+    assert!(succeeds(dir, "tokens bench a").contains("shuffled epoch"));
+}
+
+#[test]
+fn pictures_for_evaluators() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    write_photos(dir);
+    succeeds(dir, "tokenizer train --images photos --codes 16 --patch 4 --out t.safetensors");
+    succeeds(dir, "tokenize --images photos --tokenizer t.safetensors --out data");
+    succeeds(dir, "decode --data data --tokenizer t.safetensors --first 1 --npz all.npz --png_dir pngs");
+    assert_eq!(std::fs::read_dir(dir.join("pngs")).unwrap().count(), 15);
+    let png = image::open(dir.join("pngs/00000009.png")).unwrap().to_rgb8();
+    assert_eq!(png, image::open(dir.join("photos/light/1.png")).unwrap().to_rgb8(), "a code for every patch");
+    // Stored, not compressed: the array lies at the end of its entry as it is.
+    let npz = std::fs::read(dir.join("all.npz")).unwrap();
+    let find = |what: &[u8]| npz.windows(what.len()).position(|window| window == what);
+    assert!(find(b"arr_0.npy").is_some() && find(b"'|u1'").is_some() && find(b"(15, 8, 8, 3,)").is_some());
+    let pixels = &npz[find(b"(15, 8, 8, 3,)").unwrap()..];
+    let start = pixels.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+    assert_eq!(&pixels[start..][8 * 192..9 * 192], png.as_raw().as_slice());
+    let (code, _, error) = sorcen(dir, "decode --data data --tokenizer t.safetensors");
+    assert!(code == 2 && error.contains("--png_dir"), "{error}");
+}
+
 /// Random weights for 2×2 tokens of `codes`: enough to tell pictures apart.
 fn write_checkpoint(dir: &Path, codes: usize) {
     use sorcen_runtime::rng::{Rng, Stream};
@@ -148,8 +211,16 @@ fn what_is_wrong_is_said_and_nothing_half_written() {
         (1, "tokens verify data", "labels.npy: SHA-256: expected"),
         (1, "tokens inspect nowhere", "nowhere/meta.json: No such file"),
         (1, "knn --data .", "./train/meta.json"),
-        (1, "tokenize --images photos --tokenizer t.safetensors --out new", "notes.txt: contents: expected a PNG"),
-        (1, "tokenizer train --images photos --codes 4 --patch 4 --out new", "notes.txt: contents: expected a PNG"),
+        (
+            1,
+            "tokenize --images photos --tokenizer t.safetensors --out new",
+            "notes.txt: contents: expected a PNG, JPEG",
+        ),
+        (
+            1,
+            "tokenizer train --images photos --codes 4 --patch 4 --out new",
+            "notes.txt: contents: expected a PNG, JPEG",
+        ),
         (1, "tokenize --images photos --tokenizer photos/dark/1.png --out new", "1.png: header: expected a whole"),
         (
             1,

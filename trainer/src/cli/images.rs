@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{bail, Result};
+use anyhow::{bail, ensure, Result};
 use clap::Args;
 
 use crate::data::{ImageQuery, ImageSet};
@@ -11,9 +11,10 @@ use crate::data::{ImageQuery, ImageSet};
 #[derive(Args, Clone, Debug)]
 #[command(rename_all = "snake_case", next_help_heading = "Images")]
 pub struct ImageArgs {
-    /// Images: an idx file (MNIST's format: .idx3-ubyte or .idx4-ubyte, also .gz), or a folder of
-    /// PNG, JPEG or GIF files with one subfolder per class. May be given several times
-    #[arg(long, required = true, value_name = "FILE|DIR")]
+    /// Images: an idx file (MNIST's format: .idx3-ubyte or .idx4-ubyte, also .gz), a folder of PNG,
+    /// JPEG, WebP or GIF files with one subfolder per class, or tar shards of such files (.tar,
+    /// webdataset's layout: KEY.jpg with KEY.cls or KEY.json, or folders). Any number of them
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE|DIR")]
     images: Vec<PathBuf>,
 
     /// Labels of the images, one for each --images: a CSV file with a header and a row per image (for
@@ -21,7 +22,7 @@ pub struct ImageArgs {
     #[arg(long, value_name = "FILE")]
     labels: Vec<PathBuf>,
 
-    /// Column of the CSV files that holds the class
+    /// Column of the CSV files, or field of the shards' KEY.json, that holds the class
     #[arg(long, default_value = "class", value_name = "NAME")]
     class_column: String,
 
@@ -34,10 +35,24 @@ pub struct ImageArgs {
     #[arg(long, value_name = "COLUMN=VALUE", value_parser = condition)]
     leave_out: Vec<(String, String)>,
 
-    /// Bring images to this many pixels a side: the shorter side is scaled, the middle cut out.
+    /// Bring images to this many pixels a side: the shorter side is scaled (bicubic), the middle cut out.
     /// Without it images have to be square and of one size
     #[arg(long, value_name = "PIXELS")]
     size: Option<usize>,
+
+    /// Scale the shorter side to this many pixels before --size are cut out: 292 for the 256 of the
+    /// official evaluation [default: --size]
+    #[arg(long, value_name = "PIXELS", requires = "size")]
+    resize: Option<usize>,
+
+    /// Images with a shorter side than this are faulty: spacers and broken thumbnails, not pictures
+    #[arg(long, value_name = "PIXELS", default_value_t = 8)]
+    min_side: usize,
+
+    /// Beside the middle of each image, so many random views of it (crops of 20 to 100 % of the area,
+    /// half of them mirrored), as images of their own with their number in the column `view`
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "size")]
+    more_views: usize,
 }
 
 impl ImageArgs {
@@ -46,6 +61,9 @@ impl ImageArgs {
         if self.size == Some(0) {
             bail!("--size: expected at least 1 pixel, found 0");
         }
+        if let (Some(size), Some(resize)) = (self.size, self.resize) {
+            ensure!(resize >= size, "--resize: expected at least --size ({size}), found {resize}");
+        }
         Ok(ImageSet::open(&ImageQuery {
             images: self.images.clone(),
             labels: self.labels.clone(),
@@ -53,6 +71,9 @@ impl ImageArgs {
             keep: self.keep.clone(),
             leave_out: self.leave_out.clone(),
             size: self.size,
+            resize: self.resize,
+            min_side: self.min_side,
+            more_views: self.more_views,
         })?)
     }
 }

@@ -16,6 +16,7 @@ mod step;
 mod tokenize;
 mod tokenizer;
 mod tokens;
+mod tokens_bench;
 
 use std::process::ExitCode;
 

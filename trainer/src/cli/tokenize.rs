@@ -1,12 +1,14 @@
 //! `sorcen tokenize`: images in, a token dataset out.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
 use super::images::ImageArgs;
 use super::tokenizer::{TokenizerArgs, GIVE_SIZE};
-use crate::data::{ImageSet, StreamSpec, TokenDatasetWriter, VQGAN};
+use crate::tokenizer::job::{beside, Fault, Job, JobError, OnError};
 
 /// Turn images into a token dataset, the folder that pretraining reads
 ///
@@ -14,7 +16,18 @@ use crate::data::{ImageSet, StreamSpec, TokenDatasetWriter, VQGAN};
 /// Training on tokens reads each image once and never again; the folder is some hundred times smaller
 /// than the pixels.
 ///
+/// Images are turned as their EXIF orientation says, 16 bits are cut to 8, transparent parts laid over
+/// white, CMYK converted; of an animation the first picture is taken. What cannot be read, is cut off or
+/// smaller than --min_side is faulty: see --on_error.
+///
+/// A run that was killed goes on where it stopped when it is started again, and ends with the same bytes.
+/// Until it ends, its work lies in OUT.unfinished. Shards are merged by `sorcen tokens merge`, in order,
+/// to the bytes that one run would have written.
+///
 /// Example: sorcen tokenize --images photos --size 64 --tokenizer tokenizer.safetensors --out tokens
+///
+/// Example: sorcen tokenize --images imagenet/train --size 256 --tokenizer vqgan_jax_strongaug.ckpt
+///              --device cuda --on_error skip --shard 3/16 --out train-03
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case", verbatim_doc_comment)]
 pub struct Args {
@@ -29,51 +42,100 @@ pub struct Args {
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     columns: Vec<String>,
 
+    /// What becomes of images that cannot be read
+    #[arg(long, value_enum, default_value = "fail")]
+    on_error: OnError,
+
+    /// Do only part I (0 to N-1) of N equal parts of the images
+    #[arg(long, value_name = "I/N", value_parser = shard, default_value = "0/1")]
+    shard: (usize, usize),
+
     /// The dataset folder to make; it must not exist yet
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
 
-/// Images that are in memory at a time.
-const CHUNK: usize = 1024;
+/// Parses `I/N`.
+fn shard(text: &str) -> Result<(usize, usize), String> {
+    let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    numbers.filter(|(i, n)| i < n).ok_or_else(|| "expected I/N, I from 0 to N-1".into())
+}
 
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<()> {
     let images = args.images.open()?;
     let tokenizer = args.tokenizer.open()?;
-    let side = images.side();
-    let grid = side / tokenizer.stride();
-    tokenizer.encode_all(&[], side).context(GIVE_SIZE)?;
-    let spec = StreamSpec {
-        name: VQGAN.into(),
-        grid,
-        codebook_size: tokenizer.codes(),
-        tokenizer: Some(tokenizer.fingerprint()),
+    tokenizer.encode_all(&[], images.side()).context(GIVE_SIZE)?;
+    let bound = |part: usize| (images.len() as u128 * part as u128 / args.shard.1 as u128) as usize;
+    let range = bound(args.shard.0)..bound(args.shard.0 + 1);
+    let mut progress = Progress::new(range.len());
+    let job = Job {
+        images: &images,
+        range: range.clone(),
+        tokenizer: tokenizer.as_ref(),
+        columns: &args.columns,
+        on_error: args.on_error,
+        out: &args.out,
     };
-    let items = images.items_csv(&args.columns)?;
-    let mut writer = TokenDatasetWriter::create(&args.out, images.class_names().to_vec(), &[spec])?;
-    let bar = super::progress(images.len() as u64, "images");
-    for start in (0..images.len()).step_by(CHUNK) {
-        let range = start..(start + CHUNK).min(images.len());
-        let pixels = read(&images, range.clone())?;
-        for (index, ids) in range.zip(tokenizer.encode_all(&pixels, side)?) {
-            writer.push(images.label(index), &[&ids])?;
-            bar.inc(1);
+    let done = job.run(|done| progress.show(done));
+    progress.bar.finish_and_clear();
+    let done = match done {
+        Err(JobError::Faults { faults, of, kept }) => {
+            name(&faults);
+            return Err(JobError::Faults { faults, of, kept }.into());
         }
+        other => other?,
+    };
+    name(&done.faults);
+    if !done.faults.is_empty() {
+        eprintln!("{} images left out, listed in {}", done.faults.len(), beside(&args.out, "skipped.csv").display());
     }
-    bar.finish_and_clear();
-    writer.finish((items.lines().next() != Some("")).then_some(items.as_str()))?;
+    let grid = images.side() / tokenizer.stride();
     println!(
-        "{}: {} images of {grid}x{grid} tokens below {}, {} classes",
+        "{}: {} images of {grid}x{grid} tokens below {}, {} classes{}",
         args.out.display(),
-        images.len(),
+        done.images,
         tokenizer.codes(),
-        images.class_names().len()
+        images.class_names().len(),
+        if done.resumed > 0 { format!(" ({} done before)", done.resumed) } else { String::new() }
     );
+    let seconds = progress.start.elapsed().as_secs_f64();
+    let new = range.len() - done.resumed;
+    println!("{new} images read and encoded in {seconds:.1} s: {:.1} images/s", new as f64 / seconds.max(1e-9));
     Ok(())
 }
 
-/// The pixels of some images, each `[side, side, 3]`.
-pub fn read(images: &ImageSet, range: std::ops::Range<usize>) -> Result<Vec<Vec<u8>>> {
-    range.map(|index| images.rgb(index).context("reading images")).collect()
+fn name(faults: &[Fault]) {
+    faults.iter().for_each(|fault| eprintln!("image {}: {}", fault.image, fault.reason));
+}
+
+/// A bar on a terminal, a line every half minute elsewhere.
+struct Progress {
+    bar: indicatif::ProgressBar,
+    start: Instant,
+    spoken: Instant,
+    total: usize,
+    /// Images done before; known from the first call on.
+    before: Option<usize>,
+}
+
+impl Progress {
+    const EVERY: Duration = Duration::from_secs(30);
+
+    fn new(total: usize) -> Self {
+        let now = Instant::now();
+        Self { bar: super::progress(total as u64, "images"), start: now, spoken: now, total, before: None }
+    }
+
+    fn show(&mut self, done: usize) {
+        let before = *self.before.get_or_insert(done);
+        let rate = (done - before) as f64 / self.start.elapsed().as_secs_f64().max(1e-9);
+        self.bar.set_position(done as u64);
+        self.bar.set_message(format!("{rate:.1} images/s"));
+        if !std::io::stderr().is_terminal() && self.spoken.elapsed() > Self::EVERY && rate > 0.0 {
+            self.spoken = Instant::now();
+            let left = (self.total - done) as f64 / rate;
+            eprintln!("{done} of {} images, {rate:.1} images/s, {left:.0} s left", self.total);
+        }
+    }
 }

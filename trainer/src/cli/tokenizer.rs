@@ -9,7 +9,6 @@ use ndarray::Ix4;
 use sorcen_export::tensors::{TensorFile, TensorWriter};
 
 use super::images::ImageArgs;
-use super::tokenize::read;
 use crate::device::Device;
 use crate::picture::{interleaved, save_png, Grid};
 use crate::tokenizer::{self, Tokenizer, TrainOptions};
@@ -167,7 +166,7 @@ fn run_tensors(args: &Run) -> Result<()> {
 fn check(args: &Check) -> Result<()> {
     let tokenizer = args.tokenizer.open()?;
     let images = args.images.open()?;
-    let pixels = read(&images, 0..images.len())?;
+    let pixels = (0..images.len()).map(|index| images.rgb(index)).collect::<Result<Vec<_>, _>>()?;
     let report = tokenizer::check(tokenizer.as_ref(), &pixels, images.side()).context(GIVE_SIZE)?;
     if let Some(path) = &args.picture {
         draw(tokenizer.as_ref(), pixels, images.side(), path)?;

@@ -1,15 +1,20 @@
-//! `sorcen tokens inspect | verify | merge | split`: token datasets as they are, and rearranged.
+//! `sorcen tokens inspect | verify | merge | split | import | export`: token datasets as they are, rearranged, and
+//! from and to other formats (`random` and `bench`: module [`tokens_bench`](super::tokens_bench)).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{bail, Result};
+use anyhow::{bail, Context as _, Result};
 use clap::Subcommand;
 use serde_json::json;
 
-use crate::data::{gather, TokenDataset, TokenStream};
+use super::tokens_bench;
+use crate::data::{gather, TokenDataset, TokenStream, VQGAN};
+use crate::device::Device;
+use crate::exchange::{self, ImportOptions};
+use crate::tokenizer;
 
-/// Look into token datasets, check them, merge and split them
+/// Look into token datasets, check them, merge and split them, exchange them with other programs
 #[derive(Subcommand, Debug)]
 pub enum Args {
     /// Print sizes, classes and how the codes are used
@@ -20,6 +25,14 @@ pub enum Args {
     Merge(Merge),
     /// Make one dataset for each value of a column of items.csv, such as `split`
     Split(Split),
+    /// Make a dataset from the official code's .pt file, or from an .npz
+    Import(Import),
+    /// Write a dataset as a .pt file that the official code reads, or as an .npz
+    Export(Export),
+    /// Make a dataset of random ids, of any size
+    Random(tokens_bench::Random),
+    /// Measure how fast a dataset is read, and what memory that takes
+    Bench(tokens_bench::Bench),
 }
 
 /// Example: sorcen tokens inspect trainer/assets/emoji/train
@@ -70,6 +83,55 @@ pub struct Split {
     out: PathBuf,
 }
 
+/// The file holds `labels` [N] and `tokens_vqgan` (or `tokens`) [N, T], and perhaps other streams such as
+/// `tokens_dino`: integers of any size. A .pt is read as data, no code in it is executed.
+///
+/// Example: sorcen tokens import --from imagenet_tokens.pt --class_names classes.txt --out imagenet
+#[derive(clap::Args, Debug)]
+#[command(rename_all = "snake_case", verbatim_doc_comment)]
+pub struct Import {
+    /// The .pt or .npz file
+    #[arg(long, value_name = "FILE")]
+    from: PathBuf,
+
+    /// The dataset folder to make
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+
+    /// Codes of a stream, as in `--codes dino=16384` [default: vqgan=1024; for others the power of two above
+    /// the largest id]
+    #[arg(long, value_name = "STREAM=K", value_parser = codes)]
+    codes: Vec<(String, usize)>,
+
+    /// Names of the classes, one a line [default: those in the .npz, or the numbers]
+    #[arg(long, value_name = "FILE")]
+    class_names: Option<PathBuf>,
+
+    /// The tokenizer that made the ids, to be recorded in the dataset
+    #[arg(long, value_name = "FILE|DIR")]
+    tokenizer: Option<PathBuf>,
+}
+
+/// A .pt has `int64` tensors and no names of classes; an .npz has `uint16` arrays and `class_names`.
+///
+/// Example: sorcen tokens export trainer/assets/emoji/train --out emoji.pt
+#[derive(clap::Args, Debug)]
+#[command(rename_all = "snake_case", verbatim_doc_comment)]
+pub struct Export {
+    /// The dataset folder
+    #[arg(value_name = "DIR")]
+    dataset: PathBuf,
+
+    /// The file to write, .pt or .npz
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+fn codes(text: &str) -> Result<(String, usize), String> {
+    let (stream, codes) = text.split_once('=').ok_or("expected STREAM=K")?;
+    Ok((stream.into(), codes.parse().map_err(|_| "expected STREAM=K, K a number")?))
+}
+
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<()> {
     match args {
@@ -77,6 +139,10 @@ pub fn run(args: &Args) -> Result<()> {
         Args::Verify(args) => verify(args),
         Args::Merge(args) => merge(args),
         Args::Split(args) => split(args),
+        Args::Import(args) => import(args),
+        Args::Export(args) => export(args),
+        Args::Random(args) => tokens_bench::random(args),
+        Args::Bench(args) => tokens_bench::bench(args),
     }
 }
 
@@ -113,6 +179,29 @@ fn split(args: &Split) -> Result<()> {
         gather(&[(&dataset, numbers)], &out)?;
         println!("{}: {count} images", out.display());
     }
+    Ok(())
+}
+
+fn import(args: &Import) -> Result<()> {
+    let mut options = ImportOptions { codes: args.codes.iter().cloned().collect(), ..ImportOptions::default() };
+    if let Some(file) = &args.class_names {
+        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        options.class_names = Some(text.lines().map(str::to_string).collect());
+    }
+    if let Some(path) = &args.tokenizer {
+        let tokenizer = tokenizer::open(path, Device::Cpu)?;
+        options.codes.entry(VQGAN.into()).or_insert(tokenizer.codes());
+        options.tokenizer = Some(tokenizer.fingerprint());
+    }
+    let count = exchange::import(&args.from, &args.out, &options)?;
+    println!("{}: {count} images", args.out.display());
+    Ok(())
+}
+
+fn export(args: &Export) -> Result<()> {
+    let dataset = TokenDataset::open(&args.dataset)?;
+    exchange::export(&dataset, &args.out)?;
+    println!("{}: {} images", args.out.display(), dataset.len());
     Ok(())
 }
 

@@ -1,20 +1,25 @@
-//! [`ImageSet`]: labelled RGB images of one size, from idx files or image folders.
+//! [`ImageSet`]: labelled RGB images of one size, from idx files, folders or tar shards.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use image::imageops::{self, FilterType};
-use image::{DynamicImage, RgbImage};
+use image::RgbImage;
+use sha2::{Digest, Sha256};
+use sorcen_runtime::rng::{Rng, Stream};
+use sorcen_runtime::MappedFile;
 
 use super::idx::Idx;
-use super::{DataError, Table};
+use super::{picture, shards, DataError, Table};
 
 /// Where images come from, which of them are wanted, and what they are called.
 #[derive(Clone, Debug, Default)]
 pub struct ImageQuery {
-    /// idx files (`.idx3-ubyte`, `.idx4-ubyte`, also gzipped) or folders of PNG, JPEG or GIF files.
+    /// idx files (`.idx3-ubyte`, `.idx4-ubyte`, also gzipped), folders of PNG, JPEG, WebP or GIF files, or tar
+    /// shards of such (`.tar`, webdataset's layout).
     ///
     /// A folder without labels has one subfolder per class (or none: then all images are one class).
+    /// The classes in shards are those of `KEY.cls`, or of the field `class_column` of `KEY.json`, or folders.
     pub images: Vec<PathBuf>,
     /// Labels for each of `images`, in order, or none at all: a CSV file with a header (one row per
     /// image; for a folder, the column `file` names them), or an idx file of bytes.
@@ -28,6 +33,12 @@ pub struct ImageQuery {
     /// Side in pixels to bring images to (shorter side scaled, then the middle cut out). Without it
     /// all images have to be square and of one size.
     pub size: Option<usize>,
+    /// What the shorter side is scaled to before `size` is cut out, at least `size`; none: `size`.
+    pub resize: Option<usize>,
+    /// Images with a shorter side than this are faulty.
+    pub min_side: usize,
+    /// Views of each image beyond the middle: random resized crops, half of them mirrored. Needs `size`.
+    pub more_views: usize,
 }
 
 /// Square RGB images of one size; those in folders are read when asked for.
@@ -38,7 +49,11 @@ pub struct ImageSet {
     items: Vec<Item>,
     header: Vec<String>,
     class_names: Vec<String>,
-    resize: bool,
+    /// What the shorter side is scaled to; none: images have to be of one size.
+    resize: Option<usize>,
+    min_side: usize,
+    /// Views of each item, one after another: the middle, then random ones.
+    views: usize,
 }
 
 #[derive(Debug)]
@@ -50,6 +65,12 @@ enum Source {
         shape: [usize; 3],
     },
     Files(Vec<PathBuf>),
+    Shard {
+        path: PathBuf,
+        file: MappedFile,
+        /// Name and place of each image.
+        images: Vec<(String, Range<usize>)>,
+    },
 }
 
 #[derive(Debug)]
@@ -63,8 +84,8 @@ struct Item {
 impl ImageSet {
     /// Lists the images that `query` asks for, in the order of the files (names sorted in folders).
     ///
-    /// Class names are the sorted values of the class column over all images that are not left out,
-    /// whatever `keep` says: the splits of a set agree on them.
+    /// Class names are the sorted values of the class column (by value, where all are numbers) over all images that
+    /// are not left out, whatever `keep` says: the splits of a set agree on them.
     ///
     /// # Errors
     /// [`DataError`] for files that cannot be read, tables that do not fit the images, and sizes that
@@ -97,15 +118,18 @@ impl ImageSet {
             sources.push(source);
         }
         let names: BTreeSet<&String> = rows.iter().map(|(_, _, class, _, _)| class).collect();
-        let class_names: Vec<String> = names.into_iter().cloned().collect();
+        let mut class_names: Vec<String> = names.into_iter().cloned().collect();
+        if class_names.iter().all(|name| name.parse::<u64>().is_ok()) {
+            class_names.sort_by_key(|name| name.parse::<u64>().unwrap_or_default());
+        }
         if class_names.len() > 1 << 16 {
             return Err(DataError::invalid(Path::new("--labels"), "classes", "at most 65536", class_names.len()));
         }
-        let label = |class: &String| class_names.partition_point(|name| name < class) as u16;
+        let labels: HashMap<&str, u16> = class_names.iter().map(String::as_str).zip(0..=u16::MAX).collect();
         let items: Vec<Item> = rows
             .into_iter()
             .filter(|row| row.4)
-            .map(|(source, index, class, fields, _)| Item { source, index, label: label(&class), fields })
+            .map(|(source, index, class, fields, _)| Item { source, index, label: labels[class.as_str()], fields })
             .collect();
         let mut set = Self {
             side: 0,
@@ -113,22 +137,31 @@ impl ImageSet {
             items,
             header: header.unwrap_or_default(),
             class_names,
-            resize: query.size.is_some(),
+            resize: query.size.map(|size| query.resize.unwrap_or(size)),
+            min_side: query.min_side,
+            views: 1 + query.more_views,
         };
+        if set.views > 1 {
+            set.header.push("view".into());
+        }
         if set.is_empty() {
             let place = query.images.first().map_or(Path::new("--images"), PathBuf::as_path);
             return Err(DataError::invalid(place, "images", "at least one that the conditions keep", 0));
         }
         set.side = match query.size {
             Some(side) => side,
-            None => set.picture(0)?.width() as usize,
+            // Faulty images are for those to report who read them all.
+            None => match set.items.iter().find_map(|item| set.picture(item).ok()) {
+                Some(picture) => picture.width() as usize,
+                None => set.picture(&set.items[0])?.width() as usize,
+            },
         };
         Ok(set)
     }
 
-    /// Number of images.
+    /// Number of images; each view counts.
     pub fn len(&self) -> usize {
-        self.items.len()
+        self.items.len() * self.views
     }
 
     /// Whether there is no image (never, after [`open`](Self::open)).
@@ -141,6 +174,30 @@ impl ImageSet {
         self.side
     }
 
+    /// What the shorter side is scaled to before the middle is cut out; none: images are taken as they are.
+    pub fn resize(&self) -> Option<usize> {
+        self.resize
+    }
+
+    /// SHA-256 of everything that is known of the images, pixels left out.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        let mut add = |text: &str| {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        };
+        self.class_names.iter().chain(&self.header).for_each(|text| add(text));
+        add(&self.views.to_string());
+        for item in &self.items {
+            let (file, name) = self.place(item);
+            add(&file.to_string_lossy());
+            add(&name);
+            add(&item.label.to_string());
+            item.fields.iter().for_each(|field| add(field));
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Names of the classes, sorted.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
@@ -151,7 +208,7 @@ impl ImageSet {
     /// # Panics
     /// Where `index >= len()`.
     pub fn label(&self, index: usize) -> u16 {
-        self.items[index].label
+        self.items[index / self.views].label
     }
 
     /// The pixels of image `index`: `[side, side, 3]`, transparent parts over white.
@@ -162,36 +219,60 @@ impl ImageSet {
     /// # Panics
     /// Where `index >= len()`.
     pub fn rgb(&self, index: usize) -> Result<Vec<u8>, DataError> {
-        let picture = self.picture(index)?;
+        let item = &self.items[index / self.views];
+        let picture = self.picture(item)?;
         let (width, height) = (picture.width() as usize, picture.height() as usize);
-        if (width, height) == (self.side, self.side) {
-            return Ok(picture.into_raw());
+        let invalid = |expected: String| {
+            let (file, item) = self.place(item);
+            Err(DataError::invalid(&file, item, expected, format_args!("{width}x{height}")))
+        };
+        if width.min(height) < self.min_side {
+            return invalid(format!("sides of at least {} pixels (--min_side)", self.min_side));
         }
-        if !self.resize {
-            let expected = format!("{0}x{0} pixels as the first (or give --size)", self.side);
-            let (file, item) = self.place(index);
-            return Err(DataError::invalid(&file, item, expected, format_args!("{width}x{height}")));
+        match self.resize {
+            Some(_) if !index.is_multiple_of(self.views) => {
+                // By the view's number among all: the same in every shard.
+                let rng = Rng::new(0, Stream::Tokenizer, index as u64);
+                Ok(picture::random_view(&picture, self.side as u32, &rng).into_raw())
+            }
+            Some(resize) => Ok(picture::scaled_and_cut(&picture, resize as u32, self.side as u32).into_raw()),
+            None if (width, height) == (self.side, self.side) => Ok(picture.into_raw()),
+            None => invalid(format!("{0}x{0} pixels as the first (or give --size)", self.side)),
         }
-        Ok(scaled_and_cut(&picture, self.side as u32).into_raw())
     }
 
-    /// What is known of the images, as text for `items.csv`: the columns `columns` (all, where empty).
+    /// What is known of the images `numbers`, as text for `items.csv`: the columns `columns` (all, where empty);
+    /// `None` where there are no columns.
     ///
     /// # Errors
     /// [`DataError::Invalid`] for a column that is not there.
-    pub fn items_csv(&self, columns: &[String]) -> Result<String, DataError> {
+    ///
+    /// # Panics
+    /// Where a number is not below [`len`](Self::len).
+    pub fn items_csv(&self, numbers: &[usize], columns: &[String]) -> Result<Option<String>, DataError> {
         let all: Vec<usize> = (0..self.header.len()).collect();
         let chosen = columns.iter().map(|name| column(Path::new("--columns"), &self.header, name));
         let chosen = if columns.is_empty() { all } else { chosen.collect::<Result<_, _>>()? };
         let header = chosen.iter().map(|&at| self.header[at].as_str()).collect::<Vec<_>>();
-        let rows = self.items.iter().map(|item| chosen.iter().map(|&at| item.fields[at].as_str()).collect());
-        Ok(Table::csv(std::iter::once(header).chain(rows)))
+        let views: Vec<String> = (0..self.views).map(|view| view.to_string()).collect();
+        let row = |&number: &usize| {
+            let fields = &self.items[number / self.views].fields;
+            let view = &views[number % self.views]; // the column after those of the item
+            chosen.iter().map(|&at| fields.get(at).unwrap_or(view).as_str()).collect()
+        };
+        Ok((!chosen.is_empty()).then(|| Table::csv(std::iter::once(header).chain(numbers.iter().map(row)))))
     }
 
-    fn picture(&self, index: usize) -> Result<RgbImage, DataError> {
-        let item = &self.items[index];
+    fn picture(&self, item: &Item) -> Result<RgbImage, DataError> {
         match &self.sources[item.source] {
-            Source::Files(files) => read_picture(&files[item.index]),
+            Source::Files(files) => {
+                let file = &files[item.index];
+                decoded(file, "contents", &std::fs::read(file).map_err(DataError::io(file))?)
+            }
+            Source::Shard { path, file, images } => {
+                let (name, range) = &images[item.index];
+                decoded(path, name, &file[range.clone()])
+            }
             Source::Idx { pixels, shape: [height, width, channels], .. } => {
                 let len = height * width * channels;
                 let bytes = &pixels[item.index * len..][..len];
@@ -200,18 +281,18 @@ impl ImageSet {
                     _ => bytes.to_vec(),
                 };
                 let picture = RgbImage::from_raw(*width as u32, *height as u32, rgb);
-                let (file, item) = self.place(index);
+                let (file, item) = self.place(item);
                 picture.ok_or_else(|| DataError::invalid(&file, item, "3 bytes a pixel", channels))
             }
         }
     }
 
-    /// For errors: the file of image `index`, and its name there.
-    fn place(&self, index: usize) -> (PathBuf, String) {
-        let item = &self.items[index];
+    /// For errors: the file of an image, and its name there.
+    fn place(&self, item: &Item) -> (PathBuf, String) {
         match &self.sources[item.source] {
             Source::Idx { path, .. } => (path.clone(), format!("image {}", item.index)),
             Source::Files(files) => (files[item.index].clone(), "image".into()),
+            Source::Shard { path, images, .. } => (path.clone(), images[item.index].0.clone()),
         }
     }
 }
@@ -228,6 +309,9 @@ fn list(path: &Path, labels: Option<&Path>, class_column: &str) -> Result<(Sourc
             Some(table) => list_table(path, table, class_column),
             None => list_folder(path),
         };
+    }
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tar")) {
+        return list_shard(path, class_column);
     }
     let idx = Idx::read(path)?;
     let shape = match idx.shape[..] {
@@ -298,6 +382,18 @@ fn list_folder(folder: &Path) -> Result<(Source, Listing), DataError> {
     Ok((Source::Files(files), Listing { header: vec!["file".into()], rows }))
 }
 
+/// A tar shard; the column `file` is the name in the shard, after the shard's own.
+fn list_shard(path: &Path, class_column: &str) -> Result<(Source, Listing), DataError> {
+    let file = MappedFile::open(path).map_err(DataError::io(path))?;
+    let shard = path.file_name().unwrap_or_default().to_string_lossy();
+    let (mut images, mut rows) = (Vec::new(), Vec::new());
+    for sample in shards::samples(path, &file, class_column)? {
+        rows.push((sample.class.unwrap_or_else(|| "image".into()), vec![format!("{shard}/{}", sample.name)]));
+        images.push((sample.name, sample.range));
+    }
+    Ok((Source::Shard { path: path.to_path_buf(), file, images }, Listing { header: vec!["file".into()], rows }))
+}
+
 fn sorted_entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let entries = folder.read_dir().map_err(DataError::io(folder))?;
     let mut paths = Vec::new();
@@ -320,36 +416,9 @@ fn conditions(place: &Path, header: &[String], pairs: &[(String, String)]) -> Re
     pairs.iter().map(|(name, value)| Ok((column(place, header, name)?, value.clone()))).collect()
 }
 
-/// Reads an image file: the format by its first bytes, transparent parts over white.
-fn read_picture(path: &Path) -> Result<RgbImage, DataError> {
-    let reader = image::ImageReader::open(path).and_then(|reader| reader.with_guessed_format());
-    let picture = reader.map_err(DataError::io(path))?.decode();
-    let picture = picture.map_err(|error| DataError::invalid(path, "contents", "a PNG, JPEG or GIF image", error))?;
-    Ok(over_white(&picture))
-}
-
-fn over_white(picture: &DynamicImage) -> RgbImage {
-    if !picture.color().has_alpha() {
-        return picture.to_rgb8();
-    }
-    let rgba = picture.to_rgba8();
-    RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {
-        let image::Rgba([r, g, b, alpha]) = *rgba.get_pixel(x, y);
-        let over = |c: u8| {
-            let sum = u32::from(c) * u32::from(alpha) + 255 * (255 - u32::from(alpha));
-            ((sum + 127) / 255) as u8
-        };
-        image::Rgb([over(r), over(g), over(b)])
-    })
-}
-
-/// The shorter side scaled to `side`, then the middle cut out.
-fn scaled_and_cut(picture: &RgbImage, side: u32) -> RgbImage {
-    let (width, height) = picture.dimensions();
-    let scale = |length: u32| (u64::from(length) * u64::from(side)).div_ceil(u64::from(width.min(height))) as u32;
-    let scaled = imageops::resize(picture, scale(width), scale(height), FilterType::CatmullRom);
-    let (left, top) = ((scaled.width() - side) / 2, (scaled.height() - side) / 2);
-    imageops::crop_imm(&scaled, left, top, side, side).to_image()
+fn decoded(path: &Path, item: &str, bytes: &[u8]) -> Result<RgbImage, DataError> {
+    let invalid = |error| DataError::invalid(path, item, "a PNG, JPEG, WebP or GIF image", error);
+    picture::decode(bytes).map_err(invalid)
 }
 
 #[cfg(test)]

@@ -58,9 +58,15 @@ fn idx_with_csv_labels_and_conditions() {
     assert_eq!(set.class_names(), ["cat", "dog", "emu"], "classes of all splits, not of those left out");
     assert_eq!([set.label(0), set.label(1)], [1, 2]);
     assert_eq!(set.rgb(1).unwrap(), pixels[36..]);
-    assert_eq!(set.items_csv(&["split".into(), "name".into()]).unwrap(), "split,name\ntrain,a\ntrain,d\n");
+    assert_eq!(
+        set.items_csv(&[0, 1], &["split".into(), "name".into()]).unwrap().unwrap(),
+        "split,name\ntrain,a\ntrain,d\n"
+    );
     query.keep = pairs(&[("split", "test")]);
-    assert_eq!(ImageSet::open(&query).unwrap().items_csv(&[]).unwrap(), "name,class,split\n\"b,b\",cat,test\n");
+    assert_eq!(
+        ImageSet::open(&query).unwrap().items_csv(&[0], &[]).unwrap().unwrap(),
+        "name,class,split\n\"b,b\",cat,test\n"
+    );
 }
 
 #[test]
@@ -84,7 +90,22 @@ fn folders_of_classes_and_scaling() {
     assert_eq!(set.class_names(), ["cat", "dog"]);
     assert_eq!(set.rgb(0).unwrap(), [255; 12], "transparent is white");
     assert_eq!(set.rgb(1).unwrap(), [10, 20, 30].repeat(4));
-    assert_eq!(set.items_csv(&[]).unwrap(), "file\ncat/a.png\ndog/b.png\n");
+    assert_eq!(set.items_csv(&[0, 1], &[]).unwrap().unwrap(), "file\ncat/a.png\ndog/b.png\n");
+}
+
+#[test]
+fn views_are_images_of_their_own() {
+    let files = [("p/a/1.png", png(9, 6, [9, 8, 7, 255])), ("p/b/2.png", png(4, 4, [1, 2, 3, 255]))];
+    let (_temp, mut query) = folder(&files, "p", &[]);
+    (query.size, query.more_views) = (Some(3), 2);
+    let set = ImageSet::open(&query).unwrap();
+    assert_eq!((set.len(), set.class_names().len()), (6, 2));
+    assert_eq!((0..6).map(|index| set.label(index)).collect::<Vec<_>>(), [0, 0, 0, 1, 1, 1]);
+    assert_eq!(set.rgb(2).unwrap(), [9, 8, 7].repeat(9));
+    let rows = "file,view\na/1.png,2\nb/2.png,0\n";
+    assert_eq!(set.items_csv(&[2, 3], &[]).unwrap().unwrap(), rows);
+    let other = ImageSet::open(&ImageQuery { more_views: 1, ..query }).unwrap();
+    assert_ne!(set.digest(), other.digest());
 }
 
 #[test]
@@ -106,7 +127,7 @@ fn what_is_wrong_is_named() {
     let two = || idx(&[2, 1, 1], &[7, 9]);
     let cases: [(&str, Files, &str, &[&str]); 14] = [
         (
-            "a/2.png: contents: expected a PNG, JPEG or GIF image, found",
+            "a/2.png: contents: expected a PNG, JPEG, WebP or GIF image, found",
             vec![good(), ("p/a/2.png", b"text".into())],
             "p",
             &[],

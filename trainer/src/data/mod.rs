@@ -6,7 +6,9 @@ mod error;
 mod gather;
 mod idx;
 mod images;
-mod npy;
+pub(crate) mod npy;
+mod picture;
+mod shards;
 mod table;
 mod writer;
 

@@ -1,5 +1,6 @@
-//! Numpy's `.npy` header, for the two kinds of array in a token dataset: `uint8` and `uint16`, C order.
+//! Numpy's `.npy` header.
 
+use std::io::Read;
 use std::path::Path;
 
 use super::DataError;
@@ -10,7 +11,7 @@ pub const HEADER_LEN: usize = 128;
 const MAGIC: &[u8; 8] = b"\x93NUMPY\x01\x00"; // format 1.0
 const LEN_END: usize = 10; // magic, then the dictionary's length as u16
 
-/// The header of an array of `dtype` (`|u1`, `<u2`) and `shape`.
+/// The header of an array of `dtype` (such as `|u1` or `<u2`) and `shape`, at most four sizes.
 pub fn header(dtype: &str, shape: &[usize]) -> [u8; HEADER_LEN] {
     let shape: String = shape.iter().map(|n| format!("{n}, ")).collect();
     let dict = format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': ({}), }}", shape.trim_end());
@@ -22,37 +23,70 @@ pub fn header(dtype: &str, shape: &[usize]) -> [u8; HEADER_LEN] {
     header
 }
 
+/// What a header says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Numpy's name of the element type, such as `<u2`.
+    pub dtype: String,
+    /// Whether the first index runs fastest.
+    pub fortran_order: bool,
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+}
+
+impl Header {
+    /// Reads a header of format 1.0, and nothing after it.
+    ///
+    /// # Errors
+    /// [`DataError::Invalid`] names what differs.
+    pub fn read(path: &Path, file: &mut dyn Read) -> Result<Self, DataError> {
+        let invalid = |item: &str, expected: &str, found: &dyn std::fmt::Display| {
+            DataError::invalid(path, item, expected, format_args!("{found}"))
+        };
+        let mut start = [0; LEN_END];
+        match file.read_exact(&mut start) {
+            Ok(()) if &start[..8] == MAGIC => {}
+            Ok(()) => return Err(invalid("numpy header", "format 1.0", &format_args!("{:?}", &start[..8]))),
+            Err(error) => return Err(invalid("numpy header", "format 1.0", &error)),
+        }
+        let mut dict = vec![0; usize::from(u16::from_le_bytes([start[8], start[9]]))];
+        file.read_exact(&mut dict).map_err(|error| invalid("numpy header", "all of it", &error))?;
+        let dict = String::from_utf8_lossy(&dict);
+        let shape = value(&dict, "'shape':").split(',').map(str::trim).filter(|n| !n.is_empty());
+        let Some(shape) = shape.map(|n| n.parse().ok()).collect() else {
+            return Err(invalid("shape", "sizes", &value(&dict, "'shape':")));
+        };
+        Ok(Self {
+            dtype: value(&dict, "'descr':").trim_matches(['\'', '"']).to_string(),
+            fortran_order: value(&dict, "'fortran_order':") != "False",
+            shape,
+        })
+    }
+}
+
 /// Checks that a whole `.npy` file holds `dtype` and `shape`, and returns its elements' bytes.
 ///
 /// # Errors
 /// [`DataError::Invalid`] names what differs.
-pub fn payload<'a>(path: &Path, file: &'a [u8], dtype: &str, shape: &[usize]) -> Result<&'a [u8], DataError> {
+pub fn payload<'a>(path: &Path, mut file: &'a [u8], dtype: &str, shape: &[usize]) -> Result<&'a [u8], DataError> {
     let invalid = |item: &str, expected: &dyn std::fmt::Debug, found: &dyn std::fmt::Debug| {
         DataError::invalid(path, item, format_args!("{expected:?}"), format_args!("{found:?}"))
     };
-    if file.len() < LEN_END || &file[..8] != MAGIC {
-        return Err(invalid("numpy header", &"format 1.0", &file.get(..8)));
+    let header = Header::read(path, &mut file)?;
+    if header.dtype != dtype {
+        return Err(invalid("dtype", &dtype, &header.dtype));
     }
-    let end = LEN_END + usize::from(u16::from_le_bytes([file[8], file[9]]));
-    let dict = file.get(LEN_END..end).ok_or_else(|| invalid("length", &end, &file.len()))?;
-    let dict = String::from_utf8_lossy(dict);
-    let found_dtype = value(&dict, "'descr':").trim_matches(['\'', '"']);
-    if found_dtype != dtype {
-        return Err(invalid("dtype", &dtype, &found_dtype));
+    if header.fortran_order {
+        return Err(invalid("fortran_order", &false, &true));
     }
-    if value(&dict, "'fortran_order':") != "False" {
-        return Err(invalid("fortran_order", &"False", &value(&dict, "'fortran_order':")));
-    }
-    let found_shape: Option<Vec<usize>> =
-        value(&dict, "'shape':").split(',').map(str::trim).filter(|n| !n.is_empty()).map(|n| n.parse().ok()).collect();
-    if found_shape.as_deref() != Some(shape) {
-        return Err(invalid("shape", &shape, &found_shape));
+    if header.shape != shape {
+        return Err(invalid("shape", &shape, &header.shape));
     }
     let bytes = shape.iter().product::<usize>() * if dtype == "|u1" { 1 } else { 2 };
-    if file.len() - end != bytes {
-        return Err(invalid("length in bytes", &(end + bytes), &file.len()));
+    if file.len() != bytes {
+        return Err(invalid("length in bytes after the header", &bytes, &file.len()));
     }
-    Ok(&file[end..])
+    Ok(file)
 }
 
 /// The text after `key`, up to the comma that ends it (inside the brackets, for a tuple).

@@ -1,6 +1,5 @@
 //! Imports official checkpoints: `.pth` or `.safetensors` under the official names.
 
-mod archive;
 mod pickle;
 mod pth;
 

@@ -5,11 +5,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
+use sorcen_runtime::MappedFile;
 
-use super::archive;
 use super::pickle::{Id, Node, Pickle};
 use crate::checkpoint::WeightSource;
 use crate::data::DataError;
+use crate::exchange::{IntFile, IntKind, Ints};
+use crate::zip::{self, Entry};
 
 /// First bytes of the zip format.
 const ZIP: &[u8] = b"PK";
@@ -23,6 +25,7 @@ enum Element {
     F64,
     F16,
     Bf16,
+    Int(IntKind),
     Other,
 }
 
@@ -33,16 +36,21 @@ impl Element {
             "torch DoubleStorage" => Self::F64,
             "torch HalfStorage" => Self::F16,
             "torch BFloat16Storage" => Self::Bf16,
+            "torch LongStorage" => Self::Int(IntKind::I64),
+            "torch IntStorage" => Self::Int(IntKind::I32),
+            "torch ShortStorage" => Self::Int(IntKind::I16),
+            "torch CharStorage" => Self::Int(IntKind::I8),
+            "torch ByteStorage" | "torch BoolStorage" => Self::Int(IntKind::U8),
             _ => Self::Other,
         }
     }
 
     fn bytes(self) -> usize {
         match self {
-            Self::F32 => 4,
+            Self::F32 | Self::Other => 4,
             Self::F64 => 8,
             Self::F16 | Self::Bf16 => 2,
-            Self::Other => 0,
+            Self::Int(kind) => kind.bytes(),
         }
     }
 }
@@ -61,7 +69,7 @@ struct Tensor {
 #[derive(Debug)]
 pub struct PthFile {
     path: PathBuf,
-    bytes: Vec<u8>,
+    bytes: MappedFile,
     tensors: BTreeMap<String, Tensor>,
     storages: BTreeMap<String, Range<usize>>,
 }
@@ -77,7 +85,7 @@ impl PthFile {
     /// # Errors
     /// [`DataError`] where it cannot be read or is not a PyTorch checkpoint.
     pub fn open(path: &Path) -> Result<Self, DataError> {
-        let bytes = std::fs::read(path).map_err(DataError::io(path))?;
+        let bytes = MappedFile::open(path).map_err(DataError::io(path))?;
         let parsed = if bytes.starts_with(ZIP) { zipped(&bytes) } else { legacy(&bytes) };
         let (pickle, storages) =
             parsed.map_err(|found| DataError::invalid(path, "contents", "a PyTorch checkpoint", found))?;
@@ -109,7 +117,7 @@ impl WeightSource for PthFile {
     fn read(&self, name: &str) -> Result<Vec<f32>, DataError> {
         let Some(tensor) = self.tensors.get(name) else { return self.invalid(name, "a tensor", "none of this name") };
         let size = tensor.element.bytes();
-        if size == 0 {
+        if matches!(tensor.element, Element::Int(_) | Element::Other) {
             return self.invalid(name, "floating-point numbers", "another element type");
         }
         let Some(storage) = self.storages.get(&tensor.storage).map(|range| &self.bytes[range.clone()]) else {
@@ -144,16 +152,59 @@ impl WeightSource for PthFile {
     }
 }
 
+impl IntFile for PthFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn names(&self) -> Vec<String> {
+        WeightSource::names(self)
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        WeightSource::shape(self, name)
+    }
+
+    fn open_ints(&self, name: &str) -> Result<Ints<'_>, DataError> {
+        let Some(tensor) = self.tensors.get(name) else { return self.invalid(name, "a tensor", "none of this name") };
+        let Element::Int(kind) = tensor.element else {
+            return self.invalid(name, "integers", format_args!("{:?}", tensor.element));
+        };
+        let Some(storage) = self.storages.get(&tensor.storage).map(|range| &self.bytes[range.clone()]) else {
+            return self.invalid(name, "a storage", format_args!("no storage {}", tensor.storage));
+        };
+        let rows_follow = (0..tensor.shape.len()).all(|i| {
+            let next = tensor.shape[i + 1..].iter().try_fold(1usize, |n, &size| n.checked_mul(size));
+            tensor.shape[i] <= 1 || next == Some(tensor.strides[i])
+        });
+        if !rows_follow {
+            return self.invalid(
+                name,
+                "rows one after another (contiguous)",
+                format_args!("strides {:?}", tensor.strides),
+            );
+        }
+        let start = tensor.offset.checked_mul(kind.bytes()).and_then(|start| storage.get(start..));
+        match start {
+            Some(bytes) => Ok(Ints::new(&self.path, name, kind, Box::new(bytes))),
+            None => self.invalid(name, "elements inside its storage", format_args!("offset {}", tensor.offset)),
+        }
+    }
+}
+
 type Parsed = (Pickle, BTreeMap<String, Range<usize>>);
 
 /// PyTorch 1.6 and later: a zip of `NAME/data.pkl` and `NAME/data/KEY`.
 fn zipped(bytes: &[u8]) -> Result<Parsed, String> {
-    let entries = archive::entries(bytes)?;
-    let (name, range) = entries.iter().find(|(name, _)| name.ends_with("/data.pkl")).ok_or("a zip without data.pkl")?;
-    let pickle = Pickle::read(&bytes[range.clone()])?;
+    let entries = zip::entries(bytes)?;
+    let (name, entry) = entries.iter().find(|(name, _)| name.ends_with("/data.pkl")).ok_or("a zip without data.pkl")?;
+    let pickle = Pickle::read(&bytes[entry.stored()?])?;
     let folder = name.replace("/data.pkl", "/data/");
-    let key = |(name, range): (&String, &Range<usize>)| Some((name.strip_prefix(&folder)?.to_string(), range.clone()));
-    let storages = entries.iter().filter_map(key).collect();
+    let key = |(name, entry): (&String, &Entry)| {
+        let key = name.strip_prefix(&folder)?.to_string();
+        Some(entry.stored().map(|range| (key, range)))
+    };
+    let storages = entries.iter().filter_map(key).collect::<Result<_, _>>()?;
     Ok((pickle, storages))
 }
 
@@ -192,13 +243,7 @@ fn storage_elements(pickle: &Pickle) -> BTreeMap<String, usize> {
     for id in 0..pickle.count() {
         if let Node::Persistent(id) = *pickle.get(id) {
             if let Some((class, key)) = storage(pickle, id) {
-                let size = match class {
-                    "torch DoubleStorage" | "torch LongStorage" => 8,
-                    "torch HalfStorage" | "torch BFloat16Storage" | "torch ShortStorage" => 2,
-                    "torch ByteStorage" | "torch CharStorage" | "torch BoolStorage" => 1,
-                    _ => 4,
-                };
-                sizes.insert(key.to_string(), size);
+                sizes.insert(key.to_string(), Element::of(class).bytes());
             }
         }
     }

@@ -3,6 +3,7 @@
 //! [`PatchTokenizer`] is a codebook of pixel patches, trained here in seconds; [`Vqgan`] is the convolutional
 //! one of the paper. [`open`] tells them apart by what is in the file.
 
+pub mod job;
 mod kmeans;
 mod patches;
 mod report;
@@ -127,14 +128,14 @@ fn check_ids(ids: &[u16], grid: usize, codes: usize) -> Result<(), TokenizerErro
 
 /// Opens a tokenizer: a file that `sorcen tokenizer train` wrote, or the weights of an official VQGAN
 /// (`.ckpt`, `.pth`, `.safetensors`), bare, under `state_dict`, or as `vqgan.*` inside a MAGE checkpoint.
-/// Of a folder, its `tokenizer.safetensors` or `model.safetensors` is taken.
+/// Of a folder, its `tokenizer.safetensors` or `model.safetensors` is taken, else the only file of weights.
 ///
 /// Patches run on the CPU whatever `device` says.
 ///
 /// # Errors
 /// [`DataError`] names the file and what it lacks.
 pub fn open(path: &Path, device: Device) -> Result<Box<dyn Tokenizer>, DataError> {
-    let path = file_of(path);
+    let path = file_of(path)?;
     if patches::is_patches(&path)? {
         return Ok(Box::new(PatchTokenizer::load(&path)?));
     }
@@ -143,11 +144,27 @@ pub fn open(path: &Path, device: Device) -> Result<Box<dyn Tokenizer>, DataError
     Ok(with_backend!(device, B => Box::new(Vqgan::<B>::open(&path, batch, Default::default())?)))
 }
 
-fn file_of(path: &Path) -> PathBuf {
-    let inside = ["tokenizer.safetensors", "model.safetensors"].map(|name| path.join(name));
-    match path.is_dir() {
-        true => inside.iter().find(|file| file.is_file()).unwrap_or(&inside[0]).clone(),
-        false => path.to_path_buf(),
+/// A file itself; of a folder, the file in it with a known name, or the only one that holds weights.
+fn file_of(path: &Path) -> Result<PathBuf, DataError> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let known = ["tokenizer.safetensors", "model.safetensors"].map(|name| path.join(name));
+    if let Some(file) = known.into_iter().find(|file| file.is_file()) {
+        return Ok(file);
+    }
+    let weights = |file: &PathBuf| {
+        let extension = file.extension().and_then(|extension| extension.to_str());
+        matches!(extension, Some("safetensors" | "ckpt" | "pth" | "pt"))
+    };
+    let entries = path.read_dir().map_err(DataError::io(path))?;
+    let files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(weights).collect();
+    match <[PathBuf; 1]>::try_from(files) {
+        Ok([file]) => Ok(file),
+        Err(files) => {
+            let expected = "tokenizer.safetensors, model.safetensors, or one file of weights";
+            Err(DataError::invalid(path, "files", expected, format_args!("{} files of weights", files.len())))
+        }
     }
 }
 
