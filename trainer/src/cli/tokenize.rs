@@ -16,13 +16,13 @@ use crate::tokenizer::job::{beside, Fault, Job, JobError, OnError};
 /// Training on tokens reads each image once and never again; the folder is some hundred times smaller
 /// than the pixels.
 ///
-/// Images are turned as their EXIF orientation says, 16 bits are cut to 8, transparent parts laid over
-/// white, CMYK converted; of an animation the first picture is taken. What cannot be read, is cut off or
-/// smaller than --min_side is faulty: see --on_error.
+/// Images are turned as their EXIF orientation says, 16 bits are cut to 8, transparent parts laid
+/// over white, CMYK converted; of an animation the first picture is taken. What cannot be read, is
+/// cut off or smaller than --min_side is faulty: see --on_error.
 ///
-/// A run that was killed goes on where it stopped when it is started again, and ends with the same bytes.
-/// Until it ends, its work lies in OUT.unfinished. Shards are merged by `sorcen tokens merge`, in order,
-/// to the bytes that one run would have written.
+/// A run that was killed goes on where it stopped when it is started again, and ends with the same
+/// bytes. Until it ends, its work lies in OUT.unfinished. Shards are merged by `sorcen tokens merge`,
+/// in order, to the bytes that one run would have written.
 ///
 /// Example: sorcen tokenize --images photos --size 64 --tokenizer tokenizer.safetensors --out tokens
 ///
