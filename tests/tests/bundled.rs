@@ -62,4 +62,4 @@ fn the_demo_pack_draws_its_golden_image() {
 }
 
 /// Hash of the ids drawn with seed 0 and the published options; changes with the pack, never with the machine.
-const GOLDEN: u64 = 0x0c4f_2ddc_32d7_3be3;
+const GOLDEN: u64 = 0x5a68_e419_8aed_3cb1;
