@@ -1,8 +1,8 @@
 //! A checkpoint folder: `config.json` and `model.safetensors` (official tensor names, linears `[out, in]`).
 //!
 //! [`Checkpoint::open`] checks everything once, so that [`Checkpoint::tensor`] cannot fail. The file is
-//! held once in memory and f32 weights are borrowed from it, not copied. (It is read rather than mapped:
-//! a map would need `unsafe`, and a file that shrinks under a map kills the process.)
+//! mapped and f32 weights are borrowed from the map, so that no second copy of them is in memory. It must not be
+//! changed meanwhile (our own tools replace files, which leaves a map as it was).
 
 use std::{borrow::Cow, fs, ops::Range, path::Path};
 
@@ -11,10 +11,10 @@ use safetensors::{tensor::View, Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 use sorcen_runtime::{
     schema::{self, Param},
-    ModelConfig,
+    MappedFile, ModelConfig,
 };
 
-use crate::{atomic, error::Error};
+use crate::{atomic, error::Error, map};
 
 /// File name of the configuration in a checkpoint folder.
 pub const CONFIG_FILE: &str = "config.json";
@@ -25,7 +25,7 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 pub struct Checkpoint {
     /// Sizes of the model; valid.
     pub config: ModelConfig,
-    bytes: Vec<u8>,
+    bytes: MappedFile,
     values: Vec<Values>, // in schema order
 }
 
@@ -45,7 +45,7 @@ impl Checkpoint {
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let config = read_config(&dir.join(CONFIG_FILE))?;
         let path = dir.join(WEIGHTS_FILE);
-        let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
+        let bytes = map::open(&path)?;
         let values = find_values(&path, &bytes, &config)?;
         let checkpoint = Self { config, bytes, values };
         checkpoint.check_finite(&path)?;
@@ -76,7 +76,7 @@ impl Checkpoint {
 
     /// SHA-256 of `model.safetensors`, in hexadecimal: the provenance of whatever is made from it.
     pub fn sha256(&self) -> String {
-        Sha256::digest(&self.bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+        Sha256::digest(&*self.bytes).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Size of `model.safetensors` in bytes.

@@ -1,16 +1,26 @@
 //! What is in a checkpoint, a pack or an export folder.
 
-use std::{fmt::Write, fs, path::Path};
+use std::{fmt::Write, path::Path};
 
+use clap::ValueEnum;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use sorcen_runtime::{
+    pack::Data,
+    quant::Layout,
     schema,
     scratch::{Plan, Scratch},
     ModelConfig,
 };
 
-use crate::{checkpoint, error::Error, onnx, pack::PackFile, tract, Checkpoint};
+use crate::{
+    checkpoint,
+    error::Error,
+    fits::{Budget, Fit},
+    map, onnx,
+    pack::{PackFile, Target},
+    tract, Checkpoint,
+};
 
 /// A description of an artefact; [`Display`](std::fmt::Display) shows it to people, serde to programs.
 #[derive(Debug, Serialize)]
@@ -27,6 +37,10 @@ pub struct Inspection {
     pub tensors: Vec<TensorInfo>,
     /// Bytes of working memory that the runtime needs.
     pub scratch: ScratchInfo,
+    /// Whether it can generate.
+    pub has_decoder: bool,
+    /// Targets that a pack's int8 matrices are arranged for (see `pack --target`).
+    pub arranged_for: Vec<String>,
     /// Patch tokenizer inside, if any: codes and side of a patch.
     pub tokenizer: Option<[usize; 2]>,
     /// Where it comes from: a pack's model card, the metadata of ONNX files.
@@ -51,7 +65,7 @@ pub struct TensorInfo {
     pub name: String,
     /// Shape, linears `[out, in]`.
     pub shape: Vec<usize>,
-    /// `f32`, `f16`, `int8`, or `absent`.
+    /// `f32`, `f16`, `int8`, `int4`, or `absent`.
     pub precision: &'static str,
     /// Bytes, scales included.
     pub bytes: usize,
@@ -112,6 +126,16 @@ fn inspect_pack(path: &Path) -> Result<Inspection, Error> {
             bytes: pack.tensor_bytes(param),
         });
     }
+    let mut layouts: Vec<Layout> = Vec::new();
+    for param in schema::params(&config).filter(|param| param.is_matrix()) {
+        if let Data::Int8 { layout, .. } = pack.matrix(param).data {
+            if !layouts.contains(&layout) {
+                layouts.push(layout);
+            }
+        }
+    }
+    inspection.arranged_for = layouts.into_iter().map(layout_name).collect();
+    inspection.has_decoder = pack.has_decoder();
     inspection.tokenizer = pack.tokenizer().map(|tokenizer| [tokenizer.codes(), tokenizer.patch()]);
     // A card is JSON; one of another tool is shown as it is.
     inspection.card = pack.card().map(|card| serde_json::from_str(card).unwrap_or_else(|_| card.into()));
@@ -127,18 +151,28 @@ fn inspect_onnx(dir: &Path) -> Result<Inspection, Error> {
     }
     inspection.card = Some(serde_json::json!({
         "checkpoint_sha256": metadata.checkpoint_sha256,
+        "precision": metadata.precision,
         "tool": metadata.tool,
         "licence": metadata.licence,
     }));
     Ok(inspection)
 }
 
+/// `x86-vnni (16x4)`
+fn layout_name(layout: Layout) -> String {
+    let target = Target::of(layout).and_then(|target| Some(target.to_possible_value()?.get_name().to_owned()));
+    match (target, layout.kt) {
+        (Some(target), 0) => format!("{target} (rows)"),
+        (target, kt) => format!("{} ({}x{kt})", target.as_deref().unwrap_or("no known target"), layout.nr),
+    }
+}
+
 fn file_info(path: &Path) -> Result<FileInfo, Error> {
-    let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
+    let bytes = map::open(path)?;
     Ok(FileInfo {
         name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         bytes: bytes.len() as u64,
-        sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+        sha256: Sha256::digest(&*bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
     })
 }
 
@@ -158,9 +192,47 @@ impl Inspection {
                 features: Scratch::bytes(&config, Plan::Features),
                 generate: Scratch::bytes(&config, Plan::Generate),
             },
+            has_decoder: true,
+            arranged_for: Vec::new(),
             tokenizer: None,
             card: None,
         }
+    }
+
+    /// Whether a pack runs on a device with so much memory, for each use; nothing for what is no pack.
+    pub fn fits(&self, budget: Budget) -> Vec<Fit> {
+        let packs = self.files.iter().filter(|_| self.kind == "pack");
+        packs.flat_map(|file| Fit::of(&self.config, file.bytes, self.has_decoder, budget)).collect()
+    }
+
+    /// The configuration as a constant for firmware.
+    pub fn as_rust(&self) -> String {
+        let c = &self.config;
+        let fields = [
+            ("grid", c.grid),
+            ("codebook_size", c.codebook_size),
+            ("vocab_size", c.vocab_size),
+            ("class_token_id", c.class_token_id),
+            ("mask_token_id", c.mask_token_id),
+            ("embed_dim", c.embed_dim),
+            ("depth", c.depth),
+            ("num_heads", c.num_heads),
+            ("decoder_embed_dim", c.decoder_embed_dim),
+            ("decoder_depth", c.decoder_depth),
+            ("decoder_num_heads", c.decoder_num_heads),
+            ("mlp_ratio", c.mlp_ratio),
+        ];
+        let mut text = String::new();
+        for file in &self.files {
+            let _ = writeln!(text, "// {}: {} bytes, sha256 {}", file.name, file.bytes, file.sha256);
+        }
+        text += "/// Sizes of the model; `Scratch::bytes(&CONFIG, plan)` is the memory it needs.\n";
+        text += "pub const CONFIG: sorcen_runtime::ModelConfig = sorcen_runtime::ModelConfig {\n";
+        for (name, value) in fields {
+            let _ = writeln!(text, "    {name}: {value},");
+        }
+        let _ = writeln!(text, "    layer_norm_eps: {:e},\n}};", c.layer_norm_eps);
+        text
     }
 
     /// The list of weights as a table.
@@ -193,7 +265,7 @@ impl std::fmt::Display for Inspection {
             "tokens      {0}x{0} of {1} codes; vocabulary {2}, class token {3}, mask token {4}",
             c.grid, c.codebook_size, c.vocab_size, c.class_token_id, c.mask_token_id
         )?;
-        for precision in ["f32", "f16", "bf16", "int8", "absent"] {
+        for precision in ["f32", "f16", "bf16", "int8", "int4", "absent"] {
             let of: Vec<_> = self.tensors.iter().filter(|tensor| tensor.precision == precision).collect();
             if !of.is_empty() {
                 let bytes: usize = of.iter().map(|tensor| tensor.bytes).sum();
@@ -202,6 +274,9 @@ impl std::fmt::Display for Inspection {
         }
         if let Some([codes, patch]) = self.tokenizer {
             writeln!(f, "tokenizer   {codes} patches of {patch}x{patch} pixels")?;
+        }
+        for target in &self.arranged_for {
+            writeln!(f, "arranged    for {target}; runs everywhere")?;
         }
         for file in &self.files {
             writeln!(f, "file        {}: {} bytes, sha256 {}", file.name, file.bytes, file.sha256)?;

@@ -9,11 +9,11 @@
 //! let checkpoint = Arc::new(Checkpoint::open(Path::new("run/checkpoint"))?);
 //! onnx::export(&checkpoint, Path::new("run/export"), "CC0")?;
 //! pack::write(&checkpoint, Path::new("run/export/model.srcn"), &PackOptions::new(Precision::Int8))?;
+//! let tokens = verify::random_tokens(&checkpoint.config, 8, 0);
 //! let report = verify::verify(&VerifyInputs {
-//!     tokens: verify::random_tokens(&checkpoint.config, 8, 0),
-//!     checkpoint,
-//!     onnx: Some("run/export".into()),
+//!     onnx: vec!["run/export".into()],
 //!     packs: vec!["run/export/model.srcn".into()],
+//!     ..VerifyInputs::new(checkpoint, tokens)
 //! })?;
 //! println!("{}", report.to_markdown());
 //! assert!(report.passed());
@@ -26,16 +26,24 @@
 
 pub mod atomic;
 pub mod batch;
+pub mod calibrate;
 pub mod checkpoint;
 pub mod cli;
 pub mod engine;
 pub mod error;
+pub mod fits;
 pub mod generate;
+pub mod given;
 pub mod inspect;
+pub mod map;
 pub mod onnx;
+pub mod onnxruntime;
 pub mod pack;
+pub mod picture;
+pub mod quantize;
 pub mod reference;
 pub mod tensors;
+pub mod tokenizer;
 pub mod tolerance;
 pub mod tract;
 pub mod verify;

@@ -1,7 +1,8 @@
 //! Packs: written from a checkpoint, opened, and run by the runtime as an [`Engine`].
 
-use std::{fs, io::Read, path::Path};
+use std::{fs, path::Path};
 
+use clap::ValueEnum;
 use half::f16;
 use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, ArrayView3, Axis};
 use rayon::prelude::*;
@@ -10,7 +11,7 @@ use sorcen_runtime::{
     quant::{self, Layout},
     schema::{self, Param},
     scratch::{OwnedScratch, Plan},
-    Model, ModelConfig, Pack,
+    MappedFile, Model, ModelConfig, Pack,
 };
 
 use crate::{
@@ -18,7 +19,9 @@ use crate::{
     checkpoint::Checkpoint,
     engine::{check_decode, check_encode, stack, Encoded, Engine},
     error::Error,
-    tensors::TensorFile,
+    map,
+    quantize::{self, Int4, Rule},
+    tokenizer::PatchTokenizer,
 };
 
 /// The machine a pack's int8 weights are arranged for. A pack for one still runs on another, with the same bits.
@@ -27,6 +30,8 @@ pub enum Target {
     /// Plain rows: good everywhere.
     #[default]
     Generic,
+    /// x86-64 with AVX2 or AVX-512 VNNI.
+    X86Vnni,
 }
 
 impl Target {
@@ -34,45 +39,23 @@ impl Target {
     pub const fn layout(self) -> Layout {
         match self {
             Target::Generic => Layout::ROW_MAJOR,
+            Target::X86Vnni => Layout { nr: 16, kt: 4 },
         }
     }
-}
 
-/// A tokenizer of image patches, to travel inside a pack.
-pub struct PatchTokenizer {
-    /// `[codes, patch, patch, 3]`
-    pub codebook: Vec<u8>,
-    /// Number of codes K.
-    pub codes: usize,
-    /// Side of a patch in pixels.
-    pub patch: usize,
-}
-
-impl PatchTokenizer {
-    /// Reads a `tokenizer.safetensors`: the U8 tensor `codebook` `[K, P, P, 3]`.
-    ///
-    /// # Errors
-    /// Any [`Error`] naming the file and what is wrong in it.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let (shape, codebook) = TensorFile::open(path)?.bytes("codebook", 4)?;
-        let [codes, patch, width, 3] = shape[..] else { return Err(wrong_codebook(path, shape)) };
-        if width != patch {
-            return Err(wrong_codebook(path, shape));
-        }
-        sorcen_runtime::tokenizer::PatchCodebook::new(&codebook, codes, patch)
-            .map_err(|reason| Error::Invalid { path: path.to_owned(), reason })?;
-        Ok(Self { codebook, codes, patch })
+    /// The target whose order this is, if any.
+    pub fn of(layout: Layout) -> Option<Self> {
+        Self::value_variants().iter().copied().find(|target| target.layout() == layout)
     }
-}
-
-fn wrong_codebook(path: &Path, found: Vec<usize>) -> Error {
-    Error::Shape { path: path.to_owned(), tensor: "codebook".into(), expected: "[K, P, P, 3]".into(), found }
 }
 
 /// How to write a pack.
 pub struct PackOptions<'a> {
-    /// Of every matrix; vectors and position tables are f32 in an int8 pack.
+    /// Of every matrix that no rule is about. Vectors and position tables are f32 in an int8 pack; in an int4 pack
+    /// the tables are f16 and the word embedding, which is the output layer too, int8.
     pub precision: Precision,
+    /// What certain weights are stored as; the first rule that fits counts.
+    pub rules: Vec<Rule>,
     /// Arrangement of int8 weights.
     pub target: Target,
     /// Leave the decoder out: features only.
@@ -87,7 +70,14 @@ impl PackOptions<'_> {
     /// A generic pack of the whole model, without tokenizer.
     pub fn new(precision: Precision) -> Self {
         let target = Target::default();
-        Self { precision, target, encoder_only: false, tokenizer: None, card: serde_json::Map::new() }
+        Self {
+            precision,
+            rules: Vec::new(),
+            target,
+            encoder_only: false,
+            tokenizer: None,
+            card: serde_json::Map::new(),
+        }
     }
 }
 
@@ -98,11 +88,11 @@ impl PackOptions<'_> {
 /// tokenizer does not fit the model.
 pub fn write(checkpoint: &Checkpoint, path: &Path, options: &PackOptions) -> Result<u64, Error> {
     let config = &checkpoint.config;
-    if let Some(tokenizer) = options.tokenizer.filter(|tokenizer| tokenizer.codes != config.codebook_size) {
+    if let Some(tokenizer) = options.tokenizer.filter(|tokenizer| tokenizer.codes() != config.codebook_size) {
         return Err(Error::value(
             "tokenizer: codes",
             format!("{}, the model's", config.codebook_size),
-            tokenizer.codes,
+            tokenizer.codes(),
         ));
     }
     let mut card = options.card.clone();
@@ -123,13 +113,30 @@ pub fn write(checkpoint: &Checkpoint, path: &Path, options: &PackOptions) -> Res
             write_tensor(checkpoint, param, options, |data| writer.tensor(data).map_err(failed))?;
         }
         if let Some(tokenizer) = options.tokenizer {
-            writer.tokenizer(&tokenizer.codebook, tokenizer.codes, tokenizer.patch).map_err(failed)?;
+            writer.tokenizer(tokenizer.patches(), tokenizer.codes(), tokenizer.patch()).map_err(failed)?;
         }
         writer.card(&card).map_err(failed)?;
         (bytes, _) = writer.finish().map_err(failed)?;
         Ok(())
     })?;
     Ok(bytes)
+}
+
+/// What a weight is stored as.
+fn precision_of(param: Param, options: &PackOptions) -> Precision {
+    let name = param.to_string();
+    let table = matches!(param, Param::PositionEmbedding | Param::DecoderPosition);
+    let wanted = match options.rules.iter().find(|rule| rule.fits(&name)) {
+        Some(rule) => rule.precision,
+        None if options.precision == Precision::Int4 && table => Precision::F16,
+        None if options.precision == Precision::Int4 && param == Param::WordEmbedding => Precision::Int8,
+        None => options.precision,
+    };
+    match wanted {
+        // Only what is multiplied by is worth so few bits.
+        Precision::Int8 | Precision::Int4 if !param.is_matrix() => Precision::F32,
+        wanted => wanted,
+    }
 }
 
 /// Converts one weight and hands it on.
@@ -140,7 +147,8 @@ fn write_tensor(
     mut write: impl FnMut(TensorData) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let values = checkpoint.tensor(param);
-    match options.precision {
+    let matrix = param.shape(&checkpoint.config).matrix();
+    match precision_of(param, options) {
         _ if options.encoder_only && param.is_decoder() => write(TensorData::Absent),
         Precision::F16 => {
             let halves: Vec<u16> = values.iter().map(|&value| f16::from_f32(value).to_bits()).collect();
@@ -149,43 +157,40 @@ fn write_tensor(
             }
             write(TensorData::F16(&halves))
         }
-        Precision::Int8 if param.is_matrix() => {
-            let (rows, cols) = param.shape(&checkpoint.config).matrix();
+        Precision::Int8 => {
+            let (rows, cols) = matrix;
             let layout = options.target.layout();
             let (mut weights, mut scales) = (vec![0; layout.elements(rows, cols)], vec![0.0; rows]);
             quant::quantise_matrix(values, (rows, cols), layout, &mut weights, &mut scales)?;
             write(TensorData::Int8 { weights: &weights, scales: &scales, layout })
         }
-        Precision::Int8 | Precision::F32 => write(TensorData::F32(values)),
+        Precision::Int4 => {
+            if matrix.1 > quant::int4::MAX_COLS {
+                let expected = format!("at most {} columns", quant::int4::MAX_COLS);
+                return Err(Error::value(format!("tensor `{param}` as int4"), expected, matrix.1));
+            }
+            let Int4 { packed, scales } = quantize::int4(values, matrix);
+            write(TensorData::Int4 { packed: &packed, scales: &scales })
+        }
+        Precision::F32 => write(TensorData::F32(values)),
     }
 }
 
-/// A pack's bytes, aligned as the runtime's wide loads like them.
-pub struct PackFile {
-    words: Vec<u64>,
-    start: usize,
-    len: usize,
-}
+/// A pack's bytes, mapped: at an address that suits the runtime's wide loads, read as far as they are used.
+pub struct PackFile(MappedFile);
 
 impl PackFile {
-    /// Reads a file; [`pack`](Self::pack) checks it.
+    /// Maps a file; [`pack`](Self::pack) checks it.
     ///
     /// # Errors
-    /// [`Error::Io`], naming the file.
+    /// [`Error::Io`] or [`Error::Value`], naming the file.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let failed = || Error::io(path, "read");
-        let mut file = fs::File::open(path).map_err(failed())?;
-        let metadata = file.metadata().map_err(failed())?;
-        let len = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
-        let mut words = vec![0u64; len.div_ceil(8) + 8];
-        let start = words.as_ptr().align_offset(64) * 8;
-        file.read_exact(&mut bytemuck::cast_slice_mut(&mut words)[start..start + len]).map_err(failed())?;
-        Ok(Self { words, start, len })
+        map::open(path).map(Self)
     }
 
     /// The bytes of the file.
     pub fn bytes(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.words)[self.start..self.start + self.len]
+        &self.0
     }
 
     /// The checked pack; `path` is for the message.
@@ -200,7 +205,7 @@ impl PackFile {
 /// The lowest precision of any matrix in a pack: what to call the whole.
 pub fn precision(pack: &Pack) -> Precision {
     let of = |wanted| schema::params(pack.config()).any(|p| p.is_matrix() && pack.precision(p) == Some(wanted));
-    [Precision::Int8, Precision::F16].into_iter().find(|&p| of(p)).unwrap_or(Precision::F32)
+    [Precision::Int4, Precision::Int8, Precision::F16].into_iter().find(|&p| of(p)).unwrap_or(Precision::F32)
 }
 
 /// A pack run by the runtime.
@@ -224,6 +229,19 @@ impl<'p> PackEngine<'p> {
     pub(crate) fn scratch(&self) -> Result<OwnedScratch, Error> {
         let plan = if self.model.pack().has_decoder() { Plan::Generate } else { Plan::Features };
         Ok(OwnedScratch::new(self.model.config(), plan)?)
+    }
+
+    /// What each of the encoder's blocks makes of an image, `ids` `[T]`: `[1+T, D]` each.
+    pub(crate) fn block_outputs(&self, ids: &[usize]) -> Result<Vec<Array2<f32>>, Error> {
+        let ids: Vec<u16> = ids.iter().map(|&id| id as u16).collect();
+        let width = self.model.config().embed_dim;
+        let mut outputs = Vec::new();
+        let mut memory = self.scratch()?;
+        self.model.encode_blocks(&ids, &mut memory.get()?, |_, x| {
+            let rows = ArrayView2::from_shape((x.len() / width, width), x);
+            outputs.push(rows.expect("the runtime shows [1+T, D]").to_owned());
+        })?;
+        Ok(outputs)
     }
 
     fn encode_image(&self, ids: &[u16], positions: &[u16]) -> Result<(Array2<f32>, Array1<f32>), Error> {

@@ -37,7 +37,7 @@ impl Reference {
     /// places in the grid. Returns the latent `[1+n, D]` after the final norm and the
     /// linear probe's feature `[D]`.
     ///
-    /// Taps: `embedding`, `blocks.{i}`, `norm`.
+    /// Taps: `embedding`, `blocks.{i}`, `norm`; and for every linear its weight's name with what enters it.
     ///
     /// # Panics
     /// Where an id is not in the vocabulary or a position not in the grid; [`Engine::encode`] checks.
@@ -56,7 +56,7 @@ impl Reference {
         tap("embedding", x.view());
 
         for index in 0..c.depth {
-            self.block(&mut x, Stack::Encoder, index, c.num_heads);
+            self.block(&mut x, Stack::Encoder, index, c.num_heads, tap);
             tap(&format!("blocks.{index}"), x.view());
         }
 
@@ -72,7 +72,8 @@ impl Reference {
     /// One image through the decoder and the output head. `latent` `[1+n, D]`; `source[t]` is the row of
     /// it to use at patch position `t`, 0 for a dropped or masked one. Returns the code logits `[T, K]`.
     ///
-    /// Taps: `decoder_input`, `decoder_blocks.{i}`, `decoder_norm`, `head`.
+    /// Taps: `decoder_input`, `decoder_blocks.{i}`, `decoder_norm`, `head`; and for every linear its weight's
+    /// name with what enters it (the output layer's weight is the word table).
     ///
     /// # Panics
     /// Where `latent` has another width, or `source` another length or rows that `latent` has not;
@@ -80,23 +81,24 @@ impl Reference {
     pub fn decode_image(&self, latent: ArrayView2<f32>, source: &[usize], tap: Tap) -> Array2<f32> {
         let c = &self.checkpoint.config;
         // [1+n, D] → [1+n, Dd]
-        let u = self.linear(&latent.to_owned(), Param::DecoderEmbedWeight, Param::DecoderEmbedBias);
+        let u = self.linear(&latent.to_owned(), Param::DecoderEmbedWeight, Param::DecoderEmbedBias, tap);
         // Quirk: the projected class token, not the learned `mask_token`, stands at every unseen position.
         let rows: Vec<usize> = std::iter::once(0).chain(source.iter().copied()).collect();
         let mut x = u.select(Axis(0), &rows) + self.matrix(Param::DecoderPosition); // [1+T, Dd]
         tap("decoder_input", x.view());
 
         for index in 0..c.decoder_depth {
-            self.block(&mut x, Stack::Decoder, index, c.decoder_num_heads);
+            self.block(&mut x, Stack::Decoder, index, c.decoder_num_heads, tap);
             tap(&format!("decoder_blocks.{index}"), x.view());
         }
         let x = self.layer_norm(&x, Param::DecoderNormWeight, Param::DecoderNormBias, c.layer_norm_eps);
         tap("decoder_norm", x.view());
 
         // The head's LayerNorm has an epsilon of its own (quirk); its output layer is the word table.
-        let h = self.linear(&x, Param::HeadFcWeight, Param::HeadFcBias).mapv(gelu); // [1+T, D]
+        let h = self.linear(&x, Param::HeadFcWeight, Param::HeadFcBias, tap).mapv(gelu); // [1+T, D]
         let h = self.layer_norm(&h, Param::HeadNormWeight, Param::HeadNormBias, HEAD_LAYER_NORM_EPS);
         tap("head", h.view());
+        tap(&Param::WordEmbedding.to_string(), h.slice(s![1.., ..]));
         let codes = c.codebook_size; // the other rows are the class token, the mask token, or never used
         let word = self.matrix(Param::WordEmbedding);
         let bias = self.vector(Param::HeadBias);
@@ -105,22 +107,23 @@ impl Reference {
     }
 
     /// A pre-norm transformer block, in place on `x` `[n, width]`.
-    fn block(&self, x: &mut Array2<f32>, stack: Stack, index: usize, heads: usize) {
+    fn block(&self, x: &mut Array2<f32>, stack: Stack, index: usize, heads: usize, tap: Tap) {
         let eps = self.checkpoint.config.layer_norm_eps;
         let part = |part| Param::Block { stack, index, part };
 
         let h = self.layer_norm(x, part(Part::Norm1Weight), part(Part::Norm1Bias), eps);
-        let qkv = self.linear(&h, part(Part::QkvWeight), part(Part::QkvBias)); // [n, 3·width]
+        let qkv = self.linear(&h, part(Part::QkvWeight), part(Part::QkvBias), tap); // [n, 3·width]
         let h = attention(&qkv, heads);
-        *x += &self.linear(&h, part(Part::ProjWeight), part(Part::ProjBias));
+        *x += &self.linear(&h, part(Part::ProjWeight), part(Part::ProjBias), tap);
 
         let h = self.layer_norm(x, part(Part::Norm2Weight), part(Part::Norm2Bias), eps);
-        let h = self.linear(&h, part(Part::Fc1Weight), part(Part::Fc1Bias)).mapv(gelu); // [n, F]
-        *x += &self.linear(&h, part(Part::Fc2Weight), part(Part::Fc2Bias));
+        let h = self.linear(&h, part(Part::Fc1Weight), part(Part::Fc1Bias), tap).mapv(gelu); // [n, F]
+        *x += &self.linear(&h, part(Part::Fc2Weight), part(Part::Fc2Bias), tap);
     }
 
     /// `x Wᵀ + b`: `[n, in]` → `[n, out]`.
-    fn linear(&self, x: &Array2<f32>, weight: Param, bias: Param) -> Array2<f32> {
+    fn linear(&self, x: &Array2<f32>, weight: Param, bias: Param, tap: Tap) -> Array2<f32> {
+        tap(&weight.to_string(), x.view());
         x.dot(&self.matrix(weight).t()) + self.vector(bias)
     }
 

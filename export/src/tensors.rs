@@ -70,16 +70,12 @@ impl TensorFile {
         self.array(name, &view, values)
     }
 
-    /// A tensor of bytes with its shape.
+    /// [`numbers`](Self::numbers) as f32.
     ///
     /// # Errors
     /// As [`ints`](Self::ints).
-    pub fn bytes(&self, name: &str, rank: usize) -> Result<(Vec<usize>, Vec<u8>), Error> {
-        let view = self.view(name, rank)?;
-        match view.dtype() {
-            Dtype::U8 => Ok((view.shape().to_vec(), view.data().to_vec())),
-            other => Err(self.wrong_dtype(name, "U8", other)),
-        }
+    pub fn floats(&self, name: &str, rank: usize) -> Result<ArrayD<f32>, Error> {
+        Ok(self.numbers(name, rank)?.mapv(|value| value as f32))
     }
 
     fn parsed(&self) -> Result<SafeTensors<'_>, Error> {

@@ -18,6 +18,7 @@ use crate::{
 /// The two files of an export folder.
 pub struct Tract {
     config: ModelConfig,
+    name: String,
     encoder: File,
     decoder: File,
 }
@@ -39,19 +40,19 @@ impl Tract {
     /// [`Error::Value`] where the two files are of different models.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let (encoder_path, decoder_path) = (dir.join(onnx::ENCODER_FILE), dir.join(onnx::DECODER_FILE));
-        let (encoder, Metadata { config, checkpoint_sha256: expected, .. }) = open(&encoder_path)?;
+        let (encoder, Metadata { config, checkpoint_sha256: expected, precision, .. }) = open(&encoder_path)?;
         let (decoder, Metadata { checkpoint_sha256: found, .. }) = open(&decoder_path)?;
         if expected != found {
             let item = format!("{}: source checkpoint", decoder_path.display());
             return Err(Error::value(item, format!("{expected}, as in {}", onnx::ENCODER_FILE), found));
         }
-        Ok(Self { config, encoder, decoder })
+        Ok(Self { config, name: format!("ONNX {precision} in tract"), encoder, decoder })
     }
 }
 
 impl Engine for Tract {
     fn name(&self) -> &str {
-        "ONNX in tract"
+        &self.name
     }
 
     fn config(&self) -> &ModelConfig {
@@ -110,6 +111,8 @@ pub struct Metadata {
     pub config: ModelConfig,
     /// SHA-256 of the checkpoint's weights.
     pub checkpoint_sha256: String,
+    /// How the matrices are stored: `f32`, `f16` or `int8`.
+    pub precision: String,
     /// Which tool wrote it, with its version.
     pub tool: String,
     /// Under which terms it may be used.
@@ -140,6 +143,7 @@ impl Metadata {
         Ok(Self {
             config,
             checkpoint_sha256: entry(onnx::key::CHECKPOINT)?,
+            precision: entry(onnx::key::PRECISION)?,
             tool: entry(onnx::key::TOOL)?,
             licence: entry(onnx::key::LICENCE)?,
         })
@@ -151,6 +155,11 @@ fn open(path: &Path) -> Result<(File, Metadata), Error> {
     let reader = tract_onnx::onnx();
     let proto = reader.proto_model_for_path(path).map_err(onnx_error(path))?;
     let metadata = Metadata::of(&proto, path)?;
+    if metadata.precision == "int8" {
+        // It would take the first channel's scale for all.
+        let found = "int8 with scales per channel, which tract does not read: run it in onnxruntime";
+        return Err(Error::Onnx { path: path.to_owned(), found: found.into() });
+    }
     let model = reader
         .parse(&proto, None)
         .and_then(|parsed| parsed.model.into_typed())

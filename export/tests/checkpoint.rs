@@ -123,6 +123,50 @@ fn wrong_files_are_named() {
     assert_says(&message(Checkpoint::open(dir.path())), &["config.json", "num_heads", "found 5"]);
 }
 
+/// A header may say anything about where the numbers are.
+#[test]
+fn lying_headers_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path(), &tensors()).unwrap();
+    let path = dir.path().join("model.safetensors");
+    let whole = fs::read(&path).unwrap();
+    let size = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&whole[8..8 + size]).unwrap();
+    let end = (whole.len() - 8 - size) as u64;
+    let lie = |edit: &dyn Fn(&mut serde_json::Value)| {
+        let mut header = header.clone();
+        edit(&mut header);
+        let header = header.to_string();
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &whole[8 + size..]].concat();
+        fs::write(&path, bytes).unwrap();
+        message(Checkpoint::open(dir.path()))
+    };
+    let offsets = |header: &mut serde_json::Value, start: u64, stop: u64| {
+        header["norm.bias"]["data_offsets"] = serde_json::json!([start, stop]);
+    };
+    let lies: [&dyn Fn(&mut serde_json::Value); 6] = [
+        &|header| offsets(header, end, end + 64),
+        &|header| offsets(header, 0, 64),
+        &|header| offsets(header, 64, 0),
+        &|header| offsets(header, u64::MAX - 63, u64::MAX),
+        &|header| header["norm.bias"]["shape"] = serde_json::json!([u64::MAX, 2]),
+        &|header| header["norm.bias"]["dtype"] = "F33".into(),
+    ];
+    for edit in lies {
+        assert_says(&lie(edit), &["model.safetensors", "complete safetensors file"]);
+    }
+    for size in [u64::MAX, 1 << 40, 0] {
+        fs::write(&path, [&size.to_le_bytes()[..], &whole[8..]].concat()).unwrap();
+        assert_says(&message(Checkpoint::open(dir.path())), &["model.safetensors", "complete safetensors file"]);
+    }
+
+    // A folder in the place of each file, and a file in the place of the folder.
+    assert_says(&message(Checkpoint::open(&path)), &["model.safetensors", "config.json", "cannot read"]);
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert_says(&message(Checkpoint::open(dir.path())), &["model.safetensors", "expected a file, found a folder"]);
+}
+
 #[test]
 fn wrong_values_are_not_written() {
     let dir = tempfile::tempdir().unwrap();

@@ -9,7 +9,11 @@ use std::{
 };
 
 use ndarray::Array2;
-use sorcen_export::tensors::{TensorFile, TensorWriter};
+use sorcen_export::{
+    picture::{read_png, save_png, Picture},
+    tensors::{TensorFile, TensorWriter},
+    tokenizer::PatchTokenizer,
+};
 
 fn sorcen_export(dir: &Path, line: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sorcen-export")).args(line.split_whitespace()).current_dir(dir).output().unwrap()
@@ -34,15 +38,17 @@ fn fail(dir: &Path, line: &str, code: i32, parts: &[&str]) {
     }
 }
 
+/// 12 codes of 2x2 pixels, each of one grey.
+fn tokenizer() -> PatchTokenizer {
+    PatchTokenizer::new((0..12u8).flat_map(|code| [code * 20; 12]).collect(), 12, 2).unwrap()
+}
+
 #[test]
 fn from_checkpoint_to_checked_artefacts() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path();
     common::checkpoint(&dir.join("model"), 1);
-    let mut tokenizer = Vec::new();
-    let codebook = safetensors::tensor::TensorView::new(safetensors::Dtype::U8, vec![12, 2, 2, 3], &[9; 144]).unwrap();
-    tokenizer.push(("codebook", codebook));
-    safetensors::serialize_to_file(tokenizer, None, &dir.join("tokenizer.safetensors")).unwrap();
+    tokenizer().save(&dir.join("tokenizer.safetensors")).unwrap();
     fs::write(dir.join("card.json"), "{\"data\": \"noise\"}").unwrap();
 
     assert!(succeed(dir, "onnx --checkpoint model --out out --licence CC0").contains("decoder.onnx"));
@@ -56,7 +62,7 @@ fn from_checkpoint_to_checked_artefacts() {
         dir,
         "verify --checkpoint model --onnx out --pack out/f.srcn --pack out/e.srcn --images 3 --out out/verify.md",
     );
-    for engine in ["ONNX in tract", "pack f32", "pack f16"] {
+    for engine in ["ONNX f32 in tract", "pack f32", "pack f16"] {
         assert!(table.contains(engine), "{table}");
     }
     assert_eq!(fs::read_to_string(dir.join("out/verify.md")).unwrap().trim(), table.trim());
@@ -78,6 +84,29 @@ fn from_checkpoint_to_checked_artefacts() {
     let onnx: serde_json::Value = serde_json::from_str(&succeed(dir, "inspect out --json")).unwrap();
     assert_eq!(&onnx["card"]["checkpoint_sha256"], sha256);
     assert_eq!(onnx["card"]["licence"], "CC0");
+
+    // Mixed precisions, and what they are arranged for.
+    let line = "pack --checkpoint model --int4 blocks.*.mlp.* --keep ^token_emb=f16 --target x86-vnni --out out/x.srcn";
+    succeed(dir, line);
+    let text = succeed(dir, "inspect out/x.srcn --tensors");
+    let row = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(row("decoder_blocks.1.mlp.fc2.weight").contains("int4"), "{text}");
+    assert!(row("token_emb.LayerNorm.bias").contains("f16"), "{text}");
+    assert!(row("decoder_pos_embed_learned").contains("f32"), "{text}");
+    assert!(row("blocks.0.attn.qkv.weight").contains("int8") && text.contains("for x86-vnni (16x4)"), "{text}");
+    succeed(dir, "pack --checkpoint model --precision int4 --out out/4.srcn");
+    let table = succeed(dir, "verify --checkpoint model --pack out/f.srcn --pack out/x.srcn --layers");
+    assert!(table.contains("| pack f32                    | blocks.1 "), "{table}");
+    assert!(succeed(dir, "inspect out/4.srcn").contains("int4"));
+
+    // For a device.
+    let text = succeed(dir, "inspect out/i.srcn --as_rust");
+    assert!(text.contains("    mask_token_id: 19,\n") && text.contains("    layer_norm_eps: 1e-6,\n};"), "{text}");
+    let text = succeed(dir, "inspect out/i.srcn --fits 64K/1M");
+    assert!(text.contains("features    fits: RAM") && text.contains("generate    fits: RAM"), "{text}");
+    fail(dir, "inspect out/i.srcn --fits 64K/1K", 1, &["does not fit"]);
+    fail(dir, "inspect model --fits 64K/1M", 1, &["expected a pack, found a checkpoint"]);
+    fail(dir, "inspect out/i.srcn --fits 64", 2, &["512K/2M"]);
 
     let left: Vec<_> = fs::read_dir(dir.join("out")).unwrap().map(|f| f.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".tmp")), "{left:?}");
@@ -148,6 +177,74 @@ fn generate_replays_and_is_a_function_of_the_seed() {
     fail(dir, "generate --pack f.srcn --steps 0 --output g.safetensors", 1, &["steps", "at least 1"]);
 }
 
+/// The grey of each token of picture `number` in a sheet of `columns` at scale 1, a row of the grid after another.
+fn greys(sheet: &Picture, number: usize, columns: usize) -> Vec<u8> {
+    let (left, top) = (4 + number % columns * 10, 4 + number / columns * 10);
+    (0..9).map(|t| sheet.pixel(left + t % 3 * 2, top + t / 3 * 2)[0]).collect()
+}
+
+#[test]
+fn pictures_show_what_was_given_and_invented() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    common::checkpoint(&dir.join("model"), 1);
+    tokenizer().save(&dir.join("t.safetensors")).unwrap();
+    succeed(dir, "pack --checkpoint model --tokenizer t.safetensors --out m.srcn");
+
+    succeed(dir, "generate --pack m.srcn --images 3 --steps 3 --scale 1 --out g.png --out g.safetensors");
+    let ids = TensorFile::open(&dir.join("g.safetensors")).unwrap().ints("final_ids", 2).unwrap();
+    let sheet = read_png(&dir.join("g.png")).unwrap();
+    assert_eq!((sheet.width, sheet.height), (34, 14), "three in a row, one row");
+    for image in 0..3 {
+        let expected: Vec<u8> = (0..9).map(|t| ids[[image, t]] as u8 * 20).collect();
+        assert_eq!(greys(&sheet, image, 3), expected);
+    }
+
+    // From a picture, with the rows: before, given, after.
+    let original: Vec<u8> = (0..9).collect();
+    let rgb = common::pixels(&tokenizer(), &original.iter().map(|&id| id.into()).collect::<Vec<_>>(), 3);
+    save_png(&Picture { width: 6, height: 6, rgb }, &dir.join("in.png")).unwrap();
+    let cases = [
+        ("inpaint --region 0,0,1,3 --region 1,1,1,1", ". . .\n# . #\n# # #"),
+        ("outpaint", "# # .\n# # .\n. . ."),
+        ("outpaint --region 2,2,1,1", ". . .\n. . .\n. . #"),
+    ];
+    for (line, map) in cases {
+        let line = format!("{line} --pack m.srcn --image in.png --images 2 --steps 3 --scale 1 --out f.png --out f.st");
+        let said = succeed(dir, &line);
+        assert!(said.contains(map), "{line}: {said}");
+        let given: Vec<bool> = map.chars().filter(|c| "#.".contains(*c)).map(|c| c == '#').collect();
+        let file = TensorFile::open(&dir.join("f.st")).unwrap();
+        let (ids, mask) = (file.ints("final_ids", 2).unwrap(), file.ints("given", 2).unwrap());
+        let sheet = read_png(&dir.join("f.png")).unwrap();
+        for image in 0..2 {
+            assert!((0..9).all(|t| (mask[[image, t]] == 1) == given[t]), "{line}");
+            assert!((0..9).all(|t| !given[t] || ids[[image, t]] == t as i64), "{line}: given tokens stay");
+            assert_eq!(greys(&sheet, image, 2), original.iter().map(|id| id * 20).collect::<Vec<_>>());
+            let shown: Vec<u8> = (0..9).map(|t| if given[t] { t as u8 * 20 } else { 200 }).collect();
+            assert_eq!(greys(&sheet, 2 + image, 2), shown);
+            let made: Vec<u8> = (0..9).map(|t| ids[[image, t]] as u8 * 20).collect();
+            assert_eq!(greys(&sheet, 4 + image, 2), made);
+        }
+    }
+
+    // From tokens, by the float reference; known places are drawn from the seed.
+    let line = "reconstruct --checkpoint model --tokenizer t.safetensors --input g.safetensors --known 0.34 --steps 2";
+    let said = succeed(dir, &format!("{line} --output r.safetensors --output r.png"));
+    assert!(said.contains("9 of 27 tokens given") && said.contains("% of 18 invented tokens"), "{said}");
+    assert!(read_png(&dir.join("r.png")).is_ok());
+
+    fail(dir, "generate --checkpoint model --out n.png", 1, &["n.png", "--tokenizer"]);
+    fail(dir, "inpaint --pack m.srcn --image in.png --out n.png", 1, &["nothing to invent", "--region"]);
+    fail(dir, "inpaint --pack m.srcn --image in.png --region 0,0,4,1 --out n.png", 1, &["3x3 tokens", "0,0,4,1"]);
+    fail(dir, "inpaint --pack m.srcn --image in.png --region 0,0 --out n.png", 2, &["ROW,COLUMN,ROWS,COLUMNS"]);
+    fail(dir, "outpaint --pack m.srcn --image g.png --out n.png", 1, &["g.png", "6x6 pixels", "34x14"]);
+    fail(dir, "outpaint --pack m.srcn --image m.srcn --out n.png", 1, &["m.srcn", "PNG"]);
+    fail(dir, "outpaint --pack m.srcn --out n.png", 2, &["--image", "--input"]);
+    fail(dir, "reconstruct --pack m.srcn --image in.png --known 1 --out n.png", 1, &["--known", "below 1"]);
+    assert!(!dir.join("n.png").exists());
+}
+
 #[test]
 fn failures_are_named() {
     let temp = tempfile::tempdir().unwrap();
@@ -176,7 +273,7 @@ fn failures_are_named() {
     fail(dir, "inspect short.srcn", 1, &["short.srcn", "truncated"]);
     fs::write(dir.join("encoder.onnx"), [8, 8, 1]).unwrap();
     fs::write(dir.join("decoder.onnx"), [8, 8, 1]).unwrap();
-    fail(dir, "run --onnx . --input i --output o", 1, &["cannot read"]);
+    fail(dir, "run --onnx . --input i --output o", 1, &["encoder.onnx", "an ONNX file of this exporter"]);
     let mut ids = TensorWriter::default();
     ids.ints("token_ids", Array2::from_elem((1, 9), 15).view());
     ids.write(&dir.join("ids")).unwrap();
@@ -189,6 +286,16 @@ fn failures_are_named() {
     assert_eq!(out.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&out.stdout).contains("FAILED"));
     assert!(String::from_utf8_lossy(&out.stderr).contains("3 of 3 comparisons are out of tolerance"));
+
+    // Outputs that cannot be: below a file, in the system's own folder, a folder of that name.
+    fail(dir, "pack --checkpoint model --out m.srcn/x.srcn", 1, &["m.srcn", "create the folder"]);
+    fail(dir, "pack --checkpoint model --out /proc/nowhere/x.srcn", 1, &["/proc/nowhere", "create the folder"]);
+    fail(dir, "onnx --checkpoint model --out m.srcn", 1, &["m.srcn"]);
+    fail(dir, "pack --checkpoint model --out model", 1, &["model", "cannot write"]);
+    // Folders in place of files.
+    fs::create_dir(dir.join("folder.srcn")).unwrap();
+    fail(dir, "run --pack folder.srcn --input ids --output o", 1, &["folder.srcn", "expected a file, found a folder"]);
+    fail(dir, "run --pack m.srcn --input model --output o", 1, &["model", "cannot read"]);
 
     // Nothing half-written.
     for made in ["x", "o", "g.safetensors"] {

@@ -5,9 +5,12 @@ mod common;
 use std::{path::PathBuf, sync::Arc};
 
 use sorcen_export::{
+    engine::{self, Engine},
     onnx,
     pack::{self, PackOptions},
-    verify::{random_tokens, verify, VerifyInputs},
+    reference::Reference,
+    tensors::TensorWriter,
+    verify::{random_tokens, verify, Dump, VerifyInputs},
     Checkpoint,
 };
 use sorcen_runtime::{
@@ -20,7 +23,7 @@ use sorcen_runtime::{
 fn every_artefact_of_the_golden_model() {
     let (dir, checkpoint) = common::golden_checkpoint();
     onnx::export(&checkpoint, dir.path(), "test").unwrap();
-    let packs: Vec<PathBuf> = [Precision::F32, Precision::F16, Precision::Int8]
+    let packs: Vec<PathBuf> = [Precision::F32, Precision::F16, Precision::Int8, Precision::Int4]
         .into_iter()
         .map(|precision| {
             let path = dir.path().join(format!("{}.srcn", precision.name()));
@@ -29,18 +32,20 @@ fn every_artefact_of_the_golden_model() {
         })
         .collect();
     let tokens = random_tokens(&checkpoint.config, 2, 0);
-    let inputs = VerifyInputs { checkpoint, onnx: Some(dir.path().into()), packs, tokens };
+    let inputs = VerifyInputs { onnx: vec![dir.path().into()], packs, ..VerifyInputs::new(checkpoint, tokens) };
     let report = verify(&inputs).unwrap();
     println!("{}", report.to_markdown());
-    assert_eq!(report.comparisons.len(), 12, "4 artefacts, 3 outputs");
+    assert_eq!(report.comparisons.len(), 15, "5 artefacts, 3 outputs");
     assert!(report.passed());
     let engines: Vec<_> = report.comparisons.iter().map(|c| c.engine.as_str()).step_by(3).collect();
-    assert_eq!(engines, ["ONNX in tract", "pack f32", "pack f16", "pack int8"]);
+    assert_eq!(engines, ["ONNX f32 in tract", "pack f32", "pack f16", "pack int8", "pack int4"]);
     let int8 = &report.comparisons[9];
-    assert!(int8.max_abs > 1e-4, "int8 is not f32: {int8:?}");
+    assert!(int8.distance.max_abs > 1e-4, "int8 is not f32: {int8:?}");
     let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
     assert_eq!(json["passed"], true);
     assert_eq!(json["comparisons"][11]["output"], "logits");
+    assert!(json["comparisons"][9]["cosine_min"].as_f64().unwrap() > 0.99);
+    assert!(report.notes[0].contains("not run in onnxruntime"));
 }
 
 #[test]
@@ -51,7 +56,7 @@ fn other_weights_and_other_models_do_not_pass() {
     let pack = dir.path().join("b.srcn");
     pack::write(&other, &pack, &PackOptions { encoder_only: true, ..PackOptions::new(Precision::F32) }).unwrap();
     let tokens = random_tokens(&checkpoint.config, 3, 0);
-    let mut inputs = VerifyInputs { checkpoint, onnx: None, packs: vec![pack], tokens };
+    let mut inputs = VerifyInputs { packs: vec![pack], ..VerifyInputs::new(checkpoint, tokens) };
     let report = verify(&inputs).unwrap();
     assert!(!report.passed());
     assert_eq!(report.comparisons.len(), 2, "an encoder-only pack has no logits");
@@ -99,8 +104,36 @@ fn odd_sizes_agree_too() {
         let pack = dir.join("model.srcn");
         pack::write(&checkpoint, &pack, &PackOptions::new(Precision::F32)).unwrap();
         let tokens = random_tokens(&config, 3, seed);
-        let inputs = VerifyInputs { checkpoint, onnx: Some(dir.into()), packs: vec![pack], tokens };
+        let inputs =
+            VerifyInputs { onnx: vec![dir.into()], packs: vec![pack], ..VerifyInputs::new(checkpoint, tokens) };
         let report = verify(&inputs).unwrap();
         assert!(report.passed(), "{config:?}\n{}", report.to_markdown());
     }
+}
+
+/// What another engine wrote to a file is held against the reference on the same input.
+#[test]
+fn a_dump_is_compared() {
+    let (dir, checkpoint) = common::golden_checkpoint();
+    let reference = Reference::new(checkpoint.clone());
+    let tokens = random_tokens(&checkpoint.config, 3, 0);
+    let paths = ["inputs", "outputs"].map(|name| dir.path().join(name));
+    let mut file = TensorWriter::default();
+    file.ints("token_ids", tokens.view());
+    file.write(&paths[0]).unwrap();
+    for (noise, passed) in [(0.0, true), (1e-3, false)] {
+        let out = engine::run(&reference, tokens.view(), None).unwrap();
+        let mut file = TensorWriter::default();
+        file.floats("features", out.features.unwrap().view());
+        file.floats("latent", out.latent.view());
+        file.floats("logits", out.logits.mapv(|x| x + noise).view());
+        file.write(&paths[1]).unwrap();
+        let [inputs, outputs] = paths.clone();
+        let dump = Dump { name: "Burn".into(), inputs, outputs };
+        let inputs = VerifyInputs { dump: Some(dump), ..VerifyInputs::new(checkpoint.clone(), tokens.clone()) };
+        let report = verify(&inputs).unwrap();
+        assert_eq!((report.comparisons.len(), report.passed()), (3, passed), "{}", report.to_markdown());
+        assert_eq!(report.comparisons[0].nearest, Some(1.0));
+    }
+    assert_eq!(reference.config(), &checkpoint.config);
 }

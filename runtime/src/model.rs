@@ -70,6 +70,24 @@ impl<'p> Model<'p> {
         Ok(self.encode_into(ids, positions, buffers))
     }
 
+    /// Runs the encoder on a whole image, `ids` `[T]`, and shows what each block makes of it: `after(i, x)`, `x`
+    /// `[1+T, D]` with the class token first. For finding where two implementations part.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_blocks(
+        &self,
+        ids: &[u16],
+        scratch: &mut Scratch<'_>,
+        mut after: impl FnMut(usize, &[f32]),
+    ) -> Result<(), Error> {
+        self.check_tokens(ids, None)?;
+        let mut buffers = scratch.buffers(self.config(), Plan::Features)?;
+        let tokens = Tokens { ids, positions: None };
+        dispatch!(self.kernels, k => self.encode_on(k, tokens, &mut buffers, &mut after));
+        Ok(())
+    }
+
     /// The linear probe's feature of an image: mean over the patch tokens of the last block,
     /// standardised. `ids` `[T]`, `out` `[D]`. (Official: `main_linprobe.py --global_pool`.)
     ///
@@ -139,11 +157,17 @@ impl<'p> Model<'p> {
     ) -> Encoded<'a> {
         let tokens = Tokens { ids, positions };
         let mut encoded = Encoded { model: self, tokens, buffers };
-        dispatch!(self.kernels, k => self.encode_on(k, tokens, &mut encoded.buffers));
+        dispatch!(self.kernels, k => self.encode_on(k, tokens, &mut encoded.buffers, |_, _| {}));
         encoded
     }
 
-    fn encode_on<K: Kernel>(&self, k: K, tokens: Tokens<'_>, buffers: &mut Buffers<'_>) {
+    fn encode_on<K: Kernel>(
+        &self,
+        k: K,
+        tokens: Tokens<'_>,
+        buffers: &mut Buffers<'_>,
+        after: impl FnMut(usize, &[f32]),
+    ) {
         let config = self.config();
         let (dim, depth, heads) = (config.embed_dim, config.depth, config.num_heads);
         let x = &mut buffers.x[..(1 + tokens.ids.len()) * dim]; // [1+N, D], class token first
@@ -154,7 +178,8 @@ impl<'p> Model<'p> {
                 embed(&self.pack, id, 1 + position, row);
             }
         });
-        Blocks { pack: &self.pack, stack: Stack::Encoder, depth, dim, heads }.forward(k, x, &mut buffers.work);
+        let blocks = Blocks { pack: &self.pack, stack: Stack::Encoder, depth, dim, heads };
+        blocks.forward(k, x, &mut buffers.work, after);
     }
 }
 
@@ -268,7 +293,7 @@ impl<'a> Latent<'a> {
             fill_canvas(k, model, tokens, buffers); // [1+T, Dd]
             let canvas = &mut buffers.canvas[..config.sequence() * dim];
             let blocks = Blocks { pack: &model.pack, stack: Stack::Decoder, depth, dim, heads };
-            blocks.forward(k, canvas, &mut buffers.work);
+            blocks.forward(k, canvas, &mut buffers.work, |_, _| {});
             head(k, model, buffers, wanted, visit);
         });
     }

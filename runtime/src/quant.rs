@@ -1,4 +1,6 @@
-//! Symmetric int8 quantisation and the blocked layout of linear weights.
+//! Symmetric int8 quantisation and the blocked layout of linear weights; [`int4`] in a file of its own.
+
+pub mod int4;
 
 use crate::{
     error::Error,

@@ -4,7 +4,7 @@
 use sorcen_runtime::{
     generate::{generate, Options},
     pack::{SliceSink, TensorData, Writer},
-    quant::{quantise_matrix, Layout},
+    quant::{int4, quantise_matrix, Layout},
     rng::{splitmix64, Rng, Stream},
     sampler::Seeded,
     scratch::{Plan, Scratch},
@@ -13,8 +13,8 @@ use sorcen_runtime::{
 
 const CONFIG: ModelConfig = ModelConfig { depth: 2, decoder_depth: 1, ..ModelConfig::micro(4, 30) };
 
-/// An int8 pack; weights are uniform numbers, so that no library function is involved.
-fn pack(layout: Layout) -> Vec<u8> {
+/// A pack, int8 in this layout or else int4; weights are uniform numbers, so that no library function is involved.
+fn pack(layout: Option<Layout>) -> Vec<u8> {
     let mut buffer = vec![0; 600_000];
     let mut writer = Writer::new(SliceSink(&mut buffer), &CONFIG).unwrap();
     while let Some(param) = writer.next_param() {
@@ -26,7 +26,14 @@ fn pack(layout: Layout) -> Vec<u8> {
             continue;
         }
         let (rows, cols) = shape.matrix();
-        let (mut weights, mut scales) = (vec![0; layout.elements(rows, cols)], vec![0.0; rows]);
+        let mut scales = vec![0.0; rows];
+        let Some(layout) = layout else {
+            let mut packed = vec![0; int4::bytes(rows, cols)];
+            int4::quantise_matrix(&numbers, (rows, cols), &mut packed, &mut scales).unwrap();
+            writer.tensor(TensorData::Int4 { packed: &packed, scales: &scales }).unwrap();
+            continue;
+        };
+        let mut weights = vec![0; layout.elements(rows, cols)];
         quantise_matrix(&numbers, (rows, cols), layout, &mut weights, &mut scales).unwrap();
         writer.tensor(TensorData::Int8 { weights: &weights, scales: &scales, layout }).unwrap();
     }
@@ -66,26 +73,35 @@ fn run(pack: &[u8], kernels: Kernels, bytes: usize) -> Result<[u64; 3], Error> {
 }
 
 /// Every kernel that runs here, every layout, little and much memory.
-#[test]
-fn the_golden_bits() {
-    let expected = [0x7f8e_4212_2ac5_5d49, 0x78b2_5778_aedc_56e7, 0x351c_88eb_300c_8786];
-    let kernels: Vec<_> = Kernels::available().collect();
-    println!("kernels: {:?}", kernels.iter().map(Kernels::name).collect::<Vec<_>>());
+/// Runs a pack on all kernels, with little and with much memory.
+fn check(what: &str, pack: &[u8], expected: [u64; 3]) {
     let (least, fast) = (Scratch::bytes(&CONFIG, Plan::Generate), Scratch::fast_bytes(&CONFIG, Plan::Generate));
     assert!(least < fast);
-    for (nr, kt) in [(1, 0), (16, 4), (4, 4), (8, 32), (3, 1)] {
-        let pack = pack(Layout { nr, kt });
-        for &k in &kernels {
-            for bytes in [least, fast] {
-                assert_eq!(run(&pack, k, bytes).unwrap(), expected, "{}, layout {nr}x{kt}, {bytes} bytes", k.name());
-            }
+    for k in Kernels::available() {
+        for bytes in [least, fast] {
+            let found = run(pack, k, bytes).unwrap();
+            assert_eq!(found, expected, "{}, {what}, {bytes} bytes, found {found:#x?}", k.name());
         }
     }
 }
 
 #[test]
+fn the_golden_bits() {
+    println!("kernels: {:?}", Kernels::available().map(|k| k.name()).collect::<Vec<_>>());
+    for (nr, kt) in [(1, 0), (16, 4), (4, 4), (8, 32), (3, 1)] {
+        let expected = [0x7f8e_4212_2ac5_5d49, 0x78b2_5778_aedc_56e7, 0x351c_88eb_300c_8786];
+        check(&format!("layout {nr}x{kt}"), &pack(Some(Layout { nr, kt })), expected);
+    }
+}
+
+#[test]
+fn the_golden_bits_of_int4() {
+    check("int4", &pack(None), [0x7850_026b_fb12_b31c, 0x61a4_760f_8f7d_226a, 0xf189_71d9_affe_e4ba]);
+}
+
+#[test]
 fn known_tokens_stay_and_bad_input_is_an_error() {
-    let bytes = pack(Layout::ROW_MAJOR);
+    let bytes = pack(Some(Layout::ROW_MAJOR));
     let model = Model::new(Pack::new(&bytes).unwrap());
     let mut memory = vec![0; Scratch::bytes(&CONFIG, Plan::Generate)];
     let mut scratch = Scratch::new(&mut memory, &CONFIG, Plan::Generate).unwrap();

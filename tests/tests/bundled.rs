@@ -1,7 +1,8 @@
 //! The bundled files belong together, and the demo pack is the bundled checkpoint's.
 
 use sorcen_export::{
-    pack::{self, PackFile, PackOptions, PatchTokenizer},
+    pack::{self, PackFile, PackOptions},
+    tokenizer::PatchTokenizer,
     Checkpoint,
 };
 use sorcen_runtime::{
@@ -24,7 +25,7 @@ fn the_demo_pack_is_made_from_the_bundled_checkpoint() {
     let checkpoint = Checkpoint::open(&bundled().join("checkpoint")).unwrap();
     let tokenizer = PatchTokenizer::open(&bundled().join("tokenizer.safetensors")).unwrap();
     assert_eq!(demo.config(), &checkpoint.config);
-    assert_eq!(demo.tokenizer().unwrap().codebook(), &tokenizer.codebook[..]);
+    assert_eq!(demo.tokenizer().unwrap().codebook(), tokenizer.patches());
 
     let dir = tempfile::tempdir().unwrap();
     let again = dir.path().join("again.srcn");

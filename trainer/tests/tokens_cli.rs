@@ -243,7 +243,7 @@ fn what_is_wrong_is_said_and_nothing_half_written() {
 #[test]
 fn bundled_emoji_are_whole_and_fit_together() {
     let emoji = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/emoji");
-    let tokenizer = PatchTokenizer::load(&emoji.join("tokenizer.safetensors")).unwrap();
+    let tokenizer = PatchTokenizer::open(&emoji.join("tokenizer.safetensors")).unwrap();
     let mut seen = std::collections::HashSet::new();
     for (split, count, base) in [("train", 6116, 2967), ("val", 561, 371), ("test", 832, 427)] {
         let dataset = TokenDataset::open(&emoji.join(split)).unwrap();

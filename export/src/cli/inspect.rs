@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::inspect::inspect;
+use crate::{fits::Budget, inspect::inspect};
 
 /// Show what is in a pack, a checkpoint folder or an export folder, checking it on the way.
 #[derive(clap::Args)]
@@ -12,6 +12,13 @@ pub struct Args {
     /// List every weight.
     #[arg(long)]
     pub tensors: bool,
+    /// Print the configuration as a Rust constant, for firmware.
+    #[arg(long = "as_rust", conflicts_with_all = ["json", "tensors"])]
+    pub as_rust: bool,
+    /// Say whether a pack runs in so much RAM and flash; exit code 1 if not even its features do. K, M and G are
+    /// of 1024.
+    #[arg(long, value_name = "RAM/FLASH")]
+    pub fits: Option<Budget>,
     /// Print everything as JSON.
     #[arg(long)]
     pub json: bool,
@@ -23,13 +30,27 @@ pub struct Args {
 /// Something missing or damaged.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let inspection = inspect(&args.path)?;
-    if args.json {
-        println!("{:#}", serde_json::json!(inspection));
-        return Ok(());
+    let fits = match args.fits {
+        Some(budget) => inspection.fits(budget),
+        None => Vec::new(),
+    };
+    anyhow::ensure!(args.fits.is_none() || !fits.is_empty(), "--fits: expected a pack, found a {}", inspection.kind);
+    if args.as_rust {
+        print!("{}", inspection.as_rust());
+    } else if args.json {
+        let mut json = serde_json::json!(inspection);
+        if args.fits.is_some() {
+            json["fits"] = serde_json::json!(fits);
+        }
+        println!("{json:#}");
+    } else {
+        print!("{inspection}");
+        fits.iter().for_each(|fit| println!("{fit}"));
+        if args.tensors {
+            print!("\n{}", inspection.tensor_table());
+        }
     }
-    print!("{inspection}");
-    if args.tensors {
-        print!("\n{}", inspection.tensor_table());
-    }
+    // Features come first; whoever has less memory than they need can do nothing.
+    anyhow::ensure!(fits.first().is_none_or(|features| features.fits), "it does not fit");
     Ok(())
 }

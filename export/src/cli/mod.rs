@@ -1,12 +1,15 @@
 //! The command line: one module a verb, each with its `Args` (parsed by clap) and `run`, so that the
 //! trainer's `sorcen` offers the same verbs.
 
+mod draw;
+pub mod fill;
 pub mod generate;
 pub mod inspect;
 pub mod onnx;
 pub mod pack;
 pub mod run;
 mod source;
+mod tokens;
 pub mod verify;
 
 use std::process::ExitCode;
@@ -16,8 +19,8 @@ use clap::{Parser, Subcommand};
 /// Lowers Sorcen checkpoints to ONNX and quantised packs, runs them, and proves that they compute the same thing.
 ///
 /// A checkpoint is a folder with `config.json` and `model.safetensors`. The usual order:
-/// `onnx` and `pack` write artefacts, `verify` holds them against the float reference, `inspect` says what
-/// is in them, `run` and `generate` use them.
+/// `onnx` and `pack` write artefacts, `verify` holds them against the float reference, `inspect` says what is
+/// in them, `run`, `generate`, `inpaint`, `outpaint` and `reconstruct` use them.
 #[derive(Parser)]
 #[command(name = "sorcen-export", version, max_term_width = 100)]
 struct Cli {
@@ -33,6 +36,9 @@ enum Verb {
     Inspect(inspect::Args),
     Run(run::Args),
     Generate(generate::Args),
+    Inpaint(fill::InpaintArgs),
+    Outpaint(fill::OutpaintArgs),
+    Reconstruct(fill::ReconstructArgs),
 }
 
 /// Parses the arguments and runs the verb: exit code 0 ok, 1 failed, 2 usage (clap's own).
@@ -45,6 +51,9 @@ pub fn main() -> ExitCode {
         Verb::Inspect(args) => inspect::run(args),
         Verb::Run(args) => run::run(args),
         Verb::Generate(args) => generate::run(args),
+        Verb::Inpaint(args) => fill::inpaint(args),
+        Verb::Outpaint(args) => fill::outpaint(args),
+        Verb::Reconstruct(args) => fill::reconstruct(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,35 +1,82 @@
 //! `onnx`: a checkpoint as ONNX files.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
-use crate::{checkpoint::Checkpoint, onnx};
+use clap::ValueEnum;
 
-/// Write a checkpoint as encoder.onnx and decoder.onnx.
+use super::tokens::TokenArgs;
+use crate::{
+    calibrate::Ranges,
+    checkpoint::Checkpoint,
+    onnx::{self, OnnxOptions, Weights},
+    tokenizer::PatchTokenizer,
+};
+
+/// Write a checkpoint as ONNX files: encoder.onnx, decoder.onnx, step.onnx.
 ///
 /// Opset 17, batch size and number of kept tokens free. The encoder takes `token_ids` and `positions`
 /// (int64 [B, N], no class token) and gives `latent` [B, N+1, D] and `features` [B, D]; the decoder takes
 /// `latent` and `source` (int64 [B, T]: the row of `latent` at each place, 0 where dropped or masked) and
-/// gives `logits` [B, T, K].
+/// gives `logits` [B, T, K]; the step takes `token_ids` [B, T], the mask id where unknown, and gives `logits`.
+///
+/// With --tokenizer also tokenizer_encoder.onnx (`image` [B, 3, side, side], 0 to 1 → `ids` int64
+/// [B, grid, grid]) and tokenizer_decoder.onnx, its inverse.
 #[derive(clap::Args)]
 pub struct Args {
     /// Checkpoint folder (config.json, model.safetensors).
     #[arg(long, value_name = "DIR")]
     pub checkpoint: PathBuf,
-    /// Folder for the two files; made if missing.
+    /// Folder for the files; made if missing.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// How the matrices are stored. int8: QuantizeLinear and DequantizeLinear around each product, bytes with a
+    /// scale an output channel; activations have fixed ranges, measured on --tokens. For onnxruntime, which makes
+    /// integer products of it (tract does not read scales per channel).
+    #[arg(long, value_enum, default_value = "f32")]
+    pub precision: Precision,
+    #[command(flatten)]
+    calibration: TokenArgs,
+    /// Share of the numbers of an activation that its range covers; below 1 rare outliers are cut off.
+    #[arg(long = "covered", value_name = "SHARE", default_value_t = 1.0)]
+    pub covered: f64,
+    /// Also write the tokenizer's files (tokenizer.safetensors).
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
     /// Terms to note in the files' metadata: those of the weights.
     #[arg(long, value_name = "TEXT", default_value = "unspecified")]
     pub licence: String,
 }
 
+/// Precisions on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats, computed in 32 bits.
+    F16,
+    /// 8-bit integers (QDQ).
+    Int8,
+}
+
 /// Runs the verb.
 ///
 /// # Errors
-/// A bad checkpoint, or a folder that cannot be written.
+/// A bad checkpoint, tokens or tokenizer, or a folder that cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let checkpoint = Checkpoint::open(&args.checkpoint)?;
-    for path in onnx::export(&checkpoint, &args.out, &args.licence)? {
+    let checkpoint = Arc::new(Checkpoint::open(&args.checkpoint)?);
+    let tokenizer = args.tokenizer.as_deref().map(PatchTokenizer::open).transpose()?;
+    let ranges;
+    let weights = match args.precision {
+        Precision::F32 => Weights::F32,
+        Precision::F16 => Weights::F16,
+        Precision::Int8 => {
+            let tokens = args.calibration.read(&checkpoint.config)?;
+            ranges = Ranges::measure(&checkpoint, tokens.view(), args.covered)?;
+            Weights::Int8(&ranges)
+        }
+    };
+    let options = OnnxOptions { weights, licence: &args.licence, tokenizer: tokenizer.as_ref() };
+    for path in onnx::write(&checkpoint, &args.out, &options)? {
         println!("{}: {} bytes", path.display(), std::fs::metadata(&path)?.len());
     }
     Ok(())

@@ -8,12 +8,17 @@ use sorcen_runtime::pack;
 
 use crate::{
     checkpoint::Checkpoint,
-    pack::{write, PackOptions, PatchTokenizer, Target},
+    pack::{write, PackOptions, Target},
+    quantize::Rule,
+    tokenizer::PatchTokenizer,
 };
 
 /// Write a checkpoint as a pack (.srcn): one file that the runtime executes in place.
 ///
-/// int8 has one scale an output channel; activations are quantised at run time, a token at a time.
+/// int8 has one scale an output channel, int4 an 8-bit multiplier for each group of 32 weights besides; the
+/// activations of both are quantised to 8 bits at run time, a token at a time.
+///
+/// Example: sorcen-export pack --checkpoint run --precision int8 --int4 'blocks.*.mlp.*' --keep position=f16 --out m.srcn
 #[derive(clap::Args)]
 pub struct Args {
     /// Checkpoint folder (config.json, model.safetensors).
@@ -22,6 +27,13 @@ pub struct Args {
     /// Precision of the matrices.
     #[arg(long, value_enum, default_value = "int8")]
     pub precision: Precision,
+    /// Store weights whose name holds the pattern in another precision; `*` stands for anything, `^` at the front
+    /// for the start of the name. More than once; the first that fits counts.
+    #[arg(long, value_name = "PATTERN=PRECISION")]
+    pub keep: Vec<Rule>,
+    /// Store weights whose name holds the pattern as int4 (after --keep): short for --keep PATTERN=int4.
+    #[arg(long, value_name = "PATTERN")]
+    pub int4: Vec<String>,
     /// Machine that the weights are arranged for; the pack runs everywhere.
     #[arg(long, value_enum, default_value = "generic")]
     pub target: Target,
@@ -48,6 +60,8 @@ pub enum Precision {
     F16,
     /// 8-bit integers.
     Int8,
+    /// 4-bit integers; the word embedding in 8 bits, position tables in f16.
+    Int4,
 }
 
 impl From<Precision> for pack::Precision {
@@ -56,6 +70,7 @@ impl From<Precision> for pack::Precision {
             Precision::F32 => Self::F32,
             Precision::F16 => Self::F16,
             Precision::Int8 => Self::Int8,
+            Precision::Int4 => Self::Int4,
         }
     }
 }
@@ -68,6 +83,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let tokenizer = args.tokenizer.as_deref().map(PatchTokenizer::open).transpose()?;
     let mut options = PackOptions::new(args.precision.into());
+    let int4 = |pattern: &String| Rule { pattern: pattern.clone(), precision: pack::Precision::Int4 };
+    options.rules = args.keep.iter().cloned().chain(args.int4.iter().map(int4)).collect();
     options.target = args.target;
     options.encoder_only = args.encoder_only;
     options.tokenizer = tokenizer.as_ref();

@@ -6,7 +6,7 @@ use ndarray::Ix2;
 
 use super::source::Source;
 use crate::{
-    engine::Kept,
+    engine::{Engine, Kept},
     tensors::{TensorFile, TensorWriter},
 };
 
@@ -19,6 +19,13 @@ use crate::{
 pub struct Args {
     #[command(flatten)]
     source: Source,
+    #[command(flatten)]
+    files: Files,
+}
+
+/// Tensors in, tensors out.
+#[derive(clap::Args)]
+pub struct Files {
     /// Input tensors (safetensors).
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
@@ -32,16 +39,22 @@ pub struct Args {
 /// # Errors
 /// Bad files, or tensors that do not fit the model.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let file = TensorFile::open(&args.input)?;
-    let ids = file.ints("token_ids", 2)?.into_dimensionality::<Ix2>()?;
-    let dropped = match file.has("drop_mask") {
-        true => Some(file.numbers("drop_mask", 2)?.into_dimensionality::<Ix2>()?.mapv(|value| value != 0.0)),
-        false => None,
-    };
-    let dropped = dropped.as_ref().map(|mask| mask.view());
-    args.source.with(|opened| {
-        let engine = opened.engine();
-        let kept = Kept::of(ids.view(), dropped, engine.config())?;
+    args.source.with(|opened| args.files.run(opened.engine()))
+}
+
+impl Files {
+    /// Runs the input through an engine (the trainer's `sorcen run` hands Burn's in).
+    ///
+    /// # Errors
+    /// Bad files, or tensors that do not fit the model.
+    pub fn run(&self, engine: &dyn Engine) -> anyhow::Result<()> {
+        let file = TensorFile::open(&self.input)?;
+        let ids = file.ints("token_ids", 2)?.into_dimensionality::<Ix2>()?;
+        let dropped = match file.has("drop_mask") {
+            true => Some(file.numbers("drop_mask", 2)?.into_dimensionality::<Ix2>()?.mapv(|value| value != 0.0)),
+            false => None,
+        };
+        let kept = Kept::of(ids.view(), dropped.as_ref().map(|mask| mask.view()), engine.config())?;
         let encoded = engine.encode(kept.ids.view(), kept.positions.view())?;
         let mut out = TensorWriter::default();
         if engine.has_decoder() {
@@ -52,8 +65,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             out.floats("features", encoded.features.view());
         }
         out.floats("latent", encoded.latent.view());
-        out.write(&args.output)?;
-        println!("{}: {} images by {}", args.output.display(), ids.nrows(), engine.name());
+        out.write(&self.output)?;
+        println!("{}: {} images by {}", self.output.display(), ids.nrows(), engine.name());
         Ok(())
-    })
+    }
 }

@@ -1,14 +1,16 @@
 //! `verify`: artefacts against the float reference.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use ndarray::{s, Ix2};
-
+use super::tokens::TokenArgs;
 use crate::{
     atomic,
     checkpoint::Checkpoint,
-    tensors::TensorFile,
-    verify::{random_tokens, verify, VerifyInputs},
+    onnxruntime::Python,
+    verify::{verify, Dump, VerifyInputs},
 };
 
 /// Hold artefacts against the float reference: one table, exit code 1 if any number is out of tolerance.
@@ -16,26 +18,29 @@ use crate::{
 /// Each image goes through the reference and through each artefact, whole (features, latent) and with half
 /// of its tokens dropped and a tenth masked (latent, logits).
 #[derive(clap::Args)]
-#[command(group = clap::ArgGroup::new("artefacts").args(["onnx", "pack"]).required(true).multiple(true))]
+#[command(group = clap::ArgGroup::new("artefacts").args(["onnx", "pack", "burn"]).required(true).multiple(true))]
 pub struct Args {
     /// The checkpoint that the artefacts were made from.
     #[arg(long, value_name = "DIR")]
     pub checkpoint: PathBuf,
-    /// Folder with encoder.onnx and decoder.onnx, to be run in tract.
+    /// Folder with encoder.onnx and decoder.onnx, to be run in tract and, where it is installed, in onnxruntime;
+    /// give it again for more.
     #[arg(long, value_name = "DIR")]
-    pub onnx: Option<PathBuf>,
+    pub onnx: Vec<PathBuf>,
+    /// Python interpreter that has numpy and onnxruntime [default: python3, if it has them].
+    #[arg(long, value_name = "FILE")]
+    pub python: Option<PathBuf>,
     /// A pack; give it again for more.
     #[arg(long, value_name = "FILE")]
     pub pack: Vec<PathBuf>,
-    /// Images to use: `token_ids` [B, T] in a safetensors file. Random tokens if not given.
-    #[arg(long, value_name = "FILE")]
-    pub tokens: Option<PathBuf>,
-    /// Number of images.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
-    pub images: u32,
-    /// Seed of the random tokens.
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    pub seed: u64,
+    /// What Burn computed from --tokens: the output of `sorcen run --input TOKENS --output FILE`.
+    #[arg(long, value_name = "FILE", requires = "tokens")]
+    pub burn: Option<PathBuf>,
+    #[command(flatten)]
+    tokens: TokenArgs,
+    /// Also show, for packs, how far each of the encoder's blocks is from the reference's: where an error begins.
+    #[arg(long, requires = "pack")]
+    pub layers: bool,
     /// Print JSON in place of the table.
     #[arg(long)]
     pub json: bool,
@@ -50,15 +55,19 @@ pub struct Args {
 /// Bad files, or numbers out of tolerance.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let checkpoint = Arc::new(Checkpoint::open(&args.checkpoint)?);
-    let tokens = match &args.tokens {
-        Some(path) => {
-            let tokens = TensorFile::open(path)?.ints("token_ids", 2)?.into_dimensionality::<Ix2>()?;
-            let images = tokens.nrows().min(args.images as usize);
-            tokens.slice_move(s![..images, ..])
-        }
-        None => random_tokens(&checkpoint.config, args.images as usize, args.seed),
+    let tokens = args.tokens.read(&checkpoint.config)?;
+    let mut inputs = VerifyInputs::new(checkpoint, tokens);
+    inputs.onnx = args.onnx.clone();
+    inputs.packs = args.pack.clone();
+    inputs.layers = args.layers;
+    inputs.python = match &args.python {
+        Some(interpreter) => Some(Python::new(interpreter)?),
+        None if args.onnx.is_empty() => None,
+        None => Python::new(Path::new("python3")).ok(), // it need not be installed; the report says so
     };
-    let inputs = VerifyInputs { checkpoint, onnx: args.onnx.clone(), packs: args.pack.clone(), tokens };
+    if let (Some(inputs_file), Some(outputs)) = (&args.tokens.tokens, &args.burn) {
+        inputs.dump = Some(Dump { name: "Burn".into(), inputs: inputs_file.clone(), outputs: outputs.clone() });
+    }
     let report = verify(&inputs)?;
     if let Some(path) = &args.out {
         let json = path.extension().is_some_and(|extension| extension == "json");

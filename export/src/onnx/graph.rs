@@ -26,15 +26,28 @@ impl From<usize> for Dim {
 pub enum Elem {
     /// 32-bit floats.
     F32,
+    /// 16-bit floats: stored weights.
+    F16,
     /// 64-bit signed integers: ids, positions, shapes.
     I64,
+    /// Bytes: quantised activations, pixels.
+    U8,
+    /// Signed bytes: quantised weights.
+    I8,
+    /// Truth values.
+    Bool,
 }
 
 impl Elem {
-    const fn code(self) -> i32 {
+    /// The number that stands for the type in attributes (`to` of `Cast`).
+    pub const fn code(self) -> i32 {
         match self {
             Elem::F32 => DataType::FLOAT as i32,
+            Elem::F16 => DataType::FLOAT16 as i32,
             Elem::I64 => DataType::INT64 as i32,
+            Elem::U8 => DataType::UINT8 as i32,
+            Elem::I8 => DataType::INT8 as i32,
+            Elem::Bool => DataType::BOOL as i32,
         }
     }
 }
@@ -47,6 +60,8 @@ pub enum Attr<'a> {
     Ints(&'static str, &'a [i64]),
     /// `name = float`
     Float(&'static str, f32),
+    /// `name = text`
+    Text(&'static str, &'static str),
 }
 
 /// A graph under construction. Values are referred to by name; methods that make one return its name.
@@ -78,23 +93,31 @@ impl Graph {
 
     /// Adds a constant of floats.
     pub fn floats(&mut self, name: impl Into<String>, dims: &[usize], values: &[f32], doc: &str) -> String {
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let bytes = || values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.constant(name.into(), Elem::F32, dims, bytes, doc)
     }
 
     /// Adds a constant of integers.
     pub fn ints(&mut self, name: impl Into<String>, dims: &[usize], values: &[i64], doc: &str) -> String {
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let bytes = || values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.constant(name.into(), Elem::I64, dims, bytes, doc)
     }
 
-    fn constant(&mut self, name: String, elem: Elem, dims: &[usize], raw_data: Vec<u8>, doc: &str) -> String {
+    /// Adds a constant of any type, little-endian; one of this name that is there already is taken as it is.
+    pub fn constant(
+        &mut self,
+        name: String,
+        elem: Elem,
+        dims: &[usize],
+        bytes: impl FnOnce() -> Vec<u8>,
+        doc: &str,
+    ) -> String {
         if self.proto.initializer.iter().all(|constant| constant.name != name) {
             self.proto.initializer.push(TensorProto {
                 name: name.clone(),
                 dims: dims.iter().map(|&dim| dim as i64).collect(),
                 data_type: elem.code(),
-                raw_data,
+                raw_data: bytes(),
                 doc_string: doc.into(),
                 ..Default::default()
             });
@@ -102,59 +125,56 @@ impl Graph {
         name
     }
 
-    /// Adds a node whose output has floats.
-    pub fn node(
-        &mut self,
-        op: &str,
-        name: impl Into<String>,
-        inputs: &[&str],
-        attributes: &[Attr],
-        dims: &[Dim],
-        doc: &str,
-    ) -> String {
-        self.typed_node(Elem::F32, op, name.into(), inputs, attributes, dims, doc)
-    }
-
-    /// Adds a node whose output has integers.
-    pub fn int_node(
-        &mut self,
-        op: &str,
-        name: impl Into<String>,
-        inputs: &[&str],
-        attributes: &[Attr],
-        dims: &[Dim],
-        doc: &str,
-    ) -> String {
-        self.typed_node(Elem::I64, op, name.into(), inputs, attributes, dims, doc)
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "what a node is; the public methods fix the first")]
-    fn typed_node(
-        &mut self,
-        elem: Elem,
-        op: &str,
-        name: String,
-        inputs: &[&str],
-        attributes: &[Attr],
-        dims: &[Dim],
-        doc: &str,
-    ) -> String {
-        self.proto.value_info.push(value_info(&name, elem, dims, doc));
-        self.proto.node.push(NodeProto {
+    /// Starts a node; it is added by saying what its output is.
+    pub fn node(&mut self, op: &str, name: impl Into<String>, inputs: &[&str]) -> Node<'_> {
+        let name = name.into();
+        let proto = NodeProto {
             op_type: op.into(),
-            name: name.clone(),
-            input: inputs.iter().map(|input| input.to_string()).collect(),
             output: vec![name.clone()],
-            attribute: attributes.iter().map(attribute).collect(),
-            doc_string: doc.into(),
+            name,
+            input: inputs.iter().map(|input| input.to_string()).collect(),
             ..Default::default()
-        });
-        name
+        };
+        Node { graph: self, proto }
     }
 
     /// The finished graph.
     pub fn finish(self) -> GraphProto {
         self.proto
+    }
+}
+
+/// A node under construction.
+#[must_use = "a node is added by `floats`, `ints` or `gives`"]
+pub struct Node<'g> {
+    graph: &'g mut Graph,
+    proto: NodeProto,
+}
+
+impl Node<'_> {
+    /// With an attribute.
+    pub fn with(mut self, attr: Attr) -> Self {
+        self.proto.attribute.push(attribute(&attr));
+        self
+    }
+
+    /// Adds the node; its output, of floats, has this shape and meaning. Returns the output's name.
+    pub fn floats(self, dims: &[Dim], doc: &str) -> String {
+        self.gives(Elem::F32, dims, doc)
+    }
+
+    /// Adds the node; its output, of 64-bit integers, has this shape and meaning.
+    pub fn ints(self, dims: &[Dim], doc: &str) -> String {
+        self.gives(Elem::I64, dims, doc)
+    }
+
+    /// Adds the node; its output has this type, shape and meaning.
+    pub fn gives(mut self, elem: Elem, dims: &[Dim], doc: &str) -> String {
+        let name = self.proto.name.clone();
+        self.proto.doc_string = doc.into();
+        self.graph.proto.value_info.push(value_info(&name, elem, dims, doc));
+        self.graph.proto.node.push(self.proto);
+        name
     }
 }
 
@@ -164,18 +184,17 @@ pub fn entry(key: &str, value: &str) -> StringStringEntryProto {
 }
 
 fn attribute(attr: &Attr) -> AttributeProto {
-    let (name, type_) = match attr {
-        Attr::Int(name, _) => (name, AttributeType::INT),
-        Attr::Ints(name, _) => (name, AttributeType::INTS),
-        Attr::Float(name, _) => (name, AttributeType::FLOAT),
+    let proto = |name: &str, type_: AttributeType| AttributeProto {
+        name: name.into(),
+        type_: type_.into(),
+        ..Default::default()
     };
-    let mut proto = AttributeProto { name: (*name).into(), type_: type_.into(), ..Default::default() };
-    match attr {
-        Attr::Int(_, value) => proto.i = *value,
-        Attr::Ints(_, values) => proto.ints = values.to_vec(),
-        Attr::Float(_, value) => proto.f = *value,
+    match *attr {
+        Attr::Int(name, i) => AttributeProto { i, ..proto(name, AttributeType::INT) },
+        Attr::Ints(name, ints) => AttributeProto { ints: ints.to_vec(), ..proto(name, AttributeType::INTS) },
+        Attr::Float(name, f) => AttributeProto { f, ..proto(name, AttributeType::FLOAT) },
+        Attr::Text(name, text) => AttributeProto { s: text.into(), ..proto(name, AttributeType::STRING) },
     }
-    proto
 }
 
 fn value_info(name: &str, elem: Elem, dims: &[Dim], doc: &str) -> ValueInfoProto {

@@ -2,294 +2,189 @@
 
 use sorcen_runtime::{
     config::{HEAD_LAYER_NORM_EPS, PROBE_NORM_EPS},
-    schema::{Param, Part, Stack},
+    schema::{Param, Stack},
+    ModelConfig,
 };
 
-use super::graph::{Attr, Dim, Elem, Graph};
+use super::{
+    graph::{Attr, Dim, Elem, Graph},
+    layers::{transpose, Layers, B},
+    Weights,
+};
 use crate::checkpoint::Checkpoint;
 
-const B: Dim = Dim::Symbol("B");
 const N: Dim = Dim::Symbol("N");
 const N1: Dim = Dim::Symbol("N+1");
 
 /// `token_ids`, `positions` → `latent`, `features`.
-pub fn encoder(checkpoint: &Checkpoint) -> Graph {
+pub fn encoder(checkpoint: &Checkpoint, weights: Weights) -> Graph {
     let c = &checkpoint.config;
     let mut g = Graph::new("sorcen_encoder", "Sorcen's encoder: kept VQ tokens and their positions to features.");
-    let ids_doc = format!(
-        "Kept tokens of each image: VQ codes 0..{}, or {} for a masked one. No class token.",
-        c.codebook_size - 1,
-        c.mask_token_id
-    );
-    g.input("token_ids", Elem::I64, &[B, N], &ids_doc);
+    g.input("token_ids", Elem::I64, &[B, N], &ids_doc(c, "Kept tokens of each image"));
     let positions_doc = format!(
         "Place of each token in the {0}x{0} grid, row-major, 0..{1}, increasing. All of 0..{1} for features.",
         c.grid,
         c.tokens() - 1
     );
     g.input("positions", Elem::I64, &[B, N], &positions_doc);
-    let mut layers = Layers { g, checkpoint, tokens: N1 };
-    layers.encoder();
-    layers.g.output("latent");
-    layers.g.output("features");
+
+    let one = g.ints("one", &[], &[1], "1");
+    let doc = "Positions in the full sequence, where 0 is the class token.";
+    let positions = g.node("Add", "sequence_positions", &["positions", &one]).ints(&[B, N], doc);
+    let zero = g.ints("class_position", &[1, 1], &[0], "Position of the class token.");
+    let mut layers = Layers { g, checkpoint, weights, tokens: N1 };
+    let rows = layers.with_first(&zero, &positions, "rows", [B, N1], "Rows of the position table.");
+    let x = layers.encoder("token_ids", &rows, B);
+
+    // The linear probe's feature: the last block's patch tokens, pooled without the final norm, standardised.
+    let width = c.embed_dim;
+    let patches = layers.patches("patch_tokens", &x, [B, N, width.into()]);
+    let g = &mut layers.g;
+    let pooled = g.node("ReduceMean", "pooled", &[&patches]).with(Attr::Ints("axes", &[1]));
+    let pooled = pooled.with(Attr::Int("keepdims", 0)).floats(&[B, width.into()], "Mean over the patch tokens.");
+    let gain = g.floats("fc_norm.weight", &[width], &vec![1.0; width], "All 1: not trained.");
+    let bias = g.floats("fc_norm.bias", &[width], &vec![0.0; width], "All 0: not trained.");
+    g.node("LayerNormalization", "features", &[&pooled, &gain, &bias])
+        .with(Attr::Int("axis", -1))
+        .with(Attr::Float("epsilon", PROBE_NORM_EPS))
+        .floats(
+            &[B, width.into()],
+            "The linear probe's feature; meaningful where every token of the image is given, unmasked.",
+        );
+    g.output("latent");
+    g.output("features");
     layers.g
 }
 
 /// `latent`, `source` → `logits`.
-pub fn decoder(checkpoint: &Checkpoint) -> Graph {
+pub fn decoder(checkpoint: &Checkpoint, weights: Weights) -> Graph {
     let c = &checkpoint.config;
     let mut g = Graph::new("sorcen_decoder", "Sorcen's decoder: the encoder's output to logits of the VQ codes.");
-    let d = c.embed_dim.into();
-    g.input("latent", Elem::F32, &[B, N1, d], "Output `latent` of the encoder: class token, then kept tokens.");
+    let dims = [B, N1, c.embed_dim.into()];
+    g.input("latent", Elem::F32, &dims, "Output `latent` of the encoder: class token, then kept tokens.");
     let source_doc = "Row of `latent` to put at each patch position; 0, the class token's row, where the token was \
                       dropped or masked.";
     g.input("source", Elem::I64, &[B, c.tokens().into()], source_doc);
-    let mut layers = Layers { g, checkpoint, tokens: c.sequence().into() };
-    layers.decoder();
+    let mut layers = Layers { g, checkpoint, weights, tokens: N1 };
+    layers.decoder("latent", "source");
     layers.g.output("logits");
     layers.g
 }
 
-/// Writes layers into a graph; values are named after the weights.
-struct Layers<'a> {
-    g: Graph,
-    checkpoint: &'a Checkpoint,
-    /// Length of the sequences being worked on, class token included.
-    tokens: Dim,
+/// `token_ids` → `logits`: one step of generation, every position present, unknown ones masked.
+pub fn step(checkpoint: &Checkpoint, weights: Weights) -> Graph {
+    let c = &checkpoint.config;
+    let (tokens, sequence) = (c.tokens(), c.sequence());
+    let doc = "One generation step: a token map with unknown places to logits of the VQ codes everywhere.";
+    let mut g = Graph::new("sorcen_step", doc);
+    g.input("token_ids", Elem::I64, &[B, tokens.into()], &ids_doc(c, "All tokens of each image"));
+
+    // All tokens are kept: row t + 1 of the latent stands at place t, unless it is masked.
+    let rows: Vec<i64> = (0..sequence as i64).collect();
+    let all = g.ints("rows", &[1, sequence], &rows, "Rows of the position table: all, in order.");
+    let own = g.ints("own_rows", &[1, tokens], &rows[1..], "Each token's own row of the latent.");
+    let class = g.ints("class_rows", &[1], &[0], "The class token's row of the latent.");
+    let mask = g.ints("mask_token_id", &[1], &[c.mask_token_id as i64], "Id of the mask token.");
+    let dims = [B, tokens.into()];
+    let unknown = g.node("Equal", "unknown", &["token_ids", &mask]).gives(Elem::Bool, &dims, "Masked places.");
+    let doc = "Row of the latent to put at each place: the class token's where it is unknown.";
+    let source = g.node("Where", "source", &[&unknown, &class, &own]).ints(&dims, doc);
+
+    let mut layers = Layers { g, checkpoint, weights, tokens: sequence.into() };
+    layers.encoder("token_ids", &all, 1.into());
+    layers.decoder("latent", &source);
+    layers.g.output("logits");
+    layers.g
+}
+
+fn ids_doc(c: &ModelConfig, what: &str) -> String {
+    format!("{what}: VQ codes 0..{}, or {} for a masked one. No class token.", c.codebook_size - 1, c.mask_token_id)
 }
 
 impl Layers<'_> {
-    fn encoder(&mut self) {
+    /// Ids `[B, tokens - 1]` and rows of the position table `[rows_batch, tokens]` → the last block's output,
+    /// whose name is returned, and `latent`, both `[B, tokens, D]`.
+    fn encoder(&mut self, ids: &str, rows: &str, rows_batch: Dim) -> String {
         let c = self.checkpoint.config;
-        let d = Dim::from(c.embed_dim);
+        let n = self.tokens;
+        let dims = [B, n, c.embed_dim.into()];
 
         // The class token in front: its id, and position 0 of the full sequence.
         let class = self.g.ints("class_token_id", &[1, 1], &[c.class_token_id as i64], "Id of the class token.");
-        let ids = self.with_first(&class, "token_ids", "ids", [B, N1], "Ids with the class token first.");
-        let one = self.g.ints("one", &[], &[1], "");
-        let positions = self.g.int_node(
-            "Add",
-            "sequence_positions",
-            &["positions", &one],
-            &[],
-            &[B, N],
-            "Positions in the full sequence, where 0 is the class token.",
-        );
-        let zero = self.g.ints("class_position", &[1, 1], &[0], "Position of the class token.");
-        let positions = self.with_first(&zero, &positions, "rows", [B, N1], "Rows of the position table.");
-
+        let ids = self.with_first(&class, ids, "ids", [B, n], "Ids with the class token first.");
         let word = self.weight(Param::WordEmbedding);
-        let word = self.g.node("Gather", "word_embedding", &[&word, &ids], &[Attr::Int("axis", 0)], &[B, N1, d], "");
         let position = self.weight(Param::PositionEmbedding);
-        let axis = [Attr::Int("axis", 0)];
-        let position = self.g.node("Gather", "position_embedding", &[&position, &positions], &axis, &[B, N1, d], "");
-        let sum = self.g.node("Add", "embedding_sum", &[&word, &position], &[], &[B, N1, d], "");
-        let (weight, bias) = (Param::EmbeddingNormWeight, Param::EmbeddingNormBias);
-        let mut x = self.layer_norm("embedding", &sum, weight, bias, c.embed_dim, "Token embeddings.");
-
+        let row = |g: &mut Graph, name: &str, table: &str, rows: &str, dims: &[Dim], doc: &str| {
+            g.node("Gather", name, &[table, rows]).with(Attr::Int("axis", 0)).floats(dims, doc)
+        };
+        let word = row(&mut self.g, "word_embedding", &word, &ids, &dims, "A row of the word table an id.");
+        let places = [rows_batch, dims[1], dims[2]];
+        let doc = "A row of the position table a token.";
+        let position = row(&mut self.g, "position_embedding", &position, rows, &places, doc);
+        let doc = "What a token is and where.";
+        let sum = self.g.node("Add", "embedding_sum", &[&word, &position]).floats(&dims, doc);
+        let norm = [Param::EmbeddingNormWeight, Param::EmbeddingNormBias];
+        let mut x = self.layer_norm("embedding", &sum, norm, c.layer_norm_eps, c.embed_dim, "Token embeddings.");
         for index in 0..c.depth {
             x = self.block(&x, Stack::Encoder, index, c.embed_dim, c.num_heads);
         }
-        self.layer_norm(
-            "latent",
-            &x,
-            Param::NormWeight,
-            Param::NormBias,
-            c.embed_dim,
-            "Encoder's output, class token first.",
-        );
-
-        // The linear probe's feature: the last block's patch tokens, pooled without the final norm, standardised.
-        let patches = self.patches("patch_tokens", &x, [B, N, d]);
-        let axes = [Attr::Ints("axes", &[1]), Attr::Int("keepdims", 0)];
-        let pooled = self.g.node("ReduceMean", "pooled", &[&patches], &axes, &[B, d], "Mean over the patch tokens.");
-        let gain = self.g.floats("fc_norm.weight", &[c.embed_dim], &vec![1.0; c.embed_dim], "All 1: not trained.");
-        let bias = self.g.floats("fc_norm.bias", &[c.embed_dim], &vec![0.0; c.embed_dim], "All 0: not trained.");
-        self.g.node(
-            "LayerNormalization",
-            "features",
-            &[&pooled, &gain, &bias],
-            &[Attr::Int("axis", -1), Attr::Float("epsilon", PROBE_NORM_EPS)],
-            &[B, d],
-            "The linear probe's feature; meaningful where every token of the image is given, unmasked.",
-        );
+        let norm = [Param::NormWeight, Param::NormBias];
+        self.layer_norm("latent", &x, norm, c.layer_norm_eps, c.embed_dim, "Encoder's output, class token first.");
+        x
     }
 
-    fn decoder(&mut self) {
+    /// Latent `[B, tokens, D]` and source rows `[B, T]` → `logits` `[B, T, K]`.
+    fn decoder(&mut self, latent: &str, source: &str) {
         let c = self.checkpoint.config;
-        let (d, dd) = (Dim::from(c.embed_dim), Dim::from(c.decoder_embed_dim));
+        let dd = Dim::from(c.decoder_embed_dim);
         let (sequence, patches, codes) = (Dim::from(c.sequence()), Dim::from(c.tokens()), c.codebook_size);
 
-        self.tokens = N1;
         let (weight, bias) = (Param::DecoderEmbedWeight, Param::DecoderEmbedBias);
-        let u = self.linear("decoder_embed", "latent", weight, bias, "Projection to the decoder's width.");
+        let u = self.linear("decoder_embed", latent, weight, bias, "Projection to the decoder's width.");
         self.tokens = sequence;
 
         // Each position takes its row of the projection; unseen ones take the class token's.
         let zero = self.g.ints("class_row", &[1, 1], &[0], "Row of the class token.");
-        let rows = self.with_first(&zero, "source", "canvas_rows", [B, sequence], "Row for each of the 1+T positions.");
-        let last = self.g.ints("last_axis", &[1], &[-1], "");
-        let rows = self.g.int_node("Unsqueeze", "canvas_column", &[&rows, &last], &[], &[B, sequence, 1.into()], "");
-        let wide = self.g.ints("canvas_width", &[3], &[1, 1, c.decoder_embed_dim as i64], "");
-        let rows = self.g.int_node("Expand", "canvas_indices", &[&rows, &wide], &[], &[B, sequence, dd], "");
-        let axis = [Attr::Int("axis", 1)];
-        let canvas = self.g.node("GatherElements", "canvas", &[&u, &rows], &axis, &[B, sequence, dd], "");
-        let position = self.weight(Param::DecoderPosition);
+        let rows = self.with_first(&zero, source, "canvas_rows", [B, sequence], "Row for each of the 1+T positions.");
+        let g = &mut self.g;
+        let last = g.ints("last_axis", &[1], &[-1], "The last axis.");
+        let doc = "The rows as a column.";
+        let rows = g.node("Unsqueeze", "canvas_column", &[&rows, &last]).ints(&[B, sequence, 1.into()], doc);
+        let wide = [1, 1, c.decoder_embed_dim as i64];
+        let wide = g.ints("canvas_width", &[3], &wide, "The decoder's width, for Expand.");
         let dims = [B, sequence, dd];
-        let mut x = self.g.node("Add", "decoder_input", &[&canvas, &position], &[], &dims, "Learned positions added.");
+        let rows = g.node("Expand", "canvas_indices", &[&rows, &wide]).ints(&dims, "The row of every element.");
+        let canvas = g.node("GatherElements", "canvas", &[&u, &rows]).with(Attr::Int("axis", 1));
+        let canvas = canvas.floats(&dims, "Projected tokens at their places, the class token elsewhere.");
+        let position = self.weight(Param::DecoderPosition);
+        let doc = "Learned positions added.";
+        let mut x = self.g.node("Add", "decoder_input", &[&canvas, &position]).floats(&dims, doc);
 
         for index in 0..c.decoder_depth {
             x = self.block(&x, Stack::Decoder, index, c.decoder_embed_dim, c.decoder_num_heads);
         }
-        let (weight, bias) = (Param::DecoderNormWeight, Param::DecoderNormBias);
-        let x = self.layer_norm("decoder_norm", &x, weight, bias, c.decoder_embed_dim, "Decoder's output.");
+        let norm = [Param::DecoderNormWeight, Param::DecoderNormBias];
+        let doc = "Decoder's output.";
+        let x = self.layer_norm("decoder_norm", &x, norm, c.layer_norm_eps, c.decoder_embed_dim, doc);
 
         // The output head, at the patch positions only; its output layer is the word table's code rows.
         let x = self.patches("decoder_patches", &x, [B, patches, dd]);
         self.tokens = patches;
-        let h = self.linear("mlm_layer.fc", &x, Param::HeadFcWeight, Param::HeadFcBias, "");
+        let doc = "The head's hidden layer, at the encoder's width.";
+        let h = self.linear("mlm_layer.fc", &x, Param::HeadFcWeight, Param::HeadFcBias, doc);
         let h = self.gelu("mlm_layer.gelu", &h, c.embed_dim);
-        let weight = self.weight(Param::HeadNormWeight);
-        let bias = self.weight(Param::HeadNormBias);
-        let h = self.g.node(
-            "LayerNormalization",
-            "mlm_layer.ln",
-            &[&h, &weight, &bias],
-            &[Attr::Int("axis", -1), Attr::Float("epsilon", HEAD_LAYER_NORM_EPS)],
-            &[B, patches, d],
-            "Its epsilon is 1e-5, unlike all others.",
-        );
+        let norm = [Param::HeadNormWeight, Param::HeadNormBias];
+        let doc = "Its epsilon is 1e-5, unlike all others.";
+        let h = self.layer_norm("mlm_layer.ln", &h, norm, HEAD_LAYER_NORM_EPS, c.embed_dim, doc);
         let word = &self.checkpoint.tensor(Param::WordEmbedding)[..codes * c.embed_dim];
         let word = transpose(word, codes, c.embed_dim);
-        let word =
-            self.g.floats("code_embeddings.T", &[c.embed_dim, codes], &word, "The codes' word embeddings, transposed.");
+        let shape = (c.embed_dim, codes);
+        let doc = "The codes' word embeddings, transposed.";
+        let product =
+            self.product("mlm_layer.decoder", &h, Param::WordEmbedding, "code_embeddings.T", shape, &word, doc);
         let bias = &self.checkpoint.tensor(Param::HeadBias)[..codes];
         let bias = self.g.floats("mlm_layer.bias", &[codes], bias, "Bias of each code.");
-        let dims = [B, patches, codes.into()];
-        let product = self.g.node("MatMul", "mlm_layer.decoder", &[&h, &word], &[], &dims, "");
-        self.g.node("Add", "logits", &[&product, &bias], &[], &dims, "Logits of the VQ codes at each patch position.");
+        let doc = "Logits of the VQ codes at each patch position.";
+        self.g.node("Add", "logits", &[&product, &bias]).floats(&[B, patches, codes.into()], doc);
     }
-
-    /// A pre-norm transformer block on `x` `[B, tokens, width]`.
-    fn block(&mut self, x: &str, stack: Stack, index: usize, width: usize, heads: usize) -> String {
-        let part = |part| Param::Block { stack, index, part };
-        let stack = match stack {
-            Stack::Encoder => "blocks",
-            Stack::Decoder => "decoder_blocks",
-        };
-        let name = |suffix: &str| format!("{stack}.{index}.{suffix}");
-        let dims = [B, self.tokens, width.into()];
-
-        let h = self.layer_norm(&name("norm1"), x, part(Part::Norm1Weight), part(Part::Norm1Bias), width, "");
-        let qkv =
-            self.linear(&name("attn.qkv"), &h, part(Part::QkvWeight), part(Part::QkvBias), "Queries, keys, values.");
-        let h = self.attention(&name("attn"), &qkv, width, heads);
-        let h = self.linear(&name("attn.proj"), &h, part(Part::ProjWeight), part(Part::ProjBias), "");
-        let x = self.g.node("Add", name("attn.residual"), &[x, &h], &[], &dims, "");
-
-        let h = self.layer_norm(&name("norm2"), &x, part(Part::Norm2Weight), part(Part::Norm2Bias), width, "");
-        let h = self.linear(&name("mlp.fc1"), &h, part(Part::Fc1Weight), part(Part::Fc1Bias), "");
-        let h = self.gelu(&name("mlp.gelu"), &h, width * self.checkpoint.config.mlp_ratio);
-        let h = self.linear(&name("mlp.fc2"), &h, part(Part::Fc2Weight), part(Part::Fc2Bias), "");
-        self.g.node("Add", name("output"), &[&x, &h], &[], &dims, "Output of the block.")
-    }
-
-    /// Softmax attention of a fused `[B, tokens, 3·width]` → `[B, tokens, width]`.
-    fn attention(&mut self, name: &str, qkv: &str, width: usize, heads: usize) -> String {
-        let head = width / heads;
-        let (h, hd, n) = (Dim::from(heads), Dim::from(head), self.tokens);
-        let split_shape =
-            self.g.ints(format!("heads_{width}"), &[4], &[0, 0, heads as i64, head as i64], "Split into heads.");
-        let merge_shape = self.g.ints(format!("merged_{width}"), &[3], &[0, 0, width as i64], "Merge the heads.");
-        let axis = self.g.ints("last_axis", &[1], &[-1], "");
-
-        let mut part = |which: usize, what: &str, perm: &[i64], dims: &[Dim]| {
-            let g = &mut self.g;
-            let start = g.ints(format!("{}_{width}", which * width), &[1], &[(which * width) as i64], "");
-            let end = g.ints(format!("{}_{width}", (which + 1) * width), &[1], &[((which + 1) * width) as i64], "");
-            let slice = [qkv, &start, &end, &axis];
-            let x = g.node("Slice", format!("{name}.{what}"), &slice, &[], &[B, n, width.into()], "");
-            let shape = [x.as_str(), &split_shape];
-            let x = g.node("Reshape", format!("{name}.{what}_split"), &shape, &[], &[B, n, h, hd], "");
-            g.node("Transpose", format!("{name}.{what}_heads"), &[&x], &[Attr::Ints("perm", perm)], dims, "")
-        };
-        let q = part(0, "q", &[0, 2, 1, 3], &[B, h, n, hd]);
-        let k = part(1, "k", &[0, 2, 3, 1], &[B, h, hd, n]);
-        let v = part(2, "v", &[0, 2, 1, 3], &[B, h, n, hd]);
-
-        let g = &mut self.g;
-        let scale = g.floats(format!("scale_{head}"), &[], &[(head as f32).powf(-0.5)], "1/sqrt(head width)");
-        let scores = g.node("MatMul", format!("{name}.scores"), &[&q, &k], &[], &[B, h, n, n], "");
-        let scores = g.node("Mul", format!("{name}.scaled"), &[&scores, &scale], &[], &[B, h, n, n], "");
-        let axis = [Attr::Int("axis", -1)];
-        let p = g.node("Softmax", format!("{name}.probabilities"), &[&scores], &axis, &[B, h, n, n], "");
-        let x = g.node("MatMul", format!("{name}.mixed"), &[&p, &v], &[], &[B, h, n, hd], "");
-        let perm = [Attr::Ints("perm", &[0, 2, 1, 3])];
-        let x = g.node("Transpose", format!("{name}.mixed_tokens"), &[&x], &perm, &[B, n, h, hd], "");
-        g.node("Reshape", format!("{name}.merged"), &[&x, &merge_shape], &[], &[B, n, width.into()], "")
-    }
-
-    /// The exact GELU, `x/2 (1 + erf(x/√2))` (the operator `Gelu` needs a newer opset).
-    fn gelu(&mut self, name: &str, x: &str, width: usize) -> String {
-        let g = &mut self.g;
-        let dims = [B, self.tokens, width.into()];
-        let sqrt = g.floats("sqrt_half", &[], &[std::f32::consts::FRAC_1_SQRT_2], "");
-        let one = g.floats("one_f32", &[], &[1.0], "");
-        let half = g.floats("half", &[], &[0.5], "");
-        let h = g.node("Mul", format!("{name}.scaled"), &[x, &sqrt], &[], &dims, "");
-        let h = g.node("Erf", format!("{name}.erf"), &[&h], &[], &dims, "");
-        let h = g.node("Add", format!("{name}.gate"), &[&h, &one], &[], &dims, "");
-        let h = g.node("Mul", format!("{name}.gated"), &[x, &h], &[], &dims, "");
-        g.node("Mul", name, &[&h, &half], &[], &dims, "Exact GELU.")
-    }
-
-    /// `x W + b` with the weight transposed for `MatMul`; the output is called `name`.
-    fn linear(&mut self, name: &str, x: &str, weight: Param, bias: Param, doc: &str) -> String {
-        let (out, inner) = weight.shape(&self.checkpoint.config).matrix();
-        let values = transpose(self.checkpoint.tensor(weight), out, inner);
-        let weight = self.g.floats(format!("{weight}.T"), &[inner, out], &values, "[in, out]: transposed for MatMul.");
-        let bias = self.weight(bias);
-        let dims = [B, self.tokens, out.into()];
-        let product = self.g.node("MatMul", format!("{name}.matmul"), &[x, &weight], &[], &dims, "");
-        self.g.node("Add", name, &[&product, &bias], &[], &dims, doc)
-    }
-
-    /// LayerNorm over the last axis of `[B, tokens, width]`; the output is called `name`.
-    fn layer_norm(&mut self, name: &str, x: &str, weight: Param, bias: Param, width: usize, doc: &str) -> String {
-        let attributes = [Attr::Int("axis", -1), Attr::Float("epsilon", self.checkpoint.config.layer_norm_eps)];
-        let (weight, bias) = (self.weight(weight), self.weight(bias));
-        let dims = [B, self.tokens, width.into()];
-        self.g.node("LayerNormalization", name, &[x, &weight, &bias], &attributes, &dims, doc)
-    }
-
-    /// A weight under its official name.
-    fn weight(&mut self, param: Param) -> String {
-        let shape = param.shape(&self.checkpoint.config);
-        self.g.floats(param.to_string(), shape.dims(), self.checkpoint.tensor(param), "")
-    }
-
-    /// Puts `first` `[1, 1]` before each row of integers `rest` `[B, n]`.
-    fn with_first(&mut self, first: &str, rest: &str, name: &str, dims: [Dim; 2], doc: &str) -> String {
-        let g = &mut self.g;
-        let (zero, one) = (g.ints("start_0", &[1], &[0], ""), g.ints("end_1", &[1], &[1], ""));
-        let shape = g.int_node("Shape", format!("{name}.shape"), &[rest], &[], &[2.into()], "");
-        let batch = g.int_node("Slice", format!("{name}.batch"), &[&shape, &zero, &one], &[], &[1.into()], "");
-        let axis = [Attr::Int("axis", 0)];
-        let column = g.int_node("Concat", format!("{name}.column_shape"), &[&batch, &one], &axis, &[2.into()], "");
-        let column = g.int_node("Expand", format!("{name}.column"), &[first, &column], &[], &[B, 1.into()], "");
-        g.int_node("Concat", name, &[&column, rest], &[Attr::Int("axis", 1)], &dims, doc)
-    }
-
-    /// Drops the class token's row of `x` `[B, 1+n, width]`.
-    fn patches(&mut self, name: &str, x: &str, dims: [Dim; 3]) -> String {
-        let g = &mut self.g;
-        let start = g.ints("end_1", &[1], &[1], "");
-        let end = g.ints("to_the_end", &[1], &[i64::MAX], "");
-        g.node("Slice", name, &[x, &start, &end, &start], &[], &dims, "Patch tokens: all but the class token.")
-    }
-}
-
-/// A row-major `[rows, cols]` as `[cols, rows]`.
-fn transpose(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
-    (0..cols).flat_map(|c| (0..rows).map(move |r| values[r * cols + c])).collect()
 }

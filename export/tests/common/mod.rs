@@ -12,10 +12,11 @@ use ndarray::{Array2, Array3};
 use safetensors::{tensor::TensorView, SafeTensors};
 use tempfile::TempDir;
 
-use sorcen_export::Checkpoint;
+use sorcen_export::{tokenizer::PatchTokenizer, Checkpoint};
 use sorcen_runtime::{
     rng::{Rng, Stream},
     schema::Param,
+    tokens::{row_bytes, unpack_row},
     ModelConfig,
 };
 
@@ -121,6 +122,30 @@ impl Golden {
     }
 }
 
+/// The bundled demo model.
+pub fn demo() -> Arc<Checkpoint> {
+    Arc::new(Checkpoint::open(&bundled().join("checkpoint")).unwrap())
+}
+
+/// `trainer/assets/emoji`
+pub fn bundled() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../trainer/assets/emoji")
+}
+
+/// The first held-back emoji as the demo model's tokens, `[count, 64]`.
+pub fn demo_tokens(count: usize) -> Array2<i64> {
+    let bytes = fs::read(bundled().join("val/tokens_vqgan.npy")).unwrap();
+    let data = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]])); // npy 1.0: magic, version, header length
+    let mut ids = [0; 64];
+    let mut tokens = Array2::zeros((count, ids.len()));
+    let rows = bytes[data..].chunks_exact(row_bytes(ids.len(), 9));
+    for (mut tokens, row) in tokens.rows_mut().into_iter().zip(rows) {
+        unpack_row(row, 9, &mut ids).unwrap();
+        tokens.iter_mut().zip(ids).for_each(|(token, id)| *token = id.into());
+    }
+    tokens
+}
+
 /// The configuration of the golden vectors called T: official vocabulary and grid, tiny widths.
 pub fn golden_config() -> ModelConfig {
     ModelConfig {
@@ -141,4 +166,12 @@ pub fn golden_checkpoint() -> (TempDir, Arc<Checkpoint>) {
     fs::write(dir.path().join("config.json"), serde_json::to_string(&golden_config()).unwrap()).unwrap();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     (dir, Arc::new(checkpoint))
+}
+
+/// Pixels `[side, side, 3]` of an image of `grid` patches a side.
+pub fn pixels(tokenizer: &PatchTokenizer, ids: &[u16], grid: usize) -> Vec<u8> {
+    let side = grid * tokenizer.patch();
+    let mut rgb = vec![0; side * side * 3];
+    tokenizer.codebook().decode(ids, side, side, &mut rgb).unwrap();
+    rgb
 }

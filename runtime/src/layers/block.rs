@@ -23,13 +23,14 @@ pub(crate) struct Blocks<'p> {
 }
 
 impl Blocks<'_> {
-    /// `x` `[rows, D]` in place.
+    /// `x` `[rows, D]` in place; `after(i, x)` sees what block `i` made of it.
     #[inline(always)]
-    pub fn forward<K: Kernel>(&self, k: K, x: &mut [f32], work: &mut Work<'_>) {
+    pub fn forward<K: Kernel>(&self, k: K, x: &mut [f32], work: &mut Work<'_>, mut after: impl FnMut(usize, &[f32])) {
         for index in 0..self.depth {
             let block = Block::new(self, index);
             block.attention(k, x, work); // work.attended
             block.feed_forward(k, x, work);
+            after(index, x);
         }
     }
 }
@@ -82,7 +83,7 @@ impl<'p> Block<'p> {
             stride: work.normed_stride,
             scales: &mut *work.normed_scales,
         };
-        if self.qkv.is_int8() {
+        if self.qkv.is_integer() {
             put_normed(k, &self.norm1, x, &self.qkv, work.hidden, &mut normed);
         }
         for (group, out) in work.attended[..rows * dim].chunks_mut(rows * width).enumerate() {
@@ -95,7 +96,7 @@ impl<'p> Block<'p> {
                     self.qkv.apply(k, normed, count, start..start + width, out);
                 }
             };
-            if self.qkv.is_int8() {
+            if self.qkv.is_integer() {
                 project(&normed, 0, rows);
             } else {
                 for (block, x) in x.chunks(work.rows * dim).enumerate() {
@@ -106,7 +107,7 @@ impl<'p> Block<'p> {
             for h in 0..together {
                 let head = Head { data: &qkv[h * head_dim..], stride: 3 * width, part: width, width: head_dim };
                 let out = &mut out[h * head_dim..];
-                if self.qkv.is_int8() {
+                if self.qkv.is_integer() {
                     attend(k, head, &mut work.head, out, width);
                 } else {
                     k.run(|| attend_float(head, &mut work.head, out, width));
@@ -141,7 +142,7 @@ impl<'p> Block<'p> {
             let out = Output { data: &mut *work.hidden, stride: hidden_dim, activation: Activation::Gelu };
             self.fc1.apply(k, &work.input, count, 0..hidden_dim, out); // [r, F]
             let out = Output { data: &mut *x, stride: dim, activation: Activation::Add };
-            if self.fc2.is_int8() {
+            if self.fc2.is_integer() {
                 k.run(|| {
                     for (i, hidden) in work.hidden.chunks_exact(hidden_dim).take(count).enumerate() {
                         self.fc2.put(k, hidden, i, &mut work.input);

@@ -8,7 +8,7 @@ use crate::{
     kernels::{scalar, Activation, Epilogue, Kernel, Rows, Weights, LANES},
     math::gelu,
     pack::{Data, Matrix, Vector},
-    quant::{self, Layout, ACTIVATION_BYTES},
+    quant::{self, int4, Layout, ACTIVATION_BYTES},
 };
 
 /// A linear layer in a pack.
@@ -54,8 +54,8 @@ impl<'a> Linear<'a> {
     }
 
     /// Whether [`put`](Self::put) quantises.
-    pub const fn is_int8(&self) -> bool {
-        matches!(self.weight.data, Data::Int8 { .. })
+    pub const fn is_integer(&self) -> bool {
+        matches!(self.weight.data, Data::Int8 { .. } | Data::Int4 { .. })
     }
 
     /// Puts row `row` of the input in its place.
@@ -67,38 +67,54 @@ impl<'a> Linear<'a> {
                 let bytes = &mut input.bytes[row * input.stride..][..layout.padded_cols(cols) * ACTIVATION_BYTES];
                 input.scales[row] = quantise(k, layout, x, bytes);
             }
-            _ => input.floats[row * cols..][..cols].copy_from_slice(x),
+            Data::Int4 { .. } => {
+                let bytes = &mut input.bytes[row * input.stride..][..int4::padded_cols(cols)];
+                let (inverse, scale) = quant::scale_of(quant::max_abs(x));
+                quant::store_bytes(x, inverse, bytes);
+                input.scales[row] = scale;
+            }
+            Data::F32(_) | Data::F16(_) => input.floats[row * cols..][..cols].copy_from_slice(x),
         }
     }
 
     /// `out[r, n] = input[r, :] · weight[n, :] + bias[n]` over `count` rows, for the `outputs`.
     ///
-    /// int8: the products are exact, and the result is `(sum as f32) * (row scale * channel scale) + bias`.
+    /// int8 and int4: the products are exact, and the result is `(sum as f32) * (row scale * channel scale) + bias`.
     #[inline(always)]
     pub fn apply<K: Kernel>(&self, k: K, input: &Input<'_>, count: usize, outputs: Range<usize>, out: Output<'_>) {
         match self.weight.data {
             Data::F32(weights) => k.run(|| self.apply_float(weights, scalar::dot, input, count, outputs, out)),
             Data::F16(weights) => k.run(|| self.apply_float(weights, dot_f16, input, count, outputs, out)),
             Data::Int8 { weights, scales, layout } => {
-                let cols = self.weight.cols;
-                let weights = Weights { values: weights, sums: &[], layout, cols };
+                let weights = Weights { values: weights, sums: &[], layout, cols: self.weight.cols };
                 let rows = Rows { values: &*input.bytes, stride: input.stride, count };
-                let mut epilogue = Epilogue {
-                    scales,
-                    bias: Some(self.bias),
-                    row_scales: &input.scales[..count],
-                    outputs: outputs.clone(),
-                    out: out.data,
-                    stride: out.stride,
-                    activation: out.activation,
-                };
+                let mut epilogue = self.epilogue(scales, &input.scales[..count], outputs.clone(), out);
                 if layout == K::LAYOUT {
                     k.gemm(weights, rows, outputs, &mut epilogue);
                 } else {
                     k.run(|| scalar::gemm(weights, rows, outputs, &mut epilogue));
                 }
             }
+            Data::Int4 { weights, multipliers, scales } => {
+                let rows = Rows { values: &*input.bytes, stride: input.stride, count };
+                let mut epilogue = self.epilogue(scales, &input.scales[..count], outputs.clone(), out);
+                let groups = int4::groups(self.weight.cols);
+                k.run(|| scalar::gemm_int4(weights, multipliers, groups, rows, outputs, &mut epilogue));
+            }
         }
+    }
+
+    /// Sums of integers back to floats.
+    #[inline(always)]
+    fn epilogue<'o>(
+        &'o self,
+        scales: &'o [f32],
+        row_scales: &'o [f32],
+        outputs: Range<usize>,
+        out: Output<'o>,
+    ) -> Epilogue<'o> {
+        let Output { data: out, stride, activation } = out;
+        Epilogue { scales, bias: Some(self.bias), row_scales, outputs, out, stride, activation }
     }
 
     #[inline(always)]
@@ -162,6 +178,15 @@ impl Matrix<'_> {
                 for (col, out) in out.iter_mut().enumerate().take(self.cols) {
                     let value = weights.get(layout.index(row, col, self.cols)).copied().unwrap_or(0);
                     *out = f32::from(value) * scale;
+                }
+            }
+            Data::Int4 { weights, multipliers, scales } => {
+                let scale = scales.get(row).copied().unwrap_or(0.0);
+                let groups = int4::groups(self.cols);
+                for (col, out) in out.iter_mut().enumerate().take(self.cols) {
+                    let multiplier = multipliers.get(row * groups + col / int4::GROUP).copied().unwrap_or(0);
+                    let value = int4::get(weights, row, col, self.cols);
+                    *out = f32::from(i16::from(value) * i16::from(multiplier)) * scale;
                 }
             }
         }
@@ -228,9 +253,29 @@ mod tests {
                 let matrix = Matrix { rows: n, cols: k, data: Data::Int8 { weights: &q, scales: &scales, layout } };
                 run(&matrix, &bias, &x, rows)
             };
+            let (mut packed, mut scales) = (vec![0; int4::bytes(n, k)], vec![0.0; n]);
+            int4::quantise_matrix(&w, (n, k), &mut packed, &mut scales).unwrap();
+            let (weights, multipliers) = packed.split_at(int4::weight_bytes(n, k));
+            let matrix = Matrix { rows: n, cols: k, data: Data::Int4 { weights, multipliers, scales: &scales } };
+            let four = run(&matrix, &bias, &x, rows);
             let plain = int8(Layout::ROW_MAJOR);
             prop_assert_eq!(&plain, &int8(Layout { nr, kt: 1 << log_kt }));
             prop_assert_eq!(&plain, &int8(Layout { nr: 16, kt: 4 }));
+            // The integers alone, by the definition.
+            let mut wide = vec![0.0; k];
+            for (r, x) in x.chunks_exact(k).enumerate() {
+                let mut q = vec![0; k];
+                let row_scale = quant::quantise_row(x, &mut q);
+                for row in 0..n {
+                    Matrix { data: Data::Int4 { weights, multipliers, scales: &vec![1.0; n] }, ..matrix }
+                        .row_into(row, &mut wide);
+                    let sum: i32 = q.iter().zip(&wide).map(|(q, w)| i32::from(*q) * *w as i32).sum();
+                    prop_assert_eq!(four[r * n + row], sum as f32 * (row_scale * scales[row]) + bias[row]);
+                }
+            }
+            for (f, q) in float.iter().zip(&four) {
+                prop_assert!((f - q).abs() < 0.1 * k as f32, "{f} {q}");
+            }
             for ((f, h), q) in float.iter().zip(&half).zip(&plain) {
                 prop_assert!((f - h).abs() < 1e-3 * k as f32, "{f} {h}");
                 prop_assert!((f - q).abs() < 1e-2 * k as f32, "{f} {q}");

@@ -39,6 +39,8 @@ pub enum Precision {
     F16,
     /// Signed bytes with one scale an output channel.
     Int8,
+    /// Four bits a weight in groups of 32, see [`crate::quant::int4`].
+    Int4,
 }
 
 impl Precision {
@@ -47,6 +49,7 @@ impl Precision {
             Precision::F32 => 1,
             Precision::F16 => 2,
             Precision::Int8 => 3,
+            Precision::Int4 => 4,
         }
     }
 
@@ -55,16 +58,18 @@ impl Precision {
             1 => Some(Precision::F32),
             2 => Some(Precision::F16),
             3 => Some(Precision::Int8),
+            4 => Some(Precision::Int4),
             _ => None,
         }
     }
 
-    /// The name on the command line: `f32`, `f16`, `int8`.
+    /// The name on the command line: `f32`, `f16`, `int8`, `int4`.
     pub const fn name(self) -> &'static str {
         match self {
             Precision::F32 => "f32",
             Precision::F16 => "f16",
             Precision::Int8 => "int8",
+            Precision::Int4 => "int4",
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     config::ModelConfig,
     error::Error,
     kernels::bytes::{as_f32, as_i8, as_u16},
-    quant::Layout,
+    quant::{int4, Layout},
     schema::{self, Param},
     tokenizer::PatchCodebook,
 };
@@ -55,6 +55,15 @@ pub enum Data<'p> {
         scales: &'p [f32],
         /// The order of the values.
         layout: Layout,
+    },
+    /// `weight = scale[row] * multiplier[row, group] * int4`; see [`crate::quant::int4`].
+    Int4 {
+        /// Two weights a byte, groups of 32 columns, rows padded to whole groups.
+        weights: &'p [u8],
+        /// One byte a group.
+        multipliers: &'p [u8],
+        /// One finite, non-negative scale a row.
+        scales: &'p [f32],
     },
 }
 
@@ -175,6 +184,11 @@ impl<'p> Pack<'p> {
                 scales: as_f32(self.payload(entry.range(tensor::SCALES_OFFSET))).unwrap_or(&[]),
                 layout: entry.layout(),
             },
+            Some(Precision::Int4) => {
+                let (weights, multipliers) = data.split_at_checked(int4::weight_bytes(rows, cols)).unwrap_or_default();
+                let scales = as_f32(self.payload(entry.range(tensor::SCALES_OFFSET))).unwrap_or(&[]);
+                Data::Int4 { weights, multipliers, scales }
+            }
             Some(Precision::F16) => Data::F16(as_u16(data).unwrap_or(&[])),
             Some(Precision::F32) | None => Data::F32(as_f32(data).unwrap_or(&[])),
         };
@@ -186,8 +200,8 @@ impl<'p> Pack<'p> {
         match self.matrix(param).data {
             Data::F32(x) => Vector::F32(x),
             Data::F16(x) => Vector::F16(x),
-            // `check_tensor` keeps int8 to matrices.
-            Data::Int8 { .. } => Vector::F32(&[]),
+            // `check_tensor` keeps these to matrices.
+            Data::Int8 { .. } | Data::Int4 { .. } => Vector::F32(&[]),
         }
     }
 
@@ -220,6 +234,7 @@ impl<'p> Pack<'p> {
             Some(Precision::F32) => (rows * cols * 4, 0),
             Some(Precision::F16) => (rows * cols * 2, 0),
             Some(Precision::Int8) if param.is_matrix() && layout.is_valid() => (layout.elements(rows, cols), rows * 4),
+            Some(Precision::Int4) if int4::fits(param, cols) => (int4::bytes(rows, cols), rows * 4),
             Some(Precision::Int8) if param.is_matrix() => {
                 return Err(Error::Field {
                     field: "tensor layout",
@@ -248,6 +263,7 @@ impl<'p> Pack<'p> {
             Data::Int8 { weights, scales, .. } => {
                 scales.iter().all(|s| s.is_finite() && *s >= 0.0) && weights.iter().all(|w| *w != -128)
             }
+            Data::Int4 { scales, .. } => scales.iter().all(|s| s.is_finite() && *s >= 0.0),
         };
         if finite {
             Ok(())

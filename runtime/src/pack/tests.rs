@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     config::ModelConfig,
     error::Error,
-    quant::{quantise_matrix, Layout},
+    quant::{int4, quantise_matrix, Layout},
     schema::{self, Param},
 };
 extern crate std;
@@ -22,8 +22,11 @@ fn sample(precision: Precision, layout: Layout) -> Aligned64 {
         let (rows, cols) = shape.matrix();
         let (mut weights, mut scales) = (vec![0; layout.elements(rows, cols)], vec![0.0; rows]);
         quantise_matrix(&numbers, (rows, cols), layout, &mut weights, &mut scales).unwrap();
+        let (mut packed, mut scales4) = (vec![0; int4::bytes(rows, cols)], vec![0.0; rows]);
+        int4::quantise_matrix(&numbers, (rows, cols), &mut packed, &mut scales4).unwrap();
         let data = match precision {
             Precision::Int8 if param.is_matrix() => TensorData::Int8 { weights: &weights, scales: &scales, layout },
+            Precision::Int4 if param.is_matrix() => TensorData::Int4 { packed: &packed, scales: &scales4 },
             Precision::F16 => TensorData::F16(&halves),
             _ => TensorData::F32(&numbers),
         };
@@ -87,6 +90,7 @@ fn round_trip() {
         (Precision::F16, Layout::ROW_MAJOR),
         (Precision::Int8, Layout::ROW_MAJOR),
         (Precision::Int8, Layout { nr: 4, kt: 4 }),
+        (Precision::Int4, Layout::ROW_MAJOR),
     ] {
         let file = sample(precision, layout);
         let pack = Pack::new(file.bytes()).unwrap();
@@ -96,7 +100,9 @@ fn round_trip() {
         assert_eq!(pack.tokenizer().unwrap().codes(), 14);
         let config = *pack.config();
         for param in schema::params(&config) {
-            let expected = if precision == Precision::Int8 && !param.is_matrix() { Precision::F32 } else { precision };
+            let integer = matches!(precision, Precision::Int8 | Precision::Int4);
+            let expected = if integer && !param.is_matrix() { Precision::F32 } else { precision };
+            let half_a_step = if precision == Precision::Int4 { 0.03 } else { 0.003 };
             assert_eq!(pack.precision(param), Some(expected), "{param}");
             let rng = crate::rng::Rng::new(5, crate::rng::Stream::Init, param.index(&config) as u64);
             let (rows, cols) = param.shape(&config).matrix();
@@ -104,7 +110,7 @@ fn round_trip() {
             pack.matrix(param).row_into(rows - 1, &mut row);
             for (col, found) in row.iter().enumerate() {
                 let number = rng.normal(((rows - 1) * cols + col) as u64) as f32 * 0.1;
-                assert!((number - found).abs() < 0.003, "{param} {col}: {number} {found}");
+                assert!((number - found).abs() < half_a_step, "{param} {col}: {number} {found}");
             }
         }
         assert!(!file.bytes().windows(8).any(|w| w == [0xA5; 8]), "bytes that were never written");

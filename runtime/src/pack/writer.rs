@@ -5,7 +5,7 @@ use crate::{
     config::ModelConfig,
     error::Error,
     kernels::bytes::{of_f32, of_i8, of_u16},
-    quant::Layout,
+    quant::{int4, Layout},
     schema::{self, Param},
 };
 
@@ -107,6 +107,13 @@ pub enum TensorData<'a> {
         /// The order of `weights`.
         layout: Layout,
     },
+    /// Four bits a weight; see [`crate::quant::int4`].
+    Int4 {
+        /// Weights of all rows, then the multipliers of all rows.
+        packed: &'a [u8],
+        /// One scale a row.
+        scales: &'a [f32],
+    },
 }
 
 /// Writes a pack: all tensors in schema order, then optional sections, then [`finish`](Self::finish).
@@ -198,6 +205,12 @@ impl<S: Sink> Writer<S> {
                 check("elements", layout.elements(rows, cols), weights.len())?;
                 check("scales", rows, scales.len())?;
                 (Precision::Int8.code(), layout, of_i8(weights), scales)
+            }
+            TensorData::Int4 { packed, scales } => {
+                check("being a matrix of at most 8192 columns", 1, int4::fits(param, cols).into())?;
+                check("bytes", int4::bytes(rows, cols), packed.len())?;
+                check("scales", rows, scales.len())?;
+                (Precision::Int4.code(), Layout::ROW_MAJOR, packed, scales)
             }
         };
         let mut entry = [0; tensor::BYTES];

@@ -21,7 +21,7 @@ mod tokens_bench;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sorcen_export::cli::{generate, inspect, onnx, pack, verify};
+use sorcen_export::cli::{fill, generate, inspect, onnx, pack, verify};
 
 /// Sorcen: one vision transformer that represents images and generates them, from VQ tokens.
 #[derive(Parser)]
@@ -56,6 +56,9 @@ enum Verb {
     Verify(verify::Args),
     Inspect(inspect::Args),
     Generate(generate::Args),
+    Inpaint(fill::InpaintArgs),
+    Outpaint(fill::OutpaintArgs),
+    Reconstruct(fill::ReconstructArgs),
 }
 
 /// Parses the arguments and runs the verb: exit code 0 ok, 1 failed, 2 usage (clap's own).
@@ -77,6 +80,9 @@ pub fn main() -> ExitCode {
         Verb::Verify(args) => verify::run(args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Generate(args) => generate::run(args),
+        Verb::Inpaint(args) => fill::inpaint(args),
+        Verb::Outpaint(args) => fill::outpaint(args),
+        Verb::Reconstruct(args) => fill::reconstruct(args),
         Verb::Knn(args) => knn::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Linprobe(args) => linprobe::run(args),

@@ -28,6 +28,9 @@ pub enum DataError {
         /// What it is.
         found: String,
     },
+    /// What the exporter says of a file that it shares with the trainer.
+    #[error(transparent)]
+    Export(#[from] sorcen_export::Error),
 }
 
 impl DataError {

@@ -5,8 +5,8 @@ use std::path::Path;
 use font8x8::UnicodeFonts;
 use image::RgbImage;
 use plotters::prelude::*;
+use sorcen_export::picture::{save_png, Picture};
 
-use super::save_png;
 use crate::data::DataError;
 
 /// A line to draw: a name, and points whose x never falls.
@@ -59,7 +59,8 @@ pub fn read_log(path: &Path, x: &str, fields: &[&str]) -> Result<Vec<Curve>, Dat
 pub fn save_curves(curves: &[Curve], x_name: &str, path: &Path) -> Result<(), DataError> {
     let drawn =
         draw(curves, x_name).map_err(|error| DataError::invalid(path, "picture", "curves that can be drawn", error))?;
-    save_png(&drawn, path)
+    let (width, height) = (WIDTH as usize, drawn.height() as usize);
+    Ok(save_png(&Picture { width, height, rgb: drawn.into_raw() }, path)?)
 }
 
 fn draw(curves: &[Curve], x_name: &str) -> Result<RgbImage, Box<dyn std::error::Error>> {

@@ -1,9 +1,6 @@
-//! Pictures for people: sheets of images, and curves.
+//! Pictures for people: sheets of images (the exporter's), and curves.
 
 mod curve;
-mod grid;
-mod tokens;
 
 pub use curve::{read_log, save_curves, Curve};
-pub use grid::{interleaved, save_png, Grid};
-pub use tokens::from_tokens;
+pub use sorcen_export::picture::{from_tokens, interleaved, save_png, Grid};

@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use sorcen_export::batch::{generate_all, Draw};
+use sorcen_export::{
+    batch::{generate_all, Draw},
+    given::at_random,
+};
 use sorcen_runtime::{
     rng::{Rng, Stream},
     tokenizer::PatchCodebook,
@@ -75,15 +78,10 @@ pub fn image_ids(data: &TokenDataset, index: usize) -> Vec<u16> {
     ids
 }
 
-/// Keeps a quarter of the ids (those with the smallest noise) and masks the rest.
+/// Keeps a random quarter of the ids and masks the rest.
 fn keep_quarter(ids: &[u16], mask: u16, rng: Rng) -> Vec<u16> {
-    let mut order: Vec<usize> = (0..ids.len()).collect();
-    order.sort_by_key(|&i| (rng.bits(i as u64), i));
-    let mut kept = vec![mask; ids.len()];
-    for &i in &order[..ids.len() / 4] {
-        kept[i] = ids[i];
-    }
-    kept
+    let given = at_random(ids.len(), ids.len() / 4, rng);
+    ids.iter().zip(given).map(|(&id, given)| if given { id } else { mask }).collect()
 }
 
 /// The pack's tokenizer.

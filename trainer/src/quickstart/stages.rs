@@ -15,7 +15,7 @@ use ndarray::Array2;
 use sorcen_export::{
     batch::{self, Draw},
     onnx,
-    pack::{self, PackFile, PackOptions, PatchTokenizer},
+    pack::{self, PackFile, PackOptions},
     verify::{verify, VerifyInputs, VerifyReport},
     Checkpoint,
 };
@@ -40,7 +40,7 @@ use crate::{
     data::TokenDataset,
     eval::Task,
     picture::{read_log, save_curves, save_png, Grid},
-    tokenizer::PatchTokenizer as Tokenizer,
+    tokenizer::PatchTokenizer,
     train::{self, PretrainReport},
 };
 
@@ -172,11 +172,11 @@ fn name(path: &Path) -> String {
 /// Float reference ↔ ONNX in tract ↔ packs, on every held-back image.
 pub fn cross_check(checkpoint: &Arc<Checkpoint>, files: &Artefacts, task: &Task) -> Result<VerifyReport> {
     let images = &task.queries.tokens;
+    let tokens = Array2::from_shape_fn((images.len(), checkpoint.config.tokens()), |(i, t)| images[i][t].into());
     let report = verify(&VerifyInputs {
-        checkpoint: checkpoint.clone(),
-        onnx: Some(files.onnx.clone()),
+        onnx: vec![files.onnx.clone()],
         packs: vec![files.f32.clone(), files.int8.clone()],
-        tokens: Array2::from_shape_fn((images.len(), checkpoint.config.tokens()), |(i, t)| images[i][t].into()),
+        ..VerifyInputs::new(checkpoint.clone(), tokens)
     })?;
     println!("{}", report.to_markdown());
     Ok(report)
@@ -198,7 +198,7 @@ pub fn features(task: &Task, files: &Artefacts, config: &ModelConfig, data_dir: 
     let milliseconds = start.elapsed().as_secs_f64() * 1e3 / (bank + queries) as f64;
     let float = accuracy(&files.f32)?;
     let demo = accuracy(&data_dir.join(bundled::PACK))?;
-    let tokenizer = &Tokenizer::load(&data_dir.join(bundled::TOKENIZER))?;
+    let tokenizer = &PatchTokenizer::open(&data_dir.join(bundled::TOKENIZER))?;
 
     // The same architecture before training, as f32 packs.
     let scratch = tempfile::tempdir()?;
@@ -235,7 +235,7 @@ pub fn features(task: &Task, files: &Artefacts, config: &ModelConfig, data_dir: 
 
 /// k-NN accuracy of a pack alone.
 pub fn demo_features(task: &Task, model: &Model<'_>, data_dir: &Path) -> Result<()> {
-    let tokenizer = &Tokenizer::load(&data_dir.join(bundled::TOKENIZER))?;
+    let tokenizer = &PatchTokenizer::open(&data_dir.join(bundled::TOKENIZER))?;
     let rows = [
         ("int8 features", runtime_accuracy(task, model)?),
         ("raw tokens", task.knn_tokens(VOTES)),

@@ -137,7 +137,7 @@ fn check_ids(ids: &[u16], grid: usize, codes: usize) -> Result<(), TokenizerErro
 pub fn open(path: &Path, device: Device) -> Result<Box<dyn Tokenizer>, DataError> {
     let path = file_of(path)?;
     if patches::is_patches(&path)? {
-        return Ok(Box::new(PatchTokenizer::load(&path)?));
+        return Ok(Box::new(PatchTokenizer::open(&path)?));
     }
     // A GPU is kept busy by many images at a time; on the CPU each image has a thread of its own.
     let batch = if device == Device::Cpu { 1 } else { 16 };

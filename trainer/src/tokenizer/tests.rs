@@ -65,37 +65,20 @@ fn refuses_what_cannot_be_trained() {
 }
 
 #[test]
-fn file_round_trip_and_damage() {
+fn files_are_told_apart() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("t.safetensors");
     let tokenizer = train(&images(20, 9, 0), SIDE, &options(5), |_, _| {}).unwrap();
     tokenizer.save(&path).unwrap();
-    assert_eq!(PatchTokenizer::load(&path).unwrap(), tokenizer);
+    let opened = open(&path, Device::Cpu).unwrap();
+    assert_eq!(opened.fingerprint(), tokenizer.fingerprint());
     assert!(tokenizer.fingerprint().starts_with("patch-codebook 5x4x4 sha256:"));
 
-    let whole = std::fs::read(&path).unwrap();
-    let damaged = |bytes: &[u8]| {
-        std::fs::write(&path, bytes).unwrap();
-        PatchTokenizer::load(&path).unwrap_err().to_string()
-    };
-    let replaced = |from: &str, to: &str| {
-        assert_eq!(from.len(), to.len(), "a safetensors header keeps its length");
-        let at = whole.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
-        [&whole[..at], to.as_bytes(), &whole[at + from.len()..]].concat()
-    };
-    let cases = [
-        ("whole safetensors file", damaged(&whole[..whole.len() - 1])),
-        ("whole safetensors file", damaged(b"")),
-        ("metadata `format`: expected sorcen-patch-codebook, found sorcen-photo-codebook", {
-            damaged(&replaced("sorcen-patch-codebook", "sorcen-photo-codebook"))
-        }),
-        ("metadata `version`: expected 1, found 9", damaged(&replaced("\"version\":\"1\"", "\"version\":\"9\""))),
-        ("codebook: expected a tensor of this name", damaged(&replaced("\"codebook\"", "\"codeb00k\""))),
-        ("codebook: expected U8 [K, P, P, 3], found U8 [5, 4, 3, 4]", damaged(&replaced("5,4,4,3", "5,4,3,4"))),
-    ];
-    for (expected, message) in cases {
-        assert!(message.contains(expected) && message.contains("t.safetensors"), "{expected:?} in {message:?}");
-    }
+    let mut damaged = std::fs::read(&path).unwrap();
+    damaged.pop();
+    std::fs::write(&path, damaged).unwrap();
+    let error = open(&path, Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains("t.safetensors") && error.contains("complete safetensors file"), "{error}");
 }
 
 #[test]

@@ -45,7 +45,7 @@ impl Watch {
         let watch = &options.watch;
         let tokenizer = match &watch.tokenizer {
             Some(path) if watch.picture_every_epochs > 0 => {
-                let tokenizer = PatchTokenizer::load(path)?;
+                let tokenizer = PatchTokenizer::open(path)?;
                 if tokenizer.codes() != model.codebook_size {
                     let expected = format!("{}, the model's", model.codebook_size);
                     return Err(DataError::invalid(path, "codes", expected, tokenizer.codes()));
@@ -148,7 +148,7 @@ impl Watch {
             pictures.resize(pictures.len().next_multiple_of(COLUMNS), Vec::new());
         }
         let grid = Grid { columns: COLUMNS, ..Grid::default() };
-        Ok(save_png(&grid.draw(&pictures, config.grid * tokenizer.patch()), path))
+        Ok(save_png(&grid.draw(&pictures, config.grid * tokenizer.patch()), path).map_err(DataError::from))
     }
 }
 

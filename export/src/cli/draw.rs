@@ -1,0 +1,188 @@
+//! What the drawing verbs share: how tokens are drawn, and where tensors and pictures go.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::ValueEnum;
+use ndarray::Array2;
+use sorcen_runtime::{
+    generate::{CountFrom, Options},
+    tokenizer::PatchCodebook,
+};
+
+use super::source::Opened;
+use crate::{
+    generate::{generate, generate_pack, Generated, Randomness},
+    given,
+    picture::{from_tokens, interleaved, save_png, Grid},
+    tensors::TensorWriter,
+    tokenizer::PatchTokenizer,
+};
+
+/// How tokens are drawn.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Drawing")]
+pub struct DrawArgs {
+    /// Steps.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    steps: usize,
+    /// Choice temperature: noise on the confidences, falling to 0.
+    #[arg(long, value_name = "C", default_value_t = 6.0)]
+    temperature: f64,
+    /// Temperature of the token choice: 1 samples the model's distribution.
+    #[arg(long = "token_temperature", value_name = "C", default_value_t = 1.0)]
+    token_temperature: f32,
+    /// What the number of tokens to mask again is counted from [default: unknown; in a replay, what the
+    /// recorded `input_ids` say].
+    #[arg(long = "count_from", value_enum)]
+    count_from: Option<Count>,
+    /// Seed; image b uses seed + b.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// Always choose the most likely code.
+    #[arg(long)]
+    greedy: bool,
+}
+
+/// [`CountFrom`] on the command line.
+#[derive(Clone, Copy, ValueEnum)]
+enum Count {
+    /// The tokens unknown at the start.
+    Unknown,
+    /// All tokens, as the official loop does.
+    Grid,
+}
+
+impl DrawArgs {
+    /// The loop's options; `recorded` is what a replay counted from.
+    pub fn options(&self, recorded: Option<CountFrom>) -> Options {
+        let count_from = match self.count_from {
+            Some(Count::Unknown) => CountFrom::Unknown,
+            Some(Count::Grid) => CountFrom::Grid,
+            None => recorded.unwrap_or(CountFrom::Unknown),
+        };
+        let (temperature, token_temperature) = (self.temperature, self.token_temperature);
+        Options { steps: self.steps, temperature, token_temperature, count_from }
+    }
+
+    /// The random choices that the flags ask for.
+    pub fn randomness(&self) -> Randomness {
+        match self.greedy {
+            true => Randomness::Greedy(self.seed),
+            false => Randomness::Seeded(self.seed),
+        }
+    }
+}
+
+/// Where results go.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// What to write; give it again for both. A name that ends in .png: a sheet of pictures, a column an
+    /// image (the image before, where it is known; its given tokens, the others grey; the result). Any other
+    /// name: tensors (safetensors): `input_ids` [N, B, T] (ids entering each step, the mask id where unknown),
+    /// `final_ids` [B, T] and `given` [B, T] (1 where a token was given, 0 where it was invented).
+    #[arg(long, visible_alias = "out", value_name = "FILE", required = true)]
+    output: Vec<PathBuf>,
+    /// Tokenizer for the pictures (tokenizer.safetensors) [default: the pack's].
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Side of the square that each pixel becomes in a sheet.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
+    scale: u8,
+    /// Images a row of a sheet.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..))]
+    columns: u8,
+}
+
+/// What to draw.
+pub struct Job {
+    /// `[B, T]`: the images where they are known.
+    pub originals: Option<Array2<i64>>,
+    /// `[B, T]`: given tokens, the mask id where they are to be invented.
+    pub start: Array2<i64>,
+    /// Steps and temperatures.
+    pub options: Options,
+    /// The random choices.
+    pub randomness: Randomness,
+}
+
+impl OutputArgs {
+    /// The tokenizer that was named, if any.
+    pub fn open_tokenizer(&self) -> anyhow::Result<Option<PatchTokenizer>> {
+        Ok(self.tokenizer.as_deref().map(PatchTokenizer::open).transpose()?)
+    }
+
+    /// Draws, writes every output, and says what was made.
+    pub fn draw(&self, opened: &Opened, named: Option<&PatchTokenizer>, job: &Job) -> anyhow::Result<Generated> {
+        let mut pictures = self.output.iter().filter(|path| is_picture(path)).peekable();
+        // Looked for before the work is done.
+        let codebook = match pictures.peek() {
+            Some(path) => Some(codebook(opened, named).with_context(|| path.display().to_string())?),
+            None => None,
+        };
+        let made = match opened {
+            Opened::Pack(engine) => generate_pack(engine, job.start.view(), &job.options, &job.randomness)?,
+            Opened::Host(engine) => generate(*engine, job.start.view(), &job.options, &job.randomness)?,
+        };
+        let config = opened.engine().config();
+        let given = job.start.mapv(|id| id != config.mask_token_id as i64);
+        for path in self.output.iter().filter(|path| !is_picture(path)) {
+            let mut out = TensorWriter::default();
+            out.ints("input_ids", made.input_ids.view());
+            out.ints("final_ids", made.final_ids.view());
+            out.ints("given", given.mapv(i64::from).view());
+            out.write(path)?;
+        }
+        if let Some(codebook) = codebook {
+            let decode = |ids: &Array2<i64>| -> Result<Vec<Vec<u8>>, sorcen_runtime::Error> {
+                let image = |row: ndarray::ArrayView1<i64>| row.iter().map(|&id| id as u16).collect::<Vec<_>>();
+                let rows = ids.rows().into_iter().map(image);
+                rows.map(|ids| from_tokens(&codebook, &ids, config.grid, config.mask_token_id)).collect()
+            };
+            let mut rows = vec![decode(&made.final_ids)?];
+            if given.iter().any(|&given| given) {
+                rows.insert(0, decode(&job.start)?);
+            }
+            if let Some(originals) = &job.originals {
+                rows.insert(0, decode(originals)?);
+            }
+            let columns = usize::from(self.columns).min(job.start.nrows());
+            let rows: Vec<&[Vec<u8>]> = rows.iter().map(Vec::as_slice).collect();
+            let grid = Grid { columns, scale: self.scale.into(), ..Grid::default() };
+            let sheet = grid.draw(&interleaved(&rows, columns), config.grid * codebook.patch());
+            self.output.iter().filter(|path| is_picture(path)).try_for_each(|path| save_png(&sheet, path))?;
+        }
+        self.report(opened, &given, config.grid);
+        Ok(made)
+    }
+
+    /// What was made; and the map of the first image, if some of its tokens were given and others not.
+    fn report(&self, opened: &Opened, given: &Array2<bool>, grid: usize) {
+        for path in &self.output {
+            println!("{}: {} images by {}", path.display(), given.nrows(), opened.engine().name());
+        }
+        let count = given.iter().filter(|&&given| given).count();
+        if count > 0 {
+            println!("{count} of {} tokens given; the first image's (# given, . invented):", given.len());
+            print!("{}", given::map(&given.row(0).to_vec(), grid));
+        }
+    }
+}
+
+fn is_picture(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"))
+}
+
+/// The codes' patches: those of the tokenizer that was named, or else the pack's.
+pub fn codebook<'c>(opened: &Opened<'c>, named: Option<&'c PatchTokenizer>) -> anyhow::Result<PatchCodebook<'c>> {
+    let of_pack = || match opened {
+        Opened::Pack(engine) => engine.model().pack().tokenizer(),
+        Opened::Host(_) => None,
+    };
+    let codebook = named.map(PatchTokenizer::codebook).or_else(of_pack);
+    let codebook = codebook.context("pictures need a tokenizer: expected --tokenizer FILE or a pack that holds one")?;
+    let expected = opened.engine().config().codebook_size;
+    anyhow::ensure!(codebook.codes() == expected, "tokenizer: expected {expected} codes, found {}", codebook.codes());
+    Ok(codebook)
+}

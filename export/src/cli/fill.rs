@@ -1,0 +1,212 @@
+//! `inpaint`, `outpaint`, `reconstruct`: a part of each image is given, the model invents the rest.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use ndarray::{Array1, Array2, Axis, Ix2};
+use sorcen_runtime::{
+    rng::{Rng, Stream},
+    ModelConfig,
+};
+
+use super::{
+    draw::{codebook, DrawArgs, Job, OutputArgs},
+    source::{Opened, Source},
+};
+use crate::{
+    given::{at_random, Region},
+    picture::read_png,
+    tensors::TensorFile,
+    tokenizer::PatchTokenizer,
+};
+
+/// Invent a part of images anew.
+///
+/// Example: sorcen-export inpaint --pack model.srcn --image face.png --region 3,2,4,4 --images 8 --out sheet.png
+#[derive(clap::Args)]
+pub struct InpaintArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Tokens to invent anew: a rectangle of the grid; more than once for several. Without it, the tokens that
+    /// are the mask id in the input.
+    #[arg(long, value_name = "ROW,COLUMN,ROWS,COLUMNS")]
+    region: Vec<Region>,
+}
+
+/// Keep a part of images and invent what is around it.
+///
+/// Example: sorcen-export outpaint --pack model.srcn --image face.png --images 8 --out sheet.png
+#[derive(clap::Args)]
+pub struct OutpaintArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Tokens to keep: a rectangle of the grid; more than once for several [default: the middle, half as high
+    /// and wide].
+    #[arg(long, value_name = "ROW,COLUMN,ROWS,COLUMNS")]
+    region: Vec<Region>,
+}
+
+/// Keep random tokens of images and invent the others: how much of an image does the model know?
+///
+/// Also prints the share of the invented tokens that are the original ones.
+///
+/// Example: sorcen-export reconstruct --pack model.srcn --image face.png --known 0.25 --out sheet.png
+#[derive(clap::Args)]
+pub struct ReconstructArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Share of the tokens that is given.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.25)]
+    known: f64,
+}
+
+/// What the three verbs share.
+#[derive(clap::Args)]
+struct Common {
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    originals: Originals,
+    /// Images to make. Fewer originals than that are taken in turn; of more, the first.
+    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..))]
+    images: Option<u32>,
+    #[command(flatten)]
+    draw: DrawArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// The images to start from.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct Originals {
+    /// Images as tokens: `token_ids` [B, T] or `final_ids` (as `generate` writes it) in a safetensors file.
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// An image as PNG, of the size that the model draws, to be turned into tokens by the tokenizer; more than
+    /// once for several.
+    #[arg(long, value_name = "FILE")]
+    image: Vec<PathBuf>,
+}
+
+/// Runs `inpaint`.
+///
+/// # Errors
+/// Bad files or options, a region outside the grid, nothing to invent.
+pub fn inpaint(args: &InpaintArgs) -> anyhow::Result<()> {
+    args.common.run(|originals, config| {
+        args.region.iter().try_for_each(|region| region.check(config.grid))?;
+        let in_region = |t: usize| args.region.iter().any(|region| region.contains(t, config.grid));
+        Ok(Array2::from_shape_fn(originals.dim(), |(_, t)| !in_region(t)))
+    })?;
+    Ok(())
+}
+
+/// Runs `outpaint`.
+///
+/// # Errors
+/// As [`inpaint`].
+pub fn outpaint(args: &OutpaintArgs) -> anyhow::Result<()> {
+    args.common.run(|originals, config| {
+        let regions = if args.region.is_empty() { vec![Region::middle(config.grid)] } else { args.region.clone() };
+        regions.iter().try_for_each(|region| region.check(config.grid))?;
+        let kept = |t: usize| regions.iter().any(|region| region.contains(t, config.grid));
+        Ok(Array2::from_shape_fn(originals.dim(), |(_, t)| kept(t)))
+    })?;
+    Ok(())
+}
+
+/// Runs `reconstruct`.
+///
+/// # Errors
+/// As [`inpaint`].
+pub fn reconstruct(args: &ReconstructArgs) -> anyhow::Result<()> {
+    anyhow::ensure!((0.0..1.0).contains(&args.known), "--known: expected at least 0, below 1, found {}", args.known);
+    let (mut invented, mut equal) = (0, 0);
+    let (job, made) = args.common.run(|originals, config| {
+        let count = (args.known * config.tokens() as f64).round() as usize;
+        let mut given = Array2::from_elem(originals.dim(), false);
+        for (image, mut row) in given.rows_mut().into_iter().enumerate() {
+            let rng = Rng::new(args.common.draw.seed, Stream::Evaluation, image as u64);
+            row.assign(&Array1::from(at_random(config.tokens(), count, rng)));
+        }
+        Ok(given)
+    })?;
+    let originals = job.originals.as_ref().unwrap_or(&job.start);
+    for ((start, original), made) in job.start.iter().zip(originals).zip(&made) {
+        if start != original {
+            invented += 1;
+            equal += usize::from(original == made);
+        }
+    }
+    println!("{:.1} % of {invented} invented tokens are the original ones", 100.0 * equal as f64 / invented as f64);
+    Ok(())
+}
+
+impl Common {
+    /// Draws with what `given` says is given, true a place of `[B, T]`; returns the job and its result `[B, T]`.
+    fn run(
+        &self,
+        given: impl FnOnce(&Array2<i64>, &ModelConfig) -> anyhow::Result<Array2<bool>>,
+    ) -> anyhow::Result<(Job, Array2<i64>)> {
+        let tokenizer = self.output.open_tokenizer()?;
+        self.source.with(|opened| {
+            let config = opened.engine().config();
+            let originals = self.originals.read(&opened, tokenizer.as_ref())?;
+            let count = self.images.map_or(originals.nrows(), |images| images as usize);
+            let in_turn: Vec<usize> = (0..count).map(|image| image % originals.nrows()).collect();
+            let originals = originals.select(Axis(0), &in_turn);
+
+            let mut start = originals.clone();
+            let mask = config.mask_token_id as i64;
+            start.zip_mut_with(&given(&originals, config)?, |id, &given| *id = if given { *id } else { mask });
+            anyhow::ensure!(
+                start.iter().any(|&id| id == mask),
+                "nothing to invent: expected --region, or the mask id \
+                 {mask} among the input's tokens, found neither"
+            );
+            let whole = originals.iter().all(|&id| id != mask);
+            let (options, randomness) = (self.draw.options(None), self.draw.randomness());
+            let job = Job { originals: whole.then_some(originals), start, options, randomness };
+            let made = self.output.draw(&opened, tokenizer.as_ref(), &job)?;
+            Ok((job, made.final_ids))
+        })
+    }
+}
+
+impl Originals {
+    /// The images as tokens `[B, T]`, at least one.
+    fn read(&self, opened: &Opened, tokenizer: Option<&PatchTokenizer>) -> anyhow::Result<Array2<i64>> {
+        let config = opened.engine().config();
+        if let Some(path) = &self.input {
+            let file = TensorFile::open(path)?;
+            let name = if !file.has("token_ids") && file.has("final_ids") { "final_ids" } else { "token_ids" };
+            let ids = file.ints(name, 2)?.into_dimensionality::<Ix2>()?;
+            let found = ids.dim();
+            anyhow::ensure!(
+                found.0 > 0 && found.1 == config.tokens(),
+                "{}: `{name}`: expected shape [B, {}], B at least 1, found {found:?}",
+                path.display(),
+                config.tokens()
+            );
+            return Ok(ids);
+        }
+        let codebook = codebook(opened, tokenizer)?;
+        let side = config.grid * codebook.patch();
+        let mut ids = vec![0; config.tokens()];
+        let mut all = Array2::zeros((self.image.len(), config.tokens()));
+        for (path, mut row) in self.image.iter().zip(all.rows_mut()) {
+            let picture = read_png(path)?;
+            anyhow::ensure!(
+                (picture.width, picture.height) == (side, side),
+                "{}: expected {side}x{side} pixels, found {}x{}",
+                path.display(),
+                picture.width,
+                picture.height
+            );
+            codebook.encode(&picture.rgb, side, side, &mut ids).with_context(|| path.display().to_string())?;
+            row.iter_mut().zip(&ids).for_each(|(id, &code)| *id = code.into());
+        }
+        Ok(all)
+    }
+}

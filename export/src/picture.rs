@@ -1,0 +1,216 @@
+//! Pictures for people: images as tokens show them, laid out on a sheet, written as PNG.
+
+use std::path::Path;
+
+use sorcen_runtime::tokenizer::PatchCodebook;
+
+use crate::{atomic, error::Error};
+
+/// Grey that stands for an unknown patch.
+const UNKNOWN: u8 = 200;
+
+/// An RGB picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// Pixels a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// `[height, width, 3]`
+    pub rgb: Vec<u8>,
+}
+
+impl Picture {
+    /// A picture of one colour.
+    pub fn filled(width: usize, height: usize, colour: [u8; 3]) -> Self {
+        Self { width, height, rgb: colour.repeat(width * height) }
+    }
+
+    /// The colour of a pixel.
+    ///
+    /// # Panics
+    /// Where there is none.
+    pub fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
+        std::array::from_fn(|channel| self.rgb[(y * self.width + x) * 3 + channel])
+    }
+}
+
+/// How pictures are laid out.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    /// Pictures a row.
+    pub columns: usize,
+    /// Each pixel becomes a square of this side.
+    pub scale: usize,
+    /// Pixels between pictures and around them.
+    pub gap: usize,
+    /// Colour of the gaps.
+    pub background: [u8; 3],
+}
+
+impl Default for Grid {
+    /// Eight a row, twice their size, 4 pixels of light grey between.
+    fn default() -> Self {
+        Self { columns: 8, scale: 2, gap: 4, background: [225; 3] }
+    }
+}
+
+impl Grid {
+    /// Lays out pictures `[side, side, 3]` row by row; places without a picture, or with an empty one,
+    /// stay background.
+    ///
+    /// # Panics
+    /// Where a picture is neither empty nor `side * side * 3` bytes long.
+    pub fn draw(&self, pictures: &[Vec<u8>], side: usize) -> Picture {
+        let columns = self.columns.max(1);
+        let (cell, scale) = (side * self.scale.max(1), self.scale.max(1));
+        let rows = pictures.len().div_ceil(columns);
+        let extent = |n: usize| n * (cell + self.gap) + self.gap;
+        let mut sheet = Picture::filled(extent(columns), extent(rows), self.background);
+        for (number, picture) in pictures.iter().enumerate().filter(|(_, picture)| !picture.is_empty()) {
+            assert_eq!(picture.len(), side * side * 3, "picture {number}");
+            let (left, top) = (extent(number % columns), extent(number / columns));
+            for (y, x) in (0..cell).flat_map(|y| (0..cell).map(move |x| (y, x))) {
+                let from = (y / scale * side + x / scale) * 3;
+                let to = ((top + y) * sheet.width + left + x) * 3;
+                sheet.rgb[to..to + 3].copy_from_slice(&picture[from..from + 3]);
+            }
+        }
+        sheet
+    }
+}
+
+/// Orders pictures so that a grid of `columns` shows `rows` below each other, to be compared: so many of
+/// each, then the next. What the last of them lack is filled up with empty pictures.
+///
+/// # Panics
+/// Where the rows differ in length.
+pub fn interleaved(rows: &[&[Vec<u8>]], columns: usize) -> Vec<Vec<u8>> {
+    let (len, columns) = (rows.first().map_or(0, |row| row.len()), columns.max(1));
+    assert!(rows.iter().all(|row| row.len() == len), "rows of one length");
+    let mut all = Vec::new();
+    for start in (0..len).step_by(columns) {
+        for row in rows {
+            all.extend_from_slice(&row[start..(start + columns).min(len)]);
+            all.resize(all.len().next_multiple_of(columns), Vec::new());
+        }
+    }
+    all
+}
+
+/// Pixels `[grid * P, grid * P, 3]` of an image's tokens `[grid, grid]`; unknown ones (`unknown`, the mask
+/// id) are grey.
+///
+/// # Errors
+/// As [`PatchCodebook::decode`].
+pub fn from_tokens(
+    codebook: &PatchCodebook<'_>,
+    ids: &[u16],
+    grid: usize,
+    unknown: usize,
+) -> Result<Vec<u8>, sorcen_runtime::Error> {
+    let patch = codebook.patch();
+    let side = grid * patch;
+    let is_unknown = |id: u16| usize::from(id) == unknown;
+    let known: Vec<u16> = ids.iter().map(|&id| if is_unknown(id) { 0 } else { id }).collect();
+    let mut rgb = vec![0; side * side * 3];
+    codebook.decode(&known, side, side, &mut rgb)?;
+    for (index, _) in ids.iter().enumerate().filter(|(_, &id)| is_unknown(id)) {
+        let (top, left) = (index / grid * patch, index % grid * patch);
+        for row in top..top + patch {
+            rgb[(row * side + left) * 3..][..patch * 3].fill(UNKNOWN);
+        }
+    }
+    Ok(rgb)
+}
+
+/// Writes a PNG file, whole or not at all.
+///
+/// # Errors
+/// [`Error::Io`], naming the file.
+pub fn save_png(picture: &Picture, path: &Path) -> Result<(), Error> {
+    let mut bytes = Vec::new();
+    encode(picture, &mut bytes).map_err(|error| Error::io(path, "write")(std::io::Error::other(error)))?;
+    atomic::write_bytes(path, &bytes)
+}
+
+fn encode(picture: &Picture, bytes: &mut Vec<u8>) -> Result<(), png::EncodingError> {
+    let mut encoder = png::Encoder::new(bytes, picture.width as u32, picture.height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.write_header()?.write_image_data(&picture.rgb)
+}
+
+/// Reads a PNG file of any colour type as RGB; transparency is laid over white.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be read, [`Error::Value`] where it is no PNG.
+pub fn read_png(path: &Path) -> Result<Picture, Error> {
+    let file = std::fs::File::open(path).map_err(Error::io(path, "read"))?;
+    let broken = |found: &dyn std::fmt::Display| Error::value(path.display(), "a PNG picture", found);
+    let mut decoder = png::Decoder::new(std::io::BufReader::new(file));
+    decoder.set_transformations(png::Transformations::normalize_to_color8());
+    let mut reader = decoder.read_info().map_err(|error| broken(&error))?;
+    let size = reader.output_buffer_size().ok_or_else(|| broken(&"one too large for memory"))?;
+    let mut buffer = vec![0; size];
+    let info = reader.next_frame(&mut buffer).map_err(|error| broken(&error))?;
+    let channels = info.color_type.samples();
+    let over_white = |colour: u8, alpha: u8| {
+        let (colour, alpha) = (u32::from(colour), u32::from(alpha));
+        ((colour * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+    };
+    let rgb = buffer[..info.buffer_size()].chunks_exact(channels).flat_map(|pixel| match *pixel {
+        [grey] => [grey; 3],
+        [grey, alpha] => [over_white(grey, alpha); 3],
+        [r, g, b] => [r, g, b],
+        [r, g, b, alpha, ..] => [r, g, b].map(|colour| over_white(colour, alpha)),
+        [] => [0; 3],
+    });
+    Ok(Picture { width: info.width as usize, height: info.height as usize, rgb: rgb.collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_land_where_they_belong() {
+        let pictures: Vec<Vec<u8>> = (0..3).map(|n| [n * 50; 12].to_vec()).collect();
+        let grid = Grid { columns: 2, scale: 3, gap: 1, background: [255; 3] };
+        let sheet = grid.draw(&pictures, 2);
+        assert_eq!((sheet.width, sheet.height), (15, 15));
+        let at = |x, y| sheet.pixel(x, y)[0];
+        assert_eq!([at(0, 0), at(1, 1), at(6, 6), at(7, 3), at(8, 1), at(13, 6)], [255, 0, 0, 255, 50, 50]);
+        assert_eq!([at(1, 8), at(6, 13), at(9, 9)], [100, 100, 255], "the last place is empty");
+    }
+
+    #[test]
+    fn rows_alternate() {
+        let (a, b) = ([vec![0], vec![1], vec![2]], [vec![10], vec![11], vec![12]]);
+        let none = vec![];
+        let expected = [&a[0], &a[1], &b[0], &b[1], &a[2], &none, &b[2], &none];
+        assert!(interleaved(&[&a, &b], 2).iter().eq(expected));
+        assert!(interleaved(&[], 2).is_empty());
+    }
+
+    #[test]
+    fn png_round_trip() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("made/sheet.png");
+        let sheet = Grid::default().draw(&[(0..48).collect()], 4);
+        save_png(&sheet, &path).unwrap();
+        assert_eq!(read_png(&path).unwrap(), sheet);
+        std::fs::write(&path, "no picture").unwrap();
+        let error = read_png(&path).unwrap_err().to_string();
+        assert!(error.contains("sheet.png") && error.contains("a PNG picture"), "{error}");
+    }
+
+    #[test]
+    fn unknown_patches_are_grey() {
+        let bytes: Vec<u8> = (0..3u8).flat_map(|code| [code; 12]).collect();
+        let codebook = PatchCodebook::new(&bytes, 3, 2).unwrap();
+        let rgb = from_tokens(&codebook, &[0, 9, 2, 1], 2, 9).unwrap();
+        let corner = |x: usize, y: usize| rgb[(y * 4 + x) * 3];
+        assert_eq!([corner(0, 0), corner(2, 0), corner(3, 1), corner(0, 2), corner(2, 3)], [0, UNKNOWN, UNKNOWN, 2, 1]);
+        assert!(from_tokens(&codebook, &[0, 3, 2, 1], 2, 9).is_err());
+    }
+}

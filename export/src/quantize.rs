@@ -1,0 +1,151 @@
+//! Which precision each weight of a pack gets, and int4 with scales that make the smallest error.
+
+use std::str::FromStr;
+
+use rayon::prelude::*;
+use sorcen_runtime::{
+    pack::Precision,
+    quant::int4::{self, GROUP},
+};
+
+/// A rule: weights whose name fits the pattern are stored so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Matched anywhere in the official name; `*` stands for anything, `^` at the front for the name's start.
+    pub pattern: String,
+    /// The precision.
+    pub precision: Precision,
+}
+
+impl Rule {
+    /// Whether a weight's name fits.
+    pub fn fits(&self, name: &str) -> bool {
+        let (anchored, pattern) = match self.pattern.strip_prefix('^') {
+            Some(rest) => (true, rest),
+            None => (false, self.pattern.as_str()),
+        };
+        let mut rest = name;
+        for (i, part) in pattern.split('*').enumerate() {
+            let Some(at) = rest.find(part) else { return false };
+            if i == 0 && anchored && at != 0 {
+                return false;
+            }
+            rest = &rest[at + part.len()..];
+        }
+        true
+    }
+}
+
+impl FromStr for Rule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (pattern, precision) = text.rsplit_once('=').ok_or("expected PATTERN=PRECISION")?;
+        let all = [Precision::F32, Precision::F16, Precision::Int8, Precision::Int4];
+        let precision = all.into_iter().find(|known| known.name() == precision);
+        let precision = precision.ok_or("expected f32, f16, int8 or int4 behind the =")?;
+        Ok(Self { pattern: pattern.into(), precision })
+    }
+}
+
+/// A matrix in int4, as a pack stores it (see [`sorcen_runtime::quant::int4`]).
+pub struct Int4 {
+    /// Weights, then multipliers.
+    pub packed: Vec<u8>,
+    /// One scale a row.
+    pub scales: Vec<f32>,
+}
+
+/// Quantises a row-major matrix `[rows, cols]`, `cols` at most [`int4::MAX_COLS`]: for each group of 32 the step
+/// with the smallest squared error, among steps from the one that cuts nothing off down to half of it.
+pub fn int4(values: &[f32], (rows, cols): (usize, usize)) -> Int4 {
+    let quantised: Vec<Row> = values.par_chunks_exact(cols).map(quantise_row).collect();
+    let mut packed = vec![0; int4::bytes(rows, cols)];
+    let (weights, multipliers) = packed.split_at_mut(int4::weight_bytes(rows, cols));
+    for (index, row) in quantised.iter().enumerate() {
+        multipliers[index * int4::groups(cols)..][..int4::groups(cols)].copy_from_slice(&row.multipliers);
+        row.q.iter().enumerate().for_each(|(col, &q)| int4::set(weights, index, col, cols, q));
+    }
+    Int4 { packed, scales: quantised.iter().map(|row| row.scale).collect() }
+}
+
+struct Row {
+    q: Vec<i8>,
+    multipliers: Vec<u8>,
+    scale: f32,
+}
+
+fn quantise_row(x: &[f32]) -> Row {
+    let steps: Vec<f32> = x.chunks(GROUP).map(best_step).collect();
+    let scale = steps.iter().fold(0.0, |most: f32, &step| most.max(step)) / 255.0;
+    if scale < f32::MIN_POSITIVE {
+        return Row { q: vec![0; x.len()], multipliers: vec![0; steps.len()], scale: 0.0 };
+        // all but zero
+    }
+    let multipliers: Vec<u8> = steps.iter().map(|step| (step / scale).round().clamp(1.0, 255.0) as u8).collect();
+    let round = |(group, &multiplier): (&[f32], &u8)| {
+        let step = scale * f32::from(multiplier);
+        group.iter().map(move |&x| to_int4(x, 1.0 / step)).collect::<Vec<i8>>()
+    };
+    Row { q: x.chunks(GROUP).zip(&multipliers).flat_map(round).collect(), multipliers, scale }
+}
+
+/// The step for a group: of [`CANDIDATES`], the one with the smallest squared error.
+fn best_step(group: &[f32]) -> f32 {
+    /// Steps that are tried.
+    const CANDIDATES: usize = 32;
+    let largest = group.iter().fold(0.0, |most: f32, x| most.max(x.abs())) / 7.0;
+    let error = |step: f32| group.iter().map(|&x| (x - step * f32::from(to_int4(x, 1.0 / step))).powi(2)).sum::<f32>();
+    let tried = (0..CANDIDATES).map(|i| largest * (1.0 - 0.5 * i as f32 / CANDIDATES as f32));
+    let best = tried.filter(|&step| step >= f32::MIN_POSITIVE).map(|step| (error(step), step));
+    best.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(0.0, |(_, step)| step)
+}
+
+fn to_int4(x: f32, inverse: f32) -> i8 {
+    (x * inverse).round_ties_even().clamp(-8.0, 7.0) as i8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sorcen_runtime::rng::{Rng, Stream};
+
+    #[test]
+    fn rules_fit_names() {
+        let fits = |pattern: &str, name: &str| Rule { pattern: pattern.into(), precision: Precision::F16 }.fits(name);
+        assert!(fits("blocks.*.mlp.*", "blocks.3.mlp.fc1.weight"));
+        assert!(fits("blocks.*.mlp.*", "decoder_blocks.3.mlp.fc1.weight"));
+        assert!(!fits("^blocks.*.mlp.*", "decoder_blocks.3.mlp.fc1.weight"));
+        assert!(!fits("blocks.*.mlp.*", "blocks.3.attn.qkv.weight"));
+        assert!(fits("embedding", "token_emb.word_embeddings.weight") && fits("", "norm.weight"));
+        let rule = |pattern: &str, precision| Ok(Rule { pattern: pattern.into(), precision });
+        assert_eq!("embedding=f16".parse(), rule("embedding", Precision::F16));
+        assert_eq!("a=b=int4".parse(), rule("a=b", Precision::Int4));
+        assert!("embedding".parse::<Rule>().is_err() && "embedding=int3".parse::<Rule>().is_err());
+    }
+
+    /// The search never makes a larger error than taking each group's largest magnitude.
+    #[test]
+    fn the_search_pays() {
+        let (rows, cols) = (40, 100);
+        let rng = Rng::new(1, Stream::Init, 0);
+        let values: Vec<f32> = (0..rows * cols).map(|i| rng.normal(i as u64) as f32).collect();
+        let error = |packed: &[u8], scales: &[f32]| {
+            let (weights, multipliers) = packed.split_at(int4::weight_bytes(rows, cols));
+            let restored = |i: usize| {
+                let (row, col) = (i / cols, i % cols);
+                let multiplier = f32::from(multipliers[row * int4::groups(cols) + col / GROUP]);
+                scales[row] * multiplier * f32::from(int4::get(weights, row, col, cols))
+            };
+            values.iter().enumerate().map(|(i, x)| (x - restored(i)).powi(2)).sum::<f32>() / values.len() as f32
+        };
+        let ours = int4(&values, (rows, cols));
+        let (mut packed, mut scales) = (vec![0; int4::bytes(rows, cols)], vec![0.0; rows]);
+        int4::quantise_matrix(&values, (rows, cols), &mut packed, &mut scales).unwrap();
+        let (ours, plain) = (error(&ours.packed, &ours.scales), error(&packed, &scales));
+        println!("mean squared error of unit normals: {ours:.4} searched, {plain:.4} by the largest");
+        assert!(ours < 0.9 * plain && ours < 0.01, "{ours} {plain}");
+        let zeros = int4(&[0.0; 70], (2, 35));
+        assert!(zeros.packed.iter().all(|&byte| byte == 0) && zeros.scales == [0.0; 2]);
+    }
+}
