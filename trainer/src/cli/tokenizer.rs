@@ -19,18 +19,19 @@ use crate::tokenizer::{self, Tokenizer, TrainOptions};
 /// the nearest patches, and back by copying them. `run` and `check`, like `tokenize` and `decode`, also take the
 /// official VQGAN of the paper (vqgan_jax_strongaug.ckpt, or any size of it), whose sizes are read from the file.
 #[derive(Subcommand, Debug)]
+#[allow(missing_docs)] // the verbs' own structs say it, for --help too
 pub enum Args {
-    /// Find a codebook of patches in images, by k-means
     Train(Train),
-    /// Encode and decode tensors: for testers, and for other programs
     Run(Run),
-    /// Measure the loss (PSNR) and the use of the codes on images, best on some not trained on
     Check(Check),
 }
 
+/// Find a codebook of patches in images, by k-means
+///
 /// Example: sorcen tokenizer train --images photos --size 64 --codes 512 --out tokenizer.safetensors
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case")]
+#[command(verbatim_doc_comment)]
 pub struct Train {
     #[command(flatten)]
     images: ImageArgs,
@@ -60,10 +61,13 @@ pub struct Train {
     out: PathBuf,
 }
 
+/// Encode and decode tensors: for testers, and for other programs
+///
 /// In: `image` [B,3,H,W] in 0 to 1. Out: `ids` [B,h,w] int64, `reconstruction` [B,3,H,W]. Both files are
 /// safetensors.
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case")]
+#[command(verbatim_doc_comment)]
 pub struct Run {
     #[command(flatten)]
     tokenizer: TokenizerArgs,
@@ -77,9 +81,12 @@ pub struct Run {
     output: PathBuf,
 }
 
+/// Measure the loss (PSNR) and the use of the codes on images, best on some not trained on
+///
 /// Example: sorcen tokenizer check --tokenizer tokenizer.safetensors --images held_back --size 64
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case")]
+#[command(verbatim_doc_comment)]
 pub struct Check {
     #[command(flatten)]
     images: ImageArgs,

@@ -16,27 +16,23 @@ use crate::tokenizer;
 
 /// Look into token datasets, check them, merge and split them, exchange them with other programs
 #[derive(Subcommand, Debug)]
+#[allow(missing_docs)] // the verbs' own structs say it, for --help too
 pub enum Args {
-    /// Print sizes, classes and how the codes are used
     Inspect(Inspect),
-    /// Check everything (checksums, shapes, labels, ids): exit code 0 if all is well
     Verify(Verify),
-    /// Put datasets of one tokenizer together, in the order given
     Merge(Merge),
-    /// Make one dataset for each value of a column of items.csv, such as `split`
     Split(Split),
-    /// Make a dataset from the official code's .pt file, or from an .npz
     Import(Import),
-    /// Write a dataset as a .pt file that the official code reads, or as an .npz
     Export(Export),
-    /// Make a dataset of random ids, of any size
     Random(tokens_bench::Random),
-    /// Measure how fast a dataset is read, and what memory that takes
     Bench(tokens_bench::Bench),
 }
 
+/// Print sizes, classes and how the codes are used
+///
 /// Example: sorcen tokens inspect trainer/assets/emoji/train
 #[derive(clap::Args, Debug)]
+#[command(verbatim_doc_comment)]
 pub struct Inspect {
     /// The dataset folder
     #[arg(value_name = "DIR")]
@@ -47,16 +43,22 @@ pub struct Inspect {
     json: bool,
 }
 
+/// Check everything (checksums, shapes, labels, ids): exit code 0 if all is well
+///
 /// Example: sorcen tokens verify trainer/assets/emoji/train
 #[derive(clap::Args, Debug)]
+#[command(verbatim_doc_comment)]
 pub struct Verify {
     /// The dataset folders
     #[arg(required = true, value_name = "DIR")]
     datasets: Vec<PathBuf>,
 }
 
+/// Put datasets of one tokenizer together, in the order given
+///
 /// Example: sorcen tokens merge google twitter --out emoji
 #[derive(clap::Args, Debug)]
+#[command(verbatim_doc_comment)]
 pub struct Merge {
     /// The dataset folders
     #[arg(required = true, value_name = "DIR")]
@@ -67,8 +69,11 @@ pub struct Merge {
     out: PathBuf,
 }
 
+/// Make one dataset for each value of a column of items.csv, such as `split`
+///
 /// Example: sorcen tokens split emoji --by split --out data (makes data/train, data/val, …)
 #[derive(clap::Args, Debug)]
+#[command(verbatim_doc_comment)]
 pub struct Split {
     /// The dataset folder
     #[arg(value_name = "DIR")]
@@ -83,6 +88,8 @@ pub struct Split {
     out: PathBuf,
 }
 
+/// Make a dataset from the official code's .pt file, or from an .npz
+///
 /// The file holds `labels` [N] and `tokens_vqgan` (or `tokens`) [N, T], and perhaps other streams such as
 /// `tokens_dino`: integers of any size. A .pt is read as data, no code in it is executed.
 ///
@@ -112,6 +119,8 @@ pub struct Import {
     tokenizer: Option<PathBuf>,
 }
 
+/// Write a dataset as a .pt file that the official code reads, or as an .npz
+///
 /// A .pt has `int64` tensors and no names of classes; an .npz has `uint16` arrays and `class_names`.
 ///
 /// Example: sorcen tokens export trainer/assets/emoji/train --out emoji.pt

@@ -9,6 +9,8 @@ use sorcen_runtime::rng::{Rng, Stream};
 
 use crate::data::{StreamSpec, TokenDataset, TokenDatasetWriter, VQGAN};
 
+/// Make a dataset of random ids, of any size
+///
 /// Example: sorcen tokens random --images 1281167 --out imagenet_sized (409,973,568 bytes of tokens)
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case", verbatim_doc_comment)]
@@ -38,6 +40,8 @@ pub struct Random {
     out: PathBuf,
 }
 
+/// Measure how fast a dataset is read, and what memory that takes
+///
 /// Opens the dataset with all checks, then reads single images at random, then an epoch of shuffled batches,
 /// all on one core, ids unpacked.
 ///
