@@ -84,6 +84,7 @@ fn measure<B: TrainBackend>(options: &BenchOptions) -> BenchReport {
     let mut step = 0;
     let mut one = |clock: &mut Clock| {
         let inputs = [random_inputs(options, step)];
+        clock.lap::<B>(Phase::Data, &device);
         step += 1;
         run.step(&inputs, 0.996, 1e-4, clock).into_data() // waits
     };

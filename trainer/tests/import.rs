@@ -134,6 +134,65 @@ fn both_formats_are_read_and_damage_is_named() {
     }
 }
 
+/// A file in PyTorch's older format around the pickle `contents`, with the storage `0` of `floats` zeros.
+fn legacy_file(contents: &[u8], floats: u64) -> Vec<u8> {
+    let magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
+    let keys = b"\x80\x02]U\x010a.";
+    let zeros = vec![0; 4 * floats as usize];
+    [magic, b"\x80\x02M\xe9\x03.".as_slice(), b"\x80\x02}.", contents, keys, &floats.to_le_bytes(), &zeros].concat()
+}
+
+/// `{"w": _rebuild_tensor_v2(storage 0, 0, (side, side), (stride, 1))}`, with numbers of 8 bytes.
+fn state_of_one(side: u64, stride: u64) -> Vec<u8> {
+    let number = |value: u64| [b"\x8a\x08".as_slice(), &value.to_le_bytes()].concat();
+    let mut pickle = b"\x80\x02}U\x01wctorch._utils\n_rebuild_tensor_v2\n(".to_vec();
+    pickle.extend(b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x04tQ");
+    for numbers in [vec![0], vec![side, side], vec![stride, 1]] {
+        let tuple = if numbers.len() == 2 { b"\x86".as_slice() } else { b"" };
+        numbers.into_iter().for_each(|value| pickle.extend(number(value)));
+        pickle.extend(tuple);
+    }
+    pickle.extend(b"tRs.");
+    pickle
+}
+
+#[test]
+fn hostile_pickles_are_refused() {
+    use sorcen_trainer::checkpoint::WeightSource;
+    use sorcen_trainer::import::PthFile;
+
+    let dir = tempfile::tempdir().unwrap();
+    let open = |bytes: Vec<u8>| {
+        let file = dir.path().join("hostile.pth");
+        std::fs::write(&file, bytes).unwrap();
+        PthFile::open(&file)
+    };
+    // The frame is right: an honest tensor of it is read.
+    let honest = open(legacy_file(&state_of_one(2, 2), 4)).unwrap();
+    assert_eq!(honest.read("w").unwrap(), [0.0; 4]);
+
+    // Two zeros that claim to be 2^80, or 2^40, numbers: no memory is asked for.
+    for (side, stride) in [(1 << 40, 0), (1 << 20, 0)] {
+        let message = open(legacy_file(&state_of_one(side, stride), 4)).unwrap_err().to_string();
+        assert!(message.contains("hostile.pth: w: expected no more elements"), "{message}");
+    }
+
+    // Parameters in parameters, a million deep: neither the stack nor patience runs out.
+    let mut nested = b"\x80\x02}U\x01wctorch._utils\n_rebuild_parameter\nq\x00".to_vec();
+    nested.extend(b"h\x00".repeat(1_000_000));
+    nested.push(b'N');
+    nested.extend(b"\x85R".repeat(1_000_000));
+    nested.extend(b"s.");
+    let message = open(legacy_file(&nested, 4)).unwrap_err().to_string();
+    assert!(message.contains("hostile.pth"), "{message}");
+
+    // A pickle that would run a program: a call that nobody makes.
+    let marker = dir.path().join("ran");
+    let call = format!("cposix\nsystem\n(S'touch {}'\ntR.", marker.display());
+    assert!(open(legacy_file(call.as_bytes(), 4)).is_err());
+    assert!(!marker.exists());
+}
+
 #[test]
 fn what_is_missing_is_named() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,70 +1,20 @@
 //! The fused operations under autodiff: each is one node of the graph.
 
-use std::fmt;
-use std::sync::Arc;
-
-use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{Tensor, TensorPrimitive};
+use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::math::{self, wide};
 use super::{block, shape, smoothed_cross_entropy, tensor, BlockWeights, Slice, ROWS};
+use crate::kernels::graph::{primitive, record};
 use crate::kernels::Kernels;
 use crate::model::block::Block;
 use crate::model::layers::Dropout;
 use crate::model::weight::Weights as _;
 
 type Primitive = FloatTensor<Flex>;
-
-/// From the output's gradient to the parents' gradients.
-#[derive(Clone)]
-struct Pullback<const N: usize>(Arc<dyn Fn(Primitive) -> [Primitive; N] + Send + Sync>);
-
-impl<const N: usize> fmt::Debug for Pullback<N> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Pullback")
-    }
-}
-
-/// An operation whose gradient is a [`Pullback`].
-#[derive(Debug)]
-struct Fused;
-
-impl<const N: usize> Backward<Flex, N> for Fused {
-    type State = Pullback<N>;
-
-    fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let gradients = (ops.state.0)(grads.consume::<Flex>(&ops.node));
-        for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
-            if let Some(parent) = parent {
-                grads.register::<Flex>(parent.id, gradient);
-            }
-        }
-    }
-}
-
-/// Puts `output`, computed from `parents`, into the graph.
-fn record<C: CheckpointStrategy, const N: usize, const D: usize>(
-    parents: [FloatTensor<Autodiff<Flex, C>>; N],
-    output: Tensor<Flex, D>,
-    pullback: impl Fn(Primitive) -> [Primitive; N] + Send + Sync + 'static,
-) -> Tensor<Autodiff<Flex, C>, D> {
-    let output = primitive(output);
-    let nodes = parents.each_ref().map(|parent| parent.node.clone());
-    let output = match Fused.prepare::<C>(nodes).compute_bound().stateful() {
-        OpsKind::Tracked(prep) => prep.finish(Pullback(Arc::new(pullback)), output),
-        OpsKind::UnTracked(prep) => prep.finish(output),
-    };
-    Tensor::from_primitive(TensorPrimitive::Float(output))
-}
-
-fn primitive<B: burn::tensor::backend::Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
-    tensor.into_primitive().tensor()
-}
 
 fn slice(gradient: Primitive) -> Slice {
     Slice(gradient.to_contiguous())

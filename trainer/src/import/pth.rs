@@ -65,6 +65,15 @@ struct Tensor {
     strides: Vec<usize>,
 }
 
+impl Tensor {
+    /// Whether its storage has a byte for each element. A view that repeats itself may have more elements, but
+    /// no checkpoint needs one, and a small file could ask for all memory with it.
+    fn has_room(&self, storages: &BTreeMap<String, Range<usize>>) -> bool {
+        let count = self.shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
+        count.is_some_and(|count| count <= storages.get(&self.storage).map_or(0, Range::len))
+    }
+}
+
 /// A checkpoint's tensors: those of its `model` entry, or of the file itself where it is a bare state dict.
 #[derive(Debug)]
 pub struct PthFile {
@@ -92,6 +101,10 @@ impl PthFile {
         let tensors = tensors(&pickle);
         if tensors.is_empty() {
             return Err(DataError::invalid(path, "contents", "a state dict, bare or under `model`", "no tensor"));
+        }
+        if let Some((name, tensor)) = tensors.iter().find(|(_, tensor)| !tensor.has_room(&storages)) {
+            let found = format!("shape {:?}", tensor.shape);
+            return Err(DataError::invalid(path, name, "no more elements than its storage has bytes", found));
         }
         Ok(Self { path: path.to_path_buf(), bytes, tensors, storages })
     }
@@ -268,26 +281,32 @@ fn tensors(pickle: &Pickle) -> BTreeMap<String, Tensor> {
     state.iter().filter_map(|&(key, value)| Some((pickle.str(key)?.to_string(), tensor(pickle, value)?))).collect()
 }
 
-/// `_rebuild_tensor_v2(storage, offset, size, stride, …)`, or a parameter around one.
+/// A tensor, or a parameter around one.
 fn tensor(pickle: &Pickle, id: Id) -> Option<Tensor> {
+    match call(pickle, id)? {
+        ("torch._utils _rebuild_parameter", arguments) => rebuilt(pickle, *arguments.first()?),
+        _ => rebuilt(pickle, id),
+    }
+}
+
+/// `_rebuild_tensor_v2(storage, offset, size, stride, …)`
+fn rebuilt(pickle: &Pickle, id: Id) -> Option<Tensor> {
+    let ("torch._utils _rebuild_tensor_v2" | "torch._utils _rebuild_tensor", arguments) = call(pickle, id)? else {
+        return None;
+    };
+    let [persistent, offset, shape, strides, ..] = *arguments else { return None };
+    let Node::Persistent(persistent) = *pickle.get(persistent) else { return None };
+    let (class, key) = storage(pickle, persistent)?;
+    let Node::Int(offset) = *pickle.get(offset) else { return None };
+    let (shape, strides) = (pickle.sizes(shape)?, pickle.sizes(strides)?);
+    let fits = shape.len() == strides.len();
+    let offset = usize::try_from(offset).ok()?;
+    fits.then(|| Tensor { element: Element::of(class), storage: key.to_string(), offset, shape, strides })
+}
+
+/// Function and arguments of a call.
+fn call(pickle: &Pickle, id: Id) -> Option<(&str, &[Id])> {
     let Node::Call(function, arguments) = *pickle.get(id) else { return None };
     let Node::Global(function) = pickle.get(function) else { return None };
-    let arguments = pickle.list(arguments)?;
-    match function.as_str() {
-        "torch._utils _rebuild_tensor_v2" | "torch._utils _rebuild_tensor" => {
-            let [persistent, offset, shape, strides, ..] = *arguments else { return None };
-            let Node::Persistent(persistent) = *pickle.get(persistent) else { return None };
-            let (class, key) = storage(pickle, persistent)?;
-            let Node::Int(offset) = *pickle.get(offset) else { return None };
-            let (shape, strides) = (pickle.sizes(shape)?, pickle.sizes(strides)?);
-            let fits = shape.len() == strides.len();
-            let offset = usize::try_from(offset).ok()?;
-            fits.then(|| Tensor { element: Element::of(class), storage: key.to_string(), offset, shape, strides })
-        }
-        // The pickle is finite, and a parameter's tensor comes before it: this cannot go round in circles.
-        "torch._utils _rebuild_parameter" => {
-            arguments.first().filter(|&&inner| inner < id).and_then(|&inner| tensor(pickle, inner))
-        }
-        _ => None,
-    }
+    Some((function, pickle.list(arguments)?))
 }

@@ -65,7 +65,7 @@ impl<B: Kernels> Decoder<B> {
         let rows = self.embed.forward(latent.reshape([batch * tokens, width]));
         let position = self.position.get();
         let [sequence, width] = position.dims();
-        let x = rows.select(0, canvas).reshape([batch, sequence, width]) + position.unsqueeze::<3>();
+        let x = B::rows(rows, canvas, batch).reshape([batch, sequence, width]) + position.unsqueeze::<3>();
         let x = block::run(&self.blocks, x, dropout);
         self.norm.forward(x.reshape([batch * sequence, width])).reshape([batch, sequence, width])
     }

@@ -51,7 +51,7 @@ impl<B: Kernels> Embedding<B> {
         batch: usize,
         dropout: &Dropout,
     ) -> Tensor<B, 3> {
-        let rows = self.word.get().select(0, ids) + self.position.get().select(0, positions);
+        let rows = B::rows(self.word.get(), ids, 1) + B::rows(self.position.get(), positions, 1);
         let [count, width] = rows.dims();
         dropout.apply(self.norm.forward(rows)).reshape([batch, count / batch, width])
     }

@@ -1,5 +1,10 @@
 //! The operations that a backend may do faster than by tensor operations, in plain tensor operations.
 
+pub mod gather;
+pub mod graph;
+
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{activation, Int, Tensor, TensorData};
 use sorcen_runtime::rng::Rng;
@@ -27,6 +32,12 @@ pub trait Kernels: Backend {
         eps: f32,
     ) -> Tensor<Self, 2> {
         standardise(x, eps) * weight + bias
+    }
+
+    /// Rows `ids` `[G*R]` of `table` `[G*N, D]`, in G groups: the ids of group g are rows `g*N..(g+1)*N`.
+    fn rows(table: Tensor<Self, 2>, ids: Tensor<Self, 1, Int>, groups: usize) -> Tensor<Self, 2> {
+        let _ = groups; // plain selection needs no such knowledge
+        table.select(0, ids)
     }
 
     /// Exact GELU.
@@ -78,16 +89,18 @@ pub trait Kernels: Backend {
 #[cfg(feature = "cuda")]
 impl Kernels for burn::backend::Cuda {}
 #[cfg(feature = "cuda")]
-impl<C: burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy> Kernels
-    for burn::backend::Autodiff<burn::backend::Cuda, C>
-{
+impl<C: CheckpointStrategy> Kernels for burn::backend::Autodiff<burn::backend::Cuda, C> {
+    fn rows(table: Tensor<Self, 2>, ids: Tensor<Self, 1, Int>, groups: usize) -> Tensor<Self, 2> {
+        gather::rows(table, ids, groups)
+    }
 }
 #[cfg(feature = "wgpu")]
 impl Kernels for burn::backend::Wgpu {}
 #[cfg(feature = "wgpu")]
-impl<C: burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy> Kernels
-    for burn::backend::Autodiff<burn::backend::Wgpu, C>
-{
+impl<C: CheckpointStrategy> Kernels for burn::backend::Autodiff<burn::backend::Wgpu, C> {
+    fn rows(table: Tensor<Self, 2>, ids: Tensor<Self, 1, Int>, groups: usize) -> Tensor<Self, 2> {
+        gather::rows(table, ids, groups)
+    }
 }
 
 /// A backend that trains: with gradients, on one without.
