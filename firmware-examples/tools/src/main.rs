@@ -20,6 +20,7 @@ The examples on every board. In the folder firmware-examples:
   cargo fw run BOARD EXAMPLE      build and run one (without the rustup target: Debian's rustc-web builds core)
   cargo fw test [BOARD...]        run everything; compare with the snapshots and the record
   cargo fw bless [BOARD...]       run everything; renew snapshots (from the host), record and README tables
+  cargo fw sizes [BOARD...]       build everything; renew the sizes in the record and README
   cargo fw operations BOARD EXAMPLE   executed instructions by operation
   cargo fw data [PHOTO.png]       cut the small inputs in data/ out of the bundled emoji
   cargo fw emulate BOARD PROGRAM  run a built program (what `cargo run` in a board's folder calls)
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         ["run", board, example] => run(board, example),
         ["test", names @ ..] => boards(names).and_then(|boards| suite::test(&boards)),
         ["bless", names @ ..] => boards(names).and_then(|boards| suite::bless(&boards)),
+        ["sizes", names @ ..] => boards(names).and_then(|boards| suite::sizes(&boards)),
         ["operations", board, example] => suite::operations(board, example),
         ["data"] => data::extract(None),
         ["data", photo] => data::extract(Some(&PathBuf::from(photo))),

@@ -65,6 +65,29 @@ pub fn bless(boards: &[Board]) -> Result<()> {
     record::renew(measured)
 }
 
+/// Renews the sizes of boards in the record, without running anything.
+pub fn sizes(boards: &[Board]) -> Result<()> {
+    let mut sizes = Vec::new();
+    for board in boards.iter().filter(|board| board.is_bare()) {
+        println!("{}", board.name);
+        let programs = toolchain::build(board, &EXAMPLES)?;
+        for example in EXAMPLES {
+            let found = elf::sizes(&fs::read(programs.path(example))?)?;
+            for (what, value) in MEASURES.iter().zip([found.code, found.constants, found.ram]) {
+                sizes.push(Entry { board: board.name.into(), example: example.into(), what: (*what).into(), value });
+            }
+        }
+    }
+    let mut record = record::read()?;
+    for new in sizes {
+        let place = |old: &&mut Entry| (&old.board, &old.example, &old.what) == (&new.board, &new.example, &new.what);
+        let old = record.iter_mut().find(place);
+        old.with_context(|| format!("{} {} is not in the record yet; run: cargo fw bless", new.board, new.example))?
+            .value = new.value;
+    }
+    record::renew(record)
+}
+
 /// Prints the executed instructions of an example by operation.
 pub fn operations(board: &str, example: &str) -> Result<()> {
     let board = Board::find(board)?;
