@@ -17,13 +17,15 @@ use sorcen_runtime::{
 sorcen_firmware::main!(draw, memory: Scratch::bytes(&CONFIG, Plan::Generate));
 
 /// Another seed, another image.
-const SEED: u64 = 7;
+const SEED: u64 = 11;
+/// The temperatures that suit the demo model, as `sorcen demo` draws with.
+const OPTIONS: Options = Options { temperature: 12.0, token_temperature: 0.8, ..Options::PUBLISHED };
 
 fn draw(memory: &mut [u8]) -> Result<(), Error> {
     let model = sorcen_firmware::model()?;
     let mut ids = [CONFIG.mask_token_id as u16; TOKENS]; // nothing is known
     let mut scratch = Scratch::new(memory, &CONFIG, Plan::Generate)?;
-    generate(&model, &mut ids, &Options::PUBLISHED, &mut Seeded(SEED), &mut scratch, |step| {
+    generate(&model, &mut ids, &OPTIONS, &mut Seeded(SEED), &mut scratch, |step| {
         let unknown = step.input.iter().filter(|&&id| usize::from(id) == CONFIG.mask_token_id).count();
         info!("step {} of {}: {} tokens unknown", step.index + 1, step.steps, unknown);
     })?;

@@ -14,6 +14,8 @@ sorcen_firmware::main!(inpaint, memory: Scratch::bytes(&CONFIG, Plan::Generate))
 
 const PICTURE: usize = 0;
 const SEED: u64 = 1;
+/// The temperatures that suit the demo model, as `sorcen demo` draws with.
+const OPTIONS: Options = Options { temperature: 12.0, token_temperature: 0.8, ..Options::PUBLISHED };
 
 fn inpaint(memory: &mut [u8]) -> Result<(), Error> {
     let model = sorcen_firmware::model()?;
@@ -26,7 +28,7 @@ fn inpaint(memory: &mut [u8]) -> Result<(), Error> {
     let (_, lower) = ids.split_at_mut(given.len() / 2);
     lower.fill(CONFIG.mask_token_id as u16);
     let mut scratch = Scratch::new(memory, &CONFIG, Plan::Generate)?;
-    generate(&model, &mut ids, &Options::PUBLISHED, &mut Seeded(SEED), &mut scratch, |_| {})?;
+    generate(&model, &mut ids, &OPTIONS, &mut Seeded(SEED), &mut scratch, |_| {})?;
     let kept = ids.iter().zip(&given).take_while(|(new, old)| new == old).count();
     info!("seed {}, tokens {:016x}, the first {} as given", SEED, hash::of_ids(&ids), kept);
     let picture = Picture::decode(&codebook, &ids, memory)?;
