@@ -267,7 +267,7 @@ mod tests {
         let mut bytes = vec![0xA5; Prototypes::stored_bytes(3, DIM)];
         head.store(&mut bytes).unwrap();
         let loaded = Prototypes::load(&mut other, &bytes).unwrap();
-        assert_eq!((loaded.rows.as_ref(), loaded.dim), (head.rows.as_ref(), head.dim));
+        assert_eq!((&*loaded.rows, loaded.dim), (&*head.rows, head.dim));
         assert!(head.store(&mut bytes[1..]).is_err());
     }
 
