@@ -2,8 +2,11 @@
 
 use crate::{
     error::Error,
-    kernels::{dispatch, Activation, Kernel, Kernels},
-    layers::linear::{Input, Linear, Output},
+    kernels::{dispatch, Activation, Kernels},
+    layers::{
+        block::put_rows,
+        linear::{Input, Linear, Output},
+    },
     pack::{Data, Matrix, Vector},
     quant::Layout,
 };
@@ -59,7 +62,7 @@ impl Layer<'_> {
         let mut input = Input { floats: &mut [], bytes: quantised, stride, scales: row_scales };
         let output = Output { data: out, stride: outputs, activation: Activation::Store };
         dispatch!(kernels, k => {
-            k.run(|| x.chunks_exact(self.cols).enumerate().for_each(|(row, x)| linear.put(k, x, row, &mut input)));
+            put_rows(k, x, &linear, &mut input);
             linear.apply(k, &input, rows, 0..outputs, output);
         });
         Ok(())

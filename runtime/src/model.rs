@@ -6,15 +6,15 @@
 use crate::{
     config::{ModelConfig, HEAD_LAYER_NORM_EPS, PROBE_NORM_EPS},
     error::Error,
-    kernels::{dispatch, Activation, Kernel, Kernels},
+    kernels::{dispatch, step, Activation, Kernel, Kernels},
     layers::{
-        block::Blocks,
+        block::{put_rows, Blocks},
         embedding::embed,
-        linear::{Linear, Output},
+        linear::{Input, Linear, Output},
         norm::{standardise, Norm},
     },
-    pack::Pack,
-    schema::{Param, Stack},
+    pack::{Data, Pack},
+    schema::{self, Param, Stack},
     scratch::{Buffers, Plan, Scratch},
 };
 
@@ -44,6 +44,15 @@ impl<'p> Model<'p> {
     /// The pack.
     pub const fn pack(&self) -> &Pack<'p> {
         &self.pack
+    }
+
+    /// Whether the pack's int8 weights are in another order than the kernels like best (see
+    /// [`Kernels::layout`]); `pack::OwnedPack::arrange` (feature `alloc`) puts them right.
+    pub fn is_int8_in_another_order(&self) -> bool {
+        schema::params(self.config()).any(|param| match self.pack.matrix(param).data {
+            Data::Int8 { layout, .. } => layout != self.kernels.layout(),
+            _ => false,
+        })
     }
 
     /// The sizes.
@@ -171,13 +180,7 @@ impl<'p> Model<'p> {
         let config = self.config();
         let (dim, depth, heads) = (config.embed_dim, config.depth, config.num_heads);
         let x = &mut buffers.x[..(1 + tokens.ids.len()) * dim]; // [1+N, D], class token first
-        k.run(|| {
-            let (class, patches) = x.split_at_mut(dim);
-            embed(&self.pack, config.class_token_id, 0, class);
-            for ((id, position), row) in tokens.iter().zip(patches.chunks_exact_mut(dim)) {
-                embed(&self.pack, id, 1 + position, row);
-            }
-        });
+        embed_tokens(k, &self.pack, tokens, x);
         let blocks = Blocks { pack: &self.pack, stack: Stack::Encoder, depth, dim, heads };
         blocks.forward(k, x, &mut buffers.work, after);
     }
@@ -230,11 +233,7 @@ impl<'a> Encoded<'a> {
         let pack = &self.model.pack;
         let (weight, bias) = (pack.vector(Param::NormWeight), pack.vector(Param::NormBias));
         let norm = Norm { weight, bias, eps: config.layer_norm_eps };
-        dispatch!(self.model.kernels, k => k.run(|| {
-            for row in self.buffers.x[..rows].chunks_exact_mut(config.embed_dim) {
-                norm.apply_in_place(row);
-            }
-        }));
+        dispatch!(self.model.kernels, k => norm_rows(k, &norm, &mut self.buffers.x[..rows], config.embed_dim));
         Latent { model: self.model, tokens: self.tokens, buffers: self.buffers }
     }
 }
@@ -299,6 +298,33 @@ impl<'a> Latent<'a> {
     }
 }
 
+step! {
+    /// The encoder's input `[1+N, D]`, class token first.
+    fn embed_tokens(k, pack: &Pack<'_>, tokens: Tokens<'_>, x: &mut [f32]) {
+        let (class, patches) = x.split_at_mut(pack.config().embed_dim);
+        embed(pack, pack.config().class_token_id, 0, class);
+        for ((id, position), row) in tokens.iter().zip(patches.chunks_exact_mut(class.len())) {
+            embed(pack, id, 1 + position, row);
+        }
+    }
+}
+
+step! {
+    /// A norm of rows of `dim` in place.
+    fn norm_rows(k, norm: &Norm<'_>, rows: &mut [f32], dim: usize) {
+        for row in rows.chunks_exact_mut(dim) {
+            norm.apply_in_place(row);
+        }
+    }
+}
+
+step! {
+    /// One row of a linear's input.
+    fn put_row(k, linear: &Linear<'_>, x: &[f32], row: usize, input: &mut Input<'_>) {
+        linear.put(k, x, row, input);
+    }
+}
+
 /// Mean over rows 1.. of `[1+N, dim]` into `out` `[dim]`; zero where there is only the class token.
 fn mean_of_patches(rows: &[f32], dim: usize, out: &mut [f32]) -> Result<(), Error> {
     if out.len() != dim {
@@ -333,12 +359,10 @@ fn fill_canvas<K: Kernel>(k: K, model: &Model<'_>, tokens: &Tokens<'_>, buffers:
     loop {
         let mut places = sources.clone();
         let mut count = 0;
-        k.run(|| {
-            for (row, _) in sources.by_ref().take(work.rows) {
-                linear.put(k, &buffers.x[row * d..][..d], count, &mut work.input);
-                count += 1;
-            }
-        });
+        for (row, _) in sources.by_ref().take(work.rows) {
+            put_row(k, &linear, &buffers.x[row * d..][..d], count, &mut work.input);
+            count += 1;
+        }
         if count == 0 {
             break;
         }
@@ -387,26 +411,21 @@ fn head<K: Kernel>(
     loop {
         let mut places = positions.clone();
         let mut count = 0;
-        k.run(|| {
-            let row = &mut work.hidden[..dd];
-            for position in positions.by_ref().take(work.rows) {
-                norm.apply(&canvas[(1 + position) * dd..][..dd], row);
-                fc.put(k, row, count, &mut work.input);
-                count += 1;
-            }
-        });
+        let row = &mut work.hidden[..dd];
+        for position in positions.by_ref().take(work.rows) {
+            row.copy_from_slice(&canvas[(1 + position) * dd..][..dd]);
+            norm_rows(k, &norm, row, dd);
+            put_row(k, &fc, row, count, &mut work.input);
+            count += 1;
+        }
         if count == 0 {
             return;
         }
         let hidden = &mut work.attended[..count * d]; // [r, D]
         let out = Output { data: &mut *hidden, stride: d, activation: Activation::Gelu };
         fc.apply(k, &work.input, count, 0..d, out);
-        k.run(|| {
-            for (i, row) in hidden.chunks_exact_mut(d).enumerate() {
-                hidden_norm.apply_in_place(row);
-                output.put(k, row, i, &mut work.input);
-            }
-        });
+        norm_rows(k, &hidden_norm, hidden, d);
+        put_rows(k, hidden, &output, &mut work.input);
         let logits = &mut work.hidden[..count * codes]; // [r, K]
         let out = Output { data: &mut *logits, stride: codes, activation: Activation::Store };
         output.apply(k, &work.input, count, 0..codes, out);

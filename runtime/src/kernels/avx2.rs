@@ -5,7 +5,7 @@ use core::{arch::x86_64::*, ops::Range};
 use super::{
     bytes::{as_i16, as_i16_mut},
     x86_64::Features,
-    Epilogue, Kernel, Rows, Weights, LANES,
+    Epilogue, Kernel, Rows, Step, Weights, LANES,
 };
 use crate::{math::round_to_i32, quant::Layout};
 
@@ -31,13 +31,13 @@ impl Kernel for Avx2 {
     const LAYOUT: Layout = Layout { nr: LANES as u8, kt: KT as u8 };
 
     #[inline(always)]
-    fn run<R>(self, work: impl FnOnce() -> R) -> R {
+    fn run<S: Step<A>, A>(self, arguments: A) -> S::Output {
         #[target_feature(enable = "avx2")]
-        fn compiled<R>(work: impl FnOnce() -> R) -> R {
-            work()
+        fn compiled<S: Step<A>, A>(k: Avx2, arguments: A) -> S::Output {
+            S::run(k, arguments)
         }
         // SAFETY: `self` proves that the CPU has AVX2.
-        unsafe { compiled(work) }
+        unsafe { compiled::<S, A>(self, arguments) }
     }
 
     /// 16 bits an activation, so that the inner loop need not widen them.
@@ -94,7 +94,7 @@ fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &
                 tile!(1, 2, 3, 4, 5, 6);
             }
             for (r, sums) in sums.iter().enumerate().take(count) {
-                epilogue.put(row + r, p * LANES, sums);
+                epilogue.put(row + r, p * LANES, &[*sums]);
             }
         }
     }
@@ -149,7 +149,7 @@ fn mix(p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue
                             let mut sums = [0; LANES];
                             sums[..NR].copy_from_slice(&lanes(a));
                             sums[NR..].copy_from_slice(&lanes(b));
-                            epilogue.put(row + r, start, &sums);
+                            epilogue.put(row + r, start, &[sums]);
                         },)*
                         _ => {}
                     }

@@ -5,7 +5,7 @@
 
 use core::{arch::x86_64::*, ops::Range};
 
-use super::{x86_64::Features, Epilogue, Kernel, Rows, Weights, LANES};
+use super::{x86_64::Features, Epilogue, Kernel, Rows, Step, Weights, LANES};
 use crate::{math::round_to_i32, quant::Layout};
 
 /// Rows of a tile.
@@ -29,14 +29,20 @@ impl Kernel for Avx512Vnni {
     const NAME: &'static str = "avx512vnni";
     const LAYOUT: Layout = Layout { nr: LANES as u8, kt: KT as u8 };
 
+    fn peak(self, n: usize) -> Option<usize> {
+        // SAFETY: `self` proves that the CPU has these features.
+        unsafe { peak(n) };
+        Some(n * 24 * LANES * KT)
+    }
+
     #[inline(always)]
-    fn run<R>(self, work: impl FnOnce() -> R) -> R {
+    fn run<S: Step<A>, A>(self, arguments: A) -> S::Output {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-        fn compiled<R>(work: impl FnOnce() -> R) -> R {
-            work()
+        fn compiled<S: Step<A>, A>(k: Avx512Vnni, arguments: A) -> S::Output {
+            S::run(k, arguments)
         }
         // SAFETY: `self` proves that the CPU has these features.
-        unsafe { compiled(work) }
+        unsafe { compiled::<S, A>(self, arguments) }
     }
 
     #[inline(always)]
@@ -77,10 +83,12 @@ fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &
         for (v, start) in start.iter_mut().enumerate().take(vectors) {
             let known = weights.sums.get((first + v) * LANES..(first + v + 1) * LANES);
             let sums = match known {
-                Some(sums) => sums.try_into().unwrap_or([0; LANES]),
+                Some(sums) => <[i32; LANES]>::try_from(sums).unwrap_or([0; LANES]),
                 None => channel_sums(&values[v * panel..(v + 1) * panel]),
             };
-            *start = sums.map(|sum| -128 * sum);
+            for i in 0..LANES {
+                start[i] = -128 * sums[i];
+            }
         }
         let tiles = rows.count.div_ceil(MR);
         for t in 0..tiles {
@@ -96,10 +104,8 @@ fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &
                     match (count, vectors) {
                         $(($mr, $nv) => {
                             let sums = tile::<$mr, $nv>(values, x, rows.stride, padded, &start);
-                            for (r, sums) in sums.iter().enumerate() {
-                                for (v, sums) in sums.iter().enumerate() {
-                                    epilogue.put(row + r, (first + v) * LANES, &lanes(*sums));
-                                }
+                            for (v, sums) in sums.iter().enumerate() {
+                                epilogue.put(row, (first + v) * LANES, sums);
                             }
                         })*
                         _ => {}
@@ -119,14 +125,14 @@ fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &
 ///
 /// `values` is `[V, padded / 4, 16, 4]`; row `r` of `x` starts at `r * stride` and has `padded` bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-#[inline]
+#[inline(never)] // on its own the compiler keeps all sums in registers
 fn tile<const R: usize, const V: usize>(
     values: &[i8],
     x: &[u8],
     stride: usize,
     padded: usize,
     start: &[[i32; LANES]; NV],
-) -> [[__m512i; V]; R] {
+) -> [[[i32; LANES]; R]; V] {
     let panel = padded * LANES;
     assert!(values.len() >= V * panel && x.len() >= (R - 1) * stride + padded && padded.is_multiple_of(KT));
     let mut sums = [[_mm512_setzero_si512(); V]; R];
@@ -151,11 +157,25 @@ fn tile<const R: usize, const V: usize>(
             }
         }
     }
-    sums
+    columns(&sums)
+}
+
+/// 24 independent accumulators, nothing loaded.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn peak(n: usize) {
+    let mut sums = core::hint::black_box([_mm512_setzero_si512(); 24]);
+    let (a, b) = core::hint::black_box((_mm512_set1_epi8(3), _mm512_set1_epi8(5)));
+    for _ in 0..n {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, a, b);
+        }
+    }
+    core::hint::black_box(sums);
 }
 
 /// The sum of the weights of each of 16 outputs.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+#[inline]
 fn channel_sums(panel: &[i8]) -> [i32; LANES] {
     let ones = _mm512_set1_epi8(1);
     let mut sums = [_mm512_setzero_si512(); 4];
@@ -181,10 +201,8 @@ fn mix(p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue
                     match (count, vectors) {
                         $(($mr, $nv) => {
                             let sums = mix_tile::<$mr, $nv>(p, pairs, v, width, start);
-                            for (r, sums) in sums.iter().enumerate() {
-                                for (v, sums) in sums.iter().enumerate() {
-                                    epilogue.put(row + r, start + v * LANES, &lanes(*sums));
-                                }
+                            for (v, sums) in sums.iter().enumerate() {
+                                epilogue.put(row, start + v * LANES, sums);
                             }
                         })*
                         _ => {}
@@ -202,21 +220,22 @@ fn mix(p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue
 /// Outputs `start..start + 16 V` of `R` rows: `p` `[R, 2 pairs]` times `v` `[pairs, width, 2]`.
 /// Outputs past `width` are zero.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-#[inline]
+#[inline(never)]
 fn mix_tile<const R: usize, const V: usize>(
     p: &[i16],
     pairs: usize,
     v: &[i16],
     width: usize,
     start: usize,
-) -> [[__m512i; V]; R] {
+) -> [[[i32; LANES]; R]; V] {
     assert!(p.len() >= R * 2 * pairs && v.len() >= pairs * width * 2 && start < width);
     let mut sums = [[_mm512_setzero_si512(); V]; R];
     // The last vector may reach past the width.
-    let masks: [__mmask16; V] = core::array::from_fn(|i| {
+    let mut masks: [__mmask16; V] = [0; V];
+    for (i, mask) in masks.iter_mut().enumerate() {
         let there = width.saturating_sub(start + i * LANES).min(LANES);
-        ((1u32 << there) - 1) as __mmask16
-    });
+        *mask = ((1u32 << there) - 1) as __mmask16;
+    }
     for t in 0..pairs {
         let mut w = [_mm512_setzero_si512(); V];
         for (i, (w, mask)) in w.iter_mut().zip(masks).enumerate() {
@@ -232,7 +251,7 @@ fn mix_tile<const R: usize, const V: usize>(
             }
         }
     }
-    sums
+    columns(&sums)
 }
 
 /// Asks for memory that will be read soon.
@@ -242,6 +261,18 @@ fn prefetch(bytes: &[i8]) {
         // SAFETY: prefetching reads nothing; any address is allowed.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr()) };
     }
+}
+
+/// The sums as numbers, `[V, R, 16]`.
+#[inline(always)]
+fn columns<const R: usize, const V: usize>(sums: &[[__m512i; V]; R]) -> [[[i32; LANES]; R]; V] {
+    let mut columns = [[[0; LANES]; R]; V];
+    for (r, row) in sums.iter().enumerate() {
+        for (v, sum) in row.iter().enumerate() {
+            columns[v][r] = lanes(*sum);
+        }
+    }
+    columns
 }
 
 /// A vector as an array.

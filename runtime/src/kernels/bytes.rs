@@ -46,6 +46,33 @@ bytes_of!(of_f32, f32);
 bytes_of!(of_u16, u16);
 bytes_of!(of_i8, i8);
 
+/// 64 bytes, aligned as wide loads and packs like it.
+#[cfg(feature = "alloc")]
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Line([u8; 64]);
+
+#[cfg(feature = "alloc")]
+impl Default for Line {
+    fn default() -> Self {
+        Self([0; 64])
+    }
+}
+
+/// The lines as bytes.
+#[cfg(feature = "alloc")]
+pub(crate) fn of_lines(lines: &[Line]) -> &[u8] {
+    // SAFETY: a line is 64 bytes without padding.
+    unsafe { lines.align_to::<u8>().1 }
+}
+
+/// The lines as bytes to write.
+#[cfg(feature = "alloc")]
+pub(crate) fn of_lines_mut(lines: &mut [Line]) -> &mut [u8] {
+    // SAFETY: a line is 64 bytes without padding, and any bytes are a line.
+    unsafe { lines.align_to_mut::<u8>().1 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -32,39 +32,72 @@ pub(crate) struct Epilogue<'a> {
     pub activation: Activation,
 }
 
+/// The [`LANES`] numbers from `start` on.
+#[inline(always)]
+fn chunk(x: &[f32], start: usize) -> Option<&[f32; LANES]> {
+    match x.get(start..) {
+        Some(x) => x.first_chunk(),
+        None => None,
+    }
+}
+
 impl Epilogue<'_> {
-    /// Takes the sums of one row and [`LANES`] outputs; those that are not wanted are dropped.
+    /// Takes the sums of [`LANES`] outputs of `R` rows; those that are not wanted are dropped.
     #[inline(always)]
     #[allow(dead_code)] // only vector instruction sets have so many at once
-    pub fn put(&mut self, row: usize, output: usize, sums: &[i32; LANES]) {
-        if output >= self.outputs.start && output + LANES <= self.outputs.end {
-            let scales = &self.scales[output..output + LANES];
-            let row_scale = self.row_scales[row];
-            let mut values = [0.0; LANES];
-            for ((value, sum), scale) in values.iter_mut().zip(sums).zip(scales) {
-                *value = *sum as f32 * (row_scale * *scale);
-            }
-            match self.bias {
-                Some(Vector::F32(bias)) => {
-                    let bias = &bias[output..output + LANES];
-                    values.iter_mut().zip(bias).for_each(|(value, bias)| *value += *bias);
+    pub fn put<const R: usize>(&mut self, row: usize, output: usize, sums: &[[i32; LANES]; R]) {
+        let whole = output >= self.outputs.start && output + LANES <= self.outputs.end;
+        let bias = match self.bias {
+            Some(Vector::F32(bias)) => chunk(bias, output),
+            Some(Vector::F16(_)) => None,
+            None => Some(&[-0.0; LANES]), // adding it changes nothing
+        };
+        match (bias, chunk(self.scales, output)) {
+            (Some(bias), Some(scales)) if whole => self.put_whole(row, output, sums, scales, bias),
+            _ => {
+                for (r, sums) in sums.iter().enumerate() {
+                    for (i, sum) in sums.iter().enumerate() {
+                        self.put_one(row + r, output + i, *sum);
+                    }
                 }
-                Some(bias) => {
-                    values.iter_mut().enumerate().for_each(|(i, value)| *value += bias.get(output + i));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn put_whole<const R: usize>(
+        &mut self,
+        row: usize,
+        output: usize,
+        sums: &[[i32; LANES]; R],
+        scales: &[f32; LANES],
+        bias: &[f32; LANES],
+    ) {
+        let first = row * self.stride + output - self.outputs.start;
+        let Some(row_scales) = self.row_scales.get(row..row + R) else { return };
+        let activation = self.activation;
+        for r in 0..R {
+            let Some(out) = self.out.get_mut(first + r * self.stride..) else { return };
+            let Some(out) = out.first_chunk_mut::<LANES>() else { return };
+            // Plain loops: a closure might not be inlined, and be compiled for a lesser CPU.
+            let mut value = [0.0; LANES];
+            for i in 0..LANES {
+                value[i] = sums[r][i] as f32 * (row_scales[r] * scales[i]) + bias[i];
+            }
+            match activation {
+                Activation::Store => {}
+                Activation::Add => {
+                    for i in 0..LANES {
+                        value[i] += out[i];
+                    }
                 }
-                None => {}
+                Activation::Gelu => {
+                    for value in &mut value {
+                        *value = gelu(*value);
+                    }
+                }
             }
-            let at = row * self.stride + output - self.outputs.start;
-            let out = &mut self.out[at..at + LANES];
-            match self.activation {
-                Activation::Store => out.copy_from_slice(&values),
-                Activation::Add => out.iter_mut().zip(&values).for_each(|(out, value)| *out += *value),
-                Activation::Gelu => out.iter_mut().zip(&values).for_each(|(out, value)| *out = gelu(*value)),
-            }
-        } else {
-            for (i, sum) in sums.iter().enumerate() {
-                self.put_one(row, output + i, *sum);
-            }
+            *out = value;
         }
     }
 
@@ -94,14 +127,12 @@ impl Epilogue<'_> {
         if !self.outputs.contains(&output) {
             return;
         }
-        let mut value = sum as f32 * (self.row_scales[row] * self.scales[output]);
-        if let Some(bias) = self.bias {
-            value += bias.get(output);
-        }
+        let bias = self.bias.map_or(-0.0, |bias| bias.get(output));
+        let value = sum as f32 * (self.row_scales[row] * self.scales[output]) + bias;
         let out = &mut self.out[row * self.stride + output - self.outputs.start];
         match self.activation {
             Activation::Store => *out = value,
-            Activation::Add => *out += value,
+            Activation::Add => *out = value + *out,
             Activation::Gelu => *out = gelu(value),
         }
     }

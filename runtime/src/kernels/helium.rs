@@ -23,11 +23,6 @@ impl Kernel for Helium {
     const NAME: &'static str = "helium";
 
     #[inline(always)]
-    fn run<R>(self, work: impl FnOnce() -> R) -> R {
-        work()
-    }
-
-    #[inline(always)]
     fn gemm(self, weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
         gemm(weights, rows, outputs, epilogue);
     }

@@ -76,8 +76,16 @@ pub(crate) trait Kernel: Copy + Sync + Send {
     /// The order of weights that [`gemm`](Self::gemm) takes (attention keys are put into it too).
     const LAYOUT: Layout = Layout::ROW_MAJOR;
 
-    /// Runs `work` compiled for this instruction set.
-    fn run<R>(self, work: impl FnOnce() -> R) -> R;
+    /// For benchmarks: multiply-accumulates of `n` rounds with registers alone; `None` where not written.
+    fn peak(self, _n: usize) -> Option<usize> {
+        None
+    }
+
+    /// Runs a step compiled for this instruction set; see [`step`]. As it stands: for that of the program.
+    #[inline(always)]
+    fn run<S: Step<A>, A>(self, arguments: A) -> S::Output {
+        S::run(self, arguments)
+    }
 
     /// Rounds `x * inverse` into a row of activations, zero past the end of `x`.
     ///
@@ -90,14 +98,61 @@ pub(crate) trait Kernel: Copy + Sync + Send {
     /// Products of rows of activations with the weights of `outputs`; every sum goes to `epilogue`.
     #[inline(always)]
     fn gemm(self, weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
-        self.run(|| scalar::gemm(weights, rows, outputs, epilogue));
+        portable_gemm(self, weights, rows, outputs, epilogue);
     }
 
     /// `sum_j p[r, j] * v[j, d]` for every row `r` of `p` `[rows, 2 * pairs]` and every `d < width`,
     /// `v` being `[pairs, width, 2]`; every sum goes to `epilogue` as output `d`.
     #[inline(always)]
     fn mix(self, p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue<'_>) {
-        self.run(|| scalar::mix(p, pairs, v, width, epilogue));
+        portable_mix(self, p, pairs, v, width, epilogue);
+    }
+}
+
+/// A function of some arguments, to be compiled for any instruction set; see [`step`].
+pub(crate) trait Step<A> {
+    type Output;
+    fn run<K: Kernel>(k: K, arguments: A) -> Self::Output;
+}
+
+/// `step! { fn name(k, argument: Type, …) -> Output { … } }`: a function `name(k, argument, …)` whose
+/// body is compiled for the instruction set of the kernel `k`, with all that it inlines.
+///
+/// A closure would read better, but nothing obliges the compiler to inline one, and outside of
+/// [`Kernel::run`] it would be compiled for the least of CPUs.
+macro_rules! step {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($k:ident, $($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
+        $(#[$meta])*
+        #[inline(always)]
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name<K: $crate::kernels::Kernel>($k: K, $($arg: $type),*) $(-> $out)? {
+            struct Body;
+            #[allow(unused_parens)]
+            impl $crate::kernels::Step<($($type,)*)> for Body {
+                type Output = ($($out)?);
+                #[inline(always)]
+                #[allow(unused_variables)]
+                fn run<K: $crate::kernels::Kernel>($k: K, ($($arg,)*): ($($type,)*)) -> Self::Output $body
+            }
+            $k.run::<Body, _>(($($arg,)*))
+        }
+    };
+}
+pub(crate) use step;
+
+step! {
+    /// [`scalar::gemm`], compiled for `k`: for weights in an order that its own kernel does not take.
+    pub(crate) fn portable_gemm(
+        k, weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>,
+    ) {
+        scalar::gemm(weights, rows, outputs, epilogue);
+    }
+}
+
+step! {
+    /// [`scalar::mix`], compiled for `k`.
+    pub(crate) fn portable_mix(k, p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue<'_>) {
+        scalar::mix(p, pairs, v, width, epilogue);
     }
 }
 
@@ -189,6 +244,23 @@ impl Kernels {
     pub fn detect() -> Self {
         let forced = FORCED;
         Self::available().find(|k| forced.is_none_or(|name| k.name() == name)).unwrap_or(Self::PORTABLE)
+    }
+}
+
+impl Kernels {
+    /// For benchmarks: the int8 multiply-accumulates a second that registers alone allow, by a clock
+    /// that tells the seconds of some work. `None` where that was not written.
+    #[doc(hidden)]
+    pub fn peak_macs_per_second(self, mut seconds: impl FnMut(&mut dyn FnMut()) -> f64) -> Option<f64> {
+        dispatch!(self, k => {
+            let mut best: Option<f64> = None;
+            for _ in 0..15 {
+                let mut macs = None;
+                let time = seconds(&mut || macs = k.peak(200_000));
+                best = macs.map(|macs| (macs as f64 / time).max(best.unwrap_or(0.0)));
+            }
+            best
+        })
     }
 }
 

@@ -12,11 +12,6 @@ pub(crate) struct Scalar;
 
 impl Kernel for Scalar {
     const NAME: &'static str = "scalar";
-
-    #[inline(always)]
-    fn run<R>(self, work: impl FnOnce() -> R) -> R {
-        work()
-    }
 }
 
 /// [`Kernel::gemm`] for weights in any order and rows of plain int8.

@@ -3,8 +3,10 @@
 //! A file pastes them with `suite!(expression)`: what detection
 //! returned. A kernel that this CPU lacks is reported, not passed over in silence.
 
-use super::{scalar::Scalar, Activation, Epilogue, Kernel, Rows, Weights};
+use super::{scalar::Scalar, step, Activation, Epilogue, Kernel, Rows, Weights};
 use crate::{
+    layers::{norm::Norm, softmax},
+    math,
     pack::Vector,
     quant::{self, Layout, ACTIVATION_BYTES},
     rng::{Rng, Stream},
@@ -77,7 +79,7 @@ fn product<K: Kernel>(
     let mut x = vec![0x55; rows * stride];
     for (row, out) in bytes(2, rows * cols).chunks_exact(cols).zip(x.chunks_exact_mut(stride)) {
         let row: Vec<f32> = row.iter().map(|&q| f32::from(q)).collect();
-        k.run(|| k.store(&row, 1.0, &mut out[..layout.padded_cols(cols) * ACTIVATION_BYTES]));
+        k.store(&row, 1.0, &mut out[..layout.padded_cols(cols) * ACTIVATION_BYTES]);
     }
     let numbers = |seed, count: usize| -> Vec<f32> {
         let rng = Rng::new(seed, Stream::Init, 1);
@@ -149,34 +151,43 @@ pub(crate) fn mixtures<K: Kernel>(k: K) {
 
 /// The float steps, compiled for this instruction set.
 pub(crate) fn floats<K: Kernel>(k: K) {
-    use crate::{
-        layers::{norm::Norm, softmax},
-        math,
-    };
     // Every 97th pattern of a float from 2^-20 to 2^10 in magnitude, both signs.
     let (low, high) = ((2f32.powi(-20)).to_bits(), (2f32.powi(10)).to_bits());
     let x: Vec<f32> = (low..high).step_by(97).flat_map(|b| [f32::from_bits(b), -f32::from_bits(b)]).collect();
-    for f in [math::gelu as fn(f32) -> f32, math::exp, math::exp2] {
-        let expected: Vec<u32> = x.iter().map(|&x| f(x).to_bits()).collect();
-        let found: Vec<u32> = k.run(|| x.iter().map(|&x| f(x).to_bits()).collect());
-        assert!(expected == found, "{}", K::NAME);
+    for which in 0..3 {
+        assert!(functions(Scalar, &x, which) == functions(k, &x, which), "{}: {which}", K::NAME);
     }
     for count in [1, 2, 15, 16, 17, 33, 64, 257, 768] {
         let x: Vec<f32> = x.iter().skip(count * 31).step_by(1009).copied().take(count).collect();
+        assert!(row_steps(Scalar, &x) == row_steps(k, &x), "{}: {count}", K::NAME);
+    }
+}
+
+step! {
+    fn functions(k, x: &[f32], which: usize) -> Vec<u32> {
+        match which {
+            0 => x.iter().map(|&x| math::gelu(x).to_bits()).collect(),
+            1 => x.iter().map(|&x| math::exp(x).to_bits()).collect(),
+            _ => x.iter().map(|&x| math::exp2(x).to_bits()).collect(),
+        }
+    }
+}
+
+/// What the steps over a row gave.
+type RowSteps = (Vec<f32>, Vec<f32>, Vec<i16>, i32, Vec<i8>, f32);
+
+step! {
+    fn row_steps(k, x: &[f32]) -> RowSteps {
         let (weight, bias): (Vec<f32>, Vec<f32>) = x.iter().map(|x| (0.5 + x * 1e-3, 0.1 - x)).unzip();
         let norm = Norm { weight: Vector::F32(&weight), bias: Vector::F32(&bias), eps: 1e-6 };
-        let steps = || {
-            let mut normed = vec![0.0; count];
-            norm.apply(&x, &mut normed);
-            let mut soft = normed.clone();
-            softmax::softmax(&mut soft);
-            let mut weights = vec![0i16; count + 1];
-            let sum = softmax::integer_weights(&normed, &mut weights);
-            let mut q = vec![0; count];
-            let scale = quant::quantise_row(&normed, &mut q);
-            (normed, soft, weights, sum, q, scale)
-        };
-        let (expected, found) = (steps(), k.run(steps));
-        assert!(expected == found, "{}: {count}", K::NAME);
+        let mut normed = vec![0.0; x.len()];
+        norm.apply(x, &mut normed);
+        let mut soft = normed.clone();
+        softmax::softmax(&mut soft);
+        let mut weights = vec![0i16; x.len() + 1];
+        let sum = softmax::integer_weights(&normed, &mut weights);
+        let mut q = vec![0; x.len()];
+        let scale = quant::quantise_row(&normed, &mut q);
+        (normed, soft, weights, sum, q, scale)
     }
 }

@@ -29,11 +29,6 @@ impl Thumb {
 impl Kernel for Thumb {
     const NAME: &'static str = "thumb";
 
-    #[inline(always)]
-    fn run<R>(self, work: impl FnOnce() -> R) -> R {
-        work()
-    }
-
     /// 16 bits an activation, so that the inner loop need not widen them; in whole blocks, four at a time
     /// as 0, 2, 1, 3: the order in which `sxtb16` widens the bytes of the weights.
     #[inline(always)]
@@ -243,7 +238,7 @@ fn mix(p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue
             }
             for (row, sums) in (row..rows).zip(&sums) {
                 if count == LANES {
-                    epilogue.put(row, start, sums);
+                    epilogue.put(row, start, core::array::from_ref(sums));
                 } else {
                     sums.iter().take(count).enumerate().for_each(|(i, sum)| epilogue.put_one(row, start + i, *sum));
                 }

@@ -5,7 +5,7 @@ use super::{
     softmax::{integer_weights, softmax},
 };
 use crate::{
-    kernels::{bytes::as_i8_mut, scalar, Activation, Epilogue, Kernel, Rows, Weights},
+    kernels::{bytes::as_i8_mut, scalar, step, Activation, Epilogue, Kernel, Rows, Weights},
     quant::{self, ACTIVATION_BYTES},
 };
 
@@ -49,21 +49,22 @@ pub(crate) struct HeadWork<'w> {
     pub row: &'w mut [f32],
 }
 
-/// Attention of one head into `out` (row `i` at `out[i * out_stride]`), in floats.
-#[inline(always)]
-pub(crate) fn attend_float(head: Head<'_>, work: &mut HeadWork<'_>, out: &mut [f32], out_stride: usize) {
-    let scale = 1.0 / libm::sqrtf(head.width as f32);
-    let count = head.rows(0).count();
-    let scores = &mut work.scores[..count];
-    for (query, out) in head.rows(0).zip(out.chunks_mut(out_stride)) {
-        for (score, key) in scores.iter_mut().zip(head.rows(1)) {
-            *score = scalar::dot(query, key) * scale;
-        }
-        softmax(scores);
-        let out = &mut out[..head.width];
-        out.fill(0.0);
-        for (p, value) in scores.iter().zip(head.rows(2)) {
-            scalar::add_scaled(out, *p, value);
+step! {
+    /// Attention of one head into `out` (row `i` at `out[i * out_stride]`), in floats.
+    pub(crate) fn attend_float(k, head: Head<'_>, work: &mut HeadWork<'_>, out: &mut [f32], out_stride: usize) {
+        let scale = 1.0 / libm::sqrtf(head.width as f32);
+        let count = head.rows(0).count();
+        let scores = &mut work.scores[..count];
+        for (query, out) in head.rows(0).zip(out.chunks_mut(out_stride)) {
+            for (score, key) in scores.iter_mut().zip(head.rows(1)) {
+                *score = scalar::dot(query, key) * scale;
+            }
+            softmax(scores);
+            let out = &mut out[..head.width];
+            out.fill(0.0);
+            for (p, value) in scores.iter().zip(head.rows(2)) {
+                scalar::add_scaled(out, *p, value);
+            }
         }
     }
 }
@@ -77,10 +78,8 @@ pub(crate) fn attend<K: Kernel>(k: K, head: Head<'_>, work: &mut HeadWork<'_>, o
     let Head { data, stride, width, .. } = head;
     let count = data.len().div_ceil(stride);
     let pairs = count.div_ceil(2);
-    k.run(|| {
-        quantise_keys::<K>(head, count, work);
-        quantise_values(head, work);
-    });
+    quantise_keys(k, head, count, work);
+    quantise_values(k, head, work);
     let padded = K::LAYOUT.padded_cols(width);
     let keys = Weights {
         values: &work.keys[..K::LAYOUT.elements(count, width)],
@@ -95,12 +94,8 @@ pub(crate) fn attend<K: Kernel>(k: K, head: Head<'_>, work: &mut HeadWork<'_>, o
         let first = block * QUERY_BLOCK;
         let rows = QUERY_BLOCK.min(count - first);
         let mut scales = [0.0; QUERY_BLOCK];
-        k.run(|| {
-            let queries = work.queries.chunks_exact_mut(query_stride);
-            for ((query, q), scale) in head.rows(0).skip(first).zip(queries).zip(&mut scales) {
-                *scale = quantise(k, K::LAYOUT, query, q) * factor;
-            }
-        });
+        let queries = Head { data: &data[first * stride..], ..head };
+        quantise_queries(k, queries, factor, &mut work.queries[..rows * query_stride], &mut scales[..rows]);
         let queries = Rows { values: &*work.queries, stride: query_stride, count: rows };
         let mut epilogue = Epilogue {
             scales: &work.key_scales[..count],
@@ -113,12 +108,7 @@ pub(crate) fn attend<K: Kernel>(k: K, head: Head<'_>, work: &mut HeadWork<'_>, o
         };
         k.gemm(keys, queries, 0..count, &mut epilogue); // [r, T]
         let weights = &mut work.weights[..rows * 2 * pairs];
-        k.run(|| {
-            let scores = work.scores.chunks_exact(count);
-            for ((scores, weights), scale) in scores.zip(weights.chunks_exact_mut(2 * pairs)).zip(&mut scales) {
-                *scale = 1.0 / integer_weights(scores, weights) as f32;
-            }
-        });
+        weigh(k, count, work.scores, weights, &mut scales[..rows]);
         let mut epilogue = Epilogue {
             scales: &work.value_scales[..width],
             bias: None,
@@ -132,56 +122,82 @@ pub(crate) fn attend<K: Kernel>(k: K, head: Head<'_>, work: &mut HeadWork<'_>, o
     }
 }
 
-/// Keys less their mean, quantised a row, into the kernel's layout.
-#[inline(always)]
-fn quantise_keys<K: Kernel>(head: Head<'_>, count: usize, work: &mut HeadWork<'_>) {
-    let width = head.width;
-    let (mean, row) = work.row.split_at_mut(width);
-    mean.fill(0.0);
-    for key in head.rows(1) {
-        mean.iter_mut().zip(key).for_each(|(mean, key)| *mean += *key);
-    }
-    mean.iter_mut().for_each(|mean| *mean /= count as f32);
-    let padded = K::LAYOUT.padded_cols(width);
-    let kt = K::LAYOUT.tile_cols(padded);
-    work.keys[..K::LAYOUT.elements(count, width)].fill(0);
-    work.key_sums[..count.next_multiple_of(usize::from(K::LAYOUT.nr))].fill(0);
-    // Plain bytes first, in the place of the queries, which come later.
-    let bytes = as_i8_mut(&mut work.queries[..padded]);
-    for (j, key) in head.rows(1).enumerate() {
-        row.iter_mut().zip(key).zip(&*mean).for_each(|((row, key), mean)| *row = *key - *mean);
-        work.key_scales[j] = quant::quantise_row(&row[..width], bytes);
-        work.key_sums[j] = bytes.iter().map(|&q| i32::from(q)).sum();
-        for (tile, bytes) in bytes.chunks_exact(kt).enumerate() {
-            let at = K::LAYOUT.index(j, tile * kt, width);
-            work.keys[at..at + kt].copy_from_slice(bytes);
+step! {
+    /// Keys less their mean, quantised a row, into the kernel's layout.
+    fn quantise_keys(k, head: Head<'_>, count: usize, work: &mut HeadWork<'_>) {
+        let width = head.width;
+        let (mean, row) = work.row.split_at_mut(width);
+        let row = &mut row[..width];
+        mean.fill(0.0);
+        for key in head.rows(1) {
+            mean.iter_mut().zip(key).for_each(|(mean, key)| *mean += *key);
+        }
+        mean.iter_mut().for_each(|mean| *mean /= count as f32);
+        let padded = K::LAYOUT.padded_cols(width);
+        let kt = K::LAYOUT.tile_cols(padded);
+        work.keys[..K::LAYOUT.elements(count, width)].fill(0);
+        work.key_sums[..count.next_multiple_of(usize::from(K::LAYOUT.nr))].fill(0);
+        // Plain bytes first, in the place of the queries, which come later.
+        let bytes = as_i8_mut(&mut work.queries[..padded]);
+        for (j, key) in head.rows(1).enumerate() {
+            row.iter_mut().zip(key).zip(&*mean).for_each(|((row, key), mean)| *row = *key - *mean);
+            work.key_scales[j] = quant::quantise_row(row, bytes);
+            work.key_sums[j] = bytes.iter().map(|&q| i32::from(q)).sum();
+            for (tile, bytes) in bytes.chunks_exact(kt).enumerate() {
+                let at = K::LAYOUT.index(j, tile * kt, width);
+                work.keys[at..at + kt].copy_from_slice(bytes);
+            }
         }
     }
 }
 
-/// Values quantised a channel, in pairs of tokens.
-#[inline(always)]
-fn quantise_values(head: Head<'_>, work: &mut HeadWork<'_>) {
-    let width = head.width;
-    let (inverses, max) = work.row.split_at_mut(width);
-    let max = &mut max[..width];
-    max.fill(0.0);
-    for value in head.rows(2) {
-        for (max, value) in max.iter_mut().zip(value) {
-            let value = value.abs();
-            *max = if value > *max { value } else { *max };
+step! {
+    /// Values quantised a channel, in pairs of tokens.
+    fn quantise_values(k, head: Head<'_>, work: &mut HeadWork<'_>) {
+        let width = head.width;
+        let (inverses, max) = work.row.split_at_mut(width);
+        let max = &mut max[..width];
+        max.fill(0.0);
+        for value in head.rows(2) {
+            for (max, value) in max.iter_mut().zip(value) {
+                let value = value.abs();
+                *max = if value > *max { value } else { *max };
+            }
+        }
+        for ((inverse, scale), max) in inverses.iter_mut().zip(&mut *work.value_scales).zip(&*max) {
+            (*inverse, *scale) = quant::scale_of(*max);
+        }
+        max.fill(0.0); // a value of zeros, for the last pair of an odd number
+        let (mut values, zero) = (head.rows(2), &*max);
+        for pair in work.values.chunks_exact_mut(2 * width) {
+            let Some(first) = values.next() else { break };
+            let second = values.next().unwrap_or(zero);
+            let pair = pair.as_chunks_mut::<2>().0.iter_mut();
+            for (((pair, first), second), inverse) in pair.zip(first).zip(second).zip(&*inverses) {
+                *pair = [quant::round(*first * *inverse).into(), quant::round(*second * *inverse).into()];
+            }
         }
     }
-    for ((inverse, scale), max) in inverses.iter_mut().zip(&mut *work.value_scales).zip(&*max) {
-        (*inverse, *scale) = quant::scale_of(*max);
+}
+
+step! {
+    /// Queries quantised a row, in the kernel's form; their scales take up `factor`.
+    fn quantise_queries(k, queries: Head<'_>, factor: f32, out: &mut [u8], scales: &mut [f32]) {
+        let stride = out.len() / scales.len();
+        for ((query, q), scale) in queries.rows(0).zip(out.chunks_exact_mut(stride)).zip(scales) {
+            *scale = quantise(k, K::LAYOUT, query, q) * factor;
+        }
     }
-    let mut values = head.rows(2);
-    for pair in work.values.chunks_exact_mut(2 * width) {
-        let Some(first) = values.next() else { break };
-        let second = values.next();
-        for (d, (pair, inverse)) in pair.chunks_exact_mut(2).zip(&*inverses).enumerate() {
-            pair[0] = quant::round(first[d] * inverse).into();
-            pair[1] = second.map_or(0, |second| quant::round(second[d] * inverse).into());
+}
+
+step! {
+    /// Attention weights of rows of `count` scores, and what to multiply their products with.
+    fn weigh(k, count: usize, scores: &[f32], weights: &mut [i16], scales: &mut [f32]) {
+        let stride = weights.len() / scales.len();
+        for ((scores, weights), scale) in
+            scores.chunks_exact(count).zip(weights.chunks_exact_mut(stride)).zip(scales)
+        {
+            *scale = 1.0 / integer_weights(scores, weights) as f32;
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{
     norm::Norm,
 };
 use crate::{
-    kernels::{Activation, Kernel},
+    kernels::{step, Activation, Kernel},
     pack::Pack,
     schema::{Param, Part, Stack},
     scratch::{heads_together, Work},
@@ -110,7 +110,7 @@ impl<'p> Block<'p> {
                 if self.qkv.is_integer() {
                     attend(k, head, &mut work.head, out, width);
                 } else {
-                    k.run(|| attend_float(head, &mut work.head, out, width));
+                    attend_float(k, head, &mut work.head, out, width);
                 }
             }
         }
@@ -126,16 +126,8 @@ impl<'p> Block<'p> {
         let hidden_dim = self.fc1.weight.rows;
         for (block, x) in x.chunks_mut(work.rows * dim).enumerate() {
             let count = x.len() / dim;
-            let attended = work.attended.chunks_exact(rows * width).take(dim / width);
-            k.run(|| {
-                let row = &mut work.hidden[..dim];
-                for i in 0..count {
-                    for (row, group) in row.chunks_exact_mut(width).zip(attended.clone()) {
-                        row.copy_from_slice(&group[(block * work.rows + i) * width..][..width]);
-                    }
-                    self.proj.put(k, row, i, &mut work.input);
-                }
-            });
+            let attended = &work.attended[block * work.rows * width..rows * dim];
+            put_attended(k, attended, (rows, width), count, &self.proj, work.hidden, &mut work.input);
             let out = Output { data: &mut *x, stride: dim, activation: Activation::Add };
             self.proj.apply(k, &work.input, count, 0..dim, out); // [r, D]
             put_normed(k, &self.norm2, x, &self.fc1, work.hidden, &mut work.input);
@@ -143,11 +135,7 @@ impl<'p> Block<'p> {
             self.fc1.apply(k, &work.input, count, 0..hidden_dim, out); // [r, F]
             let out = Output { data: &mut *x, stride: dim, activation: Activation::Add };
             if self.fc2.is_integer() {
-                k.run(|| {
-                    for (i, hidden) in work.hidden.chunks_exact(hidden_dim).take(count).enumerate() {
-                        self.fc2.put(k, hidden, i, &mut work.input);
-                    }
-                });
+                put_rows(k, &work.hidden[..count * hidden_dim], &self.fc2, &mut work.input);
                 self.fc2.apply(k, &work.input, count, 0..dim, out); // [r, D]
             } else {
                 let input = Input { floats: &mut *work.hidden, bytes: &mut [], stride: 0, scales: &mut [] };
@@ -157,22 +145,49 @@ impl<'p> Block<'p> {
     }
 }
 
-/// The norm of every row of `x` as the input of a linear; `row` `[D]` is overwritten.
-#[inline(always)]
-fn put_normed<K: Kernel>(
-    k: K,
-    norm: &Norm<'_>,
-    x: &[f32],
-    linear: &Linear<'_>,
-    row: &mut [f32],
-    input: &mut Input<'_>,
-) {
-    let dim = linear.weight.cols;
-    let row = &mut row[..dim];
-    k.run(|| {
+step! {
+    /// The norm of every row of `x` as the input of a linear; `row` `[D]` is overwritten.
+    pub(crate) fn put_normed(
+        k, norm: &Norm<'_>, x: &[f32], linear: &Linear<'_>, row: &mut [f32], input: &mut Input<'_>,
+    ) {
+        let dim = linear.weight.cols;
+        let row = &mut row[..dim];
         for (i, x) in x.chunks_exact(dim).enumerate() {
             norm.apply(x, row);
             linear.put(k, row, i, input);
         }
-    });
+    }
+}
+
+step! {
+    /// Every row of `x` as the input of a linear.
+    pub(crate) fn put_rows(k, x: &[f32], linear: &Linear<'_>, input: &mut Input<'_>) {
+        for (i, x) in x.chunks_exact(linear.weight.cols).enumerate() {
+            linear.put(k, x, i, input);
+        }
+    }
+}
+
+step! {
+    /// `count` rows of the attention's output as the input of a linear; `row` `[D]` is overwritten.
+    ///
+    /// `attended` starts at the first of them in `[groups, rows, width]`.
+    fn put_attended(
+        k,
+        attended: &[f32],
+        sizes: (usize, usize),
+        count: usize,
+        linear: &Linear<'_>,
+        row: &mut [f32],
+        input: &mut Input<'_>,
+    ) {
+        let (rows, width) = sizes;
+        let row = &mut row[..linear.weight.cols];
+        for i in 0..count {
+            for (row, group) in row.chunks_exact_mut(width).zip(attended.chunks(rows * width)) {
+                row.copy_from_slice(&group[i * width..][..width]);
+            }
+            linear.put(k, row, i, input);
+        }
+    }
 }

@@ -5,7 +5,7 @@ use core::ops::Range;
 use half::f16;
 
 use crate::{
-    kernels::{scalar, Activation, Epilogue, Kernel, Rows, Weights, LANES},
+    kernels::{portable_gemm, scalar, step, Activation, Epilogue, Kernel, Rows, Weights, LANES},
     math::gelu,
     pack::{Data, Matrix, Vector},
     quant::{self, int4, Layout, ACTIVATION_BYTES},
@@ -83,8 +83,8 @@ impl<'a> Linear<'a> {
     #[inline(always)]
     pub fn apply<K: Kernel>(&self, k: K, input: &Input<'_>, count: usize, outputs: Range<usize>, out: Output<'_>) {
         match self.weight.data {
-            Data::F32(weights) => k.run(|| self.apply_float(weights, scalar::dot, input, count, outputs, out)),
-            Data::F16(weights) => k.run(|| self.apply_float(weights, dot_f16, input, count, outputs, out)),
+            Data::F32(weights) => apply_f32(k, self, weights, input, count, outputs, out),
+            Data::F16(weights) => apply_f16(k, self, weights, input, count, outputs, out),
             Data::Int8 { weights, scales, layout } => {
                 let weights = Weights { values: weights, sums: &[], layout, cols: self.weight.cols };
                 let rows = Rows { values: &*input.bytes, stride: input.stride, count };
@@ -92,14 +92,14 @@ impl<'a> Linear<'a> {
                 if layout == K::LAYOUT {
                     k.gemm(weights, rows, outputs, &mut epilogue);
                 } else {
-                    k.run(|| scalar::gemm(weights, rows, outputs, &mut epilogue));
+                    portable_gemm(k, weights, rows, outputs, &mut epilogue);
                 }
             }
             Data::Int4 { weights, multipliers, scales } => {
                 let rows = Rows { values: &*input.bytes, stride: input.stride, count };
                 let mut epilogue = self.epilogue(scales, &input.scales[..count], outputs.clone(), out);
                 let groups = int4::groups(self.weight.cols);
-                k.run(|| scalar::gemm_int4(weights, multipliers, groups, rows, outputs, &mut epilogue));
+                gemm_int4(k, weights, multipliers, groups, rows, outputs, &mut epilogue);
             }
         }
     }
@@ -140,6 +140,31 @@ impl<'a> Linear<'a> {
                 }
             }
         }
+    }
+}
+
+step! {
+    fn gemm_int4(
+        k, weights: &[u8], multipliers: &[u8], groups: usize, rows: Rows<'_>, outputs: Range<usize>,
+        epilogue: &mut Epilogue<'_>,
+    ) {
+        scalar::gemm_int4(weights, multipliers, groups, rows, outputs, epilogue);
+    }
+}
+
+step! {
+    fn apply_f32(
+        k, linear: &Linear<'_>, weights: &[f32], input: &Input<'_>, count: usize, outputs: Range<usize>, out: Output<'_>,
+    ) {
+        linear.apply_float(weights, scalar::dot, input, count, outputs, out);
+    }
+}
+
+step! {
+    fn apply_f16(
+        k, linear: &Linear<'_>, weights: &[u16], input: &Input<'_>, count: usize, outputs: Range<usize>, out: Output<'_>,
+    ) {
+        linear.apply_float(weights, dot_f16, input, count, outputs, out);
     }
 }
 

@@ -13,9 +13,13 @@
 //! are the only place where they are written down; [`reader`](self) and writer share them.
 
 pub(crate) mod crc;
+#[cfg(feature = "alloc")]
+mod owned;
 mod reader;
 mod writer;
 
+#[cfg(feature = "alloc")]
+pub use owned::OwnedPack;
 pub use reader::{Data, Matrix, Pack, Vector};
 pub use writer::{Sink, SliceSink, TensorData, WriteError, Writer};
 

@@ -210,6 +210,12 @@ impl<'p> Pack<'p> {
         Entry(self.tensors.get(at..at + tensor::BYTES).unwrap_or(&[]))
     }
 
+    /// A weight's numbers as they lie in the file.
+    #[cfg(feature = "alloc")]
+    pub(super) fn bytes_of(&self, param: Param) -> &'p [u8] {
+        self.payload(self.entry(param).range(tensor::DATA_OFFSET))
+    }
+
     fn payload(&self, range: core::ops::Range<usize>) -> &'p [u8] {
         self.weights.get(range).unwrap_or(&[])
     }
