@@ -132,7 +132,7 @@ impl Epilogue<'_> {
         let out = &mut self.out[row * self.stride + output - self.outputs.start];
         match self.activation {
             Activation::Store => *out = value,
-            Activation::Add => *out = value + *out,
+            Activation::Add => *out += value,
             Activation::Gelu => *out = gelu(value),
         }
     }
