@@ -112,6 +112,24 @@ fn from_checkpoint_to_checked_artefacts() {
     assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".tmp")), "{left:?}");
 }
 
+/// As in `sorcen-export inspect … | head -1`.
+#[test]
+#[cfg(unix)]
+fn a_reader_that_leaves_is_no_panic() {
+    let temp = tempfile::tempdir().unwrap();
+    common::checkpoint(&temp.path().join("model"), 1);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sorcen-export"))
+        .args(["inspect", "model", "--tensors"])
+        .current_dir(temp.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let said = child.wait_with_output().unwrap().stderr;
+    assert_eq!(String::from_utf8_lossy(&said), "");
+}
+
 #[test]
 fn run_gives_the_same_tensors_from_every_engine() {
     let temp = tempfile::tempdir().unwrap();

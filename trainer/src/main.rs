@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    sigpipe::reset(); // `… | head` ends us quietly, as it does other programs; Rust would panic
     sorcen_trainer::cli::main()
 }
