@@ -65,7 +65,9 @@ pub const fn tolerance(link: Link, output: Output) -> Tolerance {
         (Link::Golden, Output::Logits) => t(5e-5, 0.999_999),
         // Deeper and wider models than the golden ones; sums of up to 4096 terms in another order.
         (Link::F32, Output::Features | Output::Latent) => t(2e-4, 0.999_999),
-        (Link::F32, Output::Logits) => t(5e-4, 0.999_999),
+        // Logits of a trained model reach 40; the runtime's portable GELU and exponential are within 5e-6, which
+        // comes to 8e-4 there. ONNX stays below 1e-4.
+        (Link::F32, Output::Logits) => t(2e-3, 0.999_999),
         // Half precision: 11 bits a weight. The differences scale with the model's values, so cosines.
         (Link::F16, _) => t(f32::INFINITY, 0.999_9),
         // 8 bits a weight and an activation. Features average over tokens, single tokens and logits do not.
