@@ -81,8 +81,9 @@ pub(crate) trait Kernel: Copy + Sync + Send {
         None
     }
 
-    /// Runs a step compiled for this instruction set; see [`step`]. As it stands: for that of the program.
-    #[inline(always)]
+    /// Runs a step compiled for this instruction set; see [`step`]. As it stands: for that of the program,
+    /// and once for all its callers, since flash is small.
+    #[inline(never)]
     fn run<S: Step<A>, A>(self, arguments: A) -> S::Output {
         S::run(self, arguments)
     }
