@@ -1,9 +1,8 @@
-//! How fast this core is: `cargo bench -p sorcen-runtime [-- kernels | encoder | generate]`.
+//! How fast this core is: `cargo bench -p sorcen-runtime [-- encoder | generate]`.
 //!
-//! - `kernels`: int8 products at the shapes of our layers, in billions of multiply-accumulates a
-//!   second and as a share of what the core does with registers alone.
 //! - `encoder`: whole encoders of three sizes with random weights, int8 on every kernel that this
-//!   CPU has, and how close they come to float weights (cosine of the features).
+//!   CPU has, also as a share of what the core does with registers alone; with `COSINE=1` in the
+//!   environment, how close they come to float weights (cosine of the features).
 //! - `generate`: one step of masked generation.
 //!
 //! `encoder` also takes the name of a size and of a kernel: `-- encoder base avx2`. Times are those on
