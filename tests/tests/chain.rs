@@ -77,7 +77,7 @@ fn every_engine_computes_the_bundled_model() {
     let engines: [(&str, Link, Box<dyn Engine>); 5] = [
         ("burn", Link::F32, Box::new(burn)),
         ("onnx", Link::F32, Box::new(Tract::open(dir.path()).unwrap())),
-        ("pack f32", Link::F32, Box::new(pack(0))),
+        ("pack f32", Link::F32Pack, Box::new(pack(0))),
         ("pack f16", Link::F16, Box::new(pack(1))),
         ("pack int8", Link::Int8, Box::new(pack(2))),
     ];

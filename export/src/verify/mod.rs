@@ -120,7 +120,7 @@ pub fn verify(inputs: &VerifyInputs) -> Result<VerifyReport, Error> {
         let file = PackFile::open(path)?;
         let pack = file.pack(path)?;
         let link = match pack::precision(&pack) {
-            Precision::F32 => Link::F32,
+            Precision::F32 => Link::F32Pack,
             Precision::F16 => Link::F16,
             Precision::Int8 => Link::Int8,
             Precision::Int4 => Link::Int4,
