@@ -233,6 +233,7 @@ fn what_is_wrong_is_said_and_nothing_half_written() {
     ];
     for (expected, args, message) in cases {
         let (code, _, error) = sorcen(dir, args);
+        assert!(error.matches("os error").count() <= 1, "{args}: said twice: {error}");
         assert!(code == expected && error.contains(message), "sorcen {args}: exit {code}\n{error}");
     }
     let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();

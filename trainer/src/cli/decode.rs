@@ -16,8 +16,8 @@ use crate::tokenizer::Tokenizer;
 
 /// Turn token ids back into pictures: a sheet, one PNG each, or one array for evaluators
 ///
-/// The ids come from a token dataset, or from a safetensors file with a tensor `ids` [B,h,w] or [B,T] (or
-/// `final_ids`, as `generate` writes it).
+/// The ids come from a token dataset, or from a safetensors file with a tensor `ids` [B,h,w] or
+/// [B,T] (or `final_ids`, as `generate` writes it).
 ///
 /// Example: sorcen decode --data trainer/assets/emoji/val \
 ///              --tokenizer trainer/assets/emoji/tokenizer.safetensors --out val.png

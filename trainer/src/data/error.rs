@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// The file system refused.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {reason}", file.display())]
     Io {
         /// The file or folder.
         file: PathBuf,
-        /// What it said.
-        source: io::Error,
+        /// What it said. No `source`: printing the chain of causes would say it twice.
+        reason: io::Error,
     },
     /// The contents are not what they should be.
     #[error("{}: {item}: expected {expected}, found {found}", file.display())]
@@ -36,7 +36,7 @@ pub enum DataError {
 impl DataError {
     /// For `map_err`: names the file an [`io::Error`] is about.
     pub fn io(file: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
-        move |source| Self::Io { file: file.to_path_buf(), source }
+        move |reason| Self::Io { file: file.to_path_buf(), reason }
     }
 
     /// An [`Invalid`](Self::Invalid) from anything that prints.
