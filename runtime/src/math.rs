@@ -46,24 +46,34 @@ pub(crate) fn exp2(x: f32) -> f32 {
 /// `Φ(x) - 1/2` is odd: x times a polynomial in x², fitted on |x| <= 4.75 and held beyond.
 #[inline(always)]
 pub(crate) fn gelu(x: f32) -> f32 {
-    const END: f32 = 4.75;
-    const SCALE: f32 = 2.0 / (END * END);
-    let y = if x < END { x } else { END };
-    let y = if y > -END { y } else { -END };
-    let t = y * y * SCALE - 1.0; // -1..=1: a polynomial in x² itself would lose four digits
-    let mut p = 0.001_280_266_7;
-    p = p * t - 0.003_771_044_3;
-    p = p * t + 0.005_015_969_3;
-    p = p * t - 0.007_168_802_4;
-    p = p * t + 0.013_405_63;
-    p = p * t - 0.021_649_567;
-    p = p * t + 0.030_402_854;
-    p = p * t - 0.040_568_225;
-    p = p * t + 0.053_235_26;
-    p = p * t - 0.073_667_55;
-    p = p * t + 0.148_748_3;
+    let y = if x < GELU_END { x } else { GELU_END };
+    let y = if y > -GELU_END { y } else { -GELU_END };
+    let t = y * y * GELU_SCALE - 1.0; // -1..=1: a polynomial in x² itself would lose four digits
+    let mut p = GELU[0];
+    for c in &GELU[1..] {
+        p = p * t + c;
+    }
     x * (0.5 + y * p)
 }
+
+/// The polynomial of [`gelu`], the highest power first.
+pub(crate) const GELU: [f32; 11] = [
+    0.001_280_266_7,
+    -0.003_771_044_3,
+    0.005_015_969_3,
+    -0.007_168_802_4,
+    0.013_405_63,
+    -0.021_649_567,
+    0.030_402_854,
+    -0.040_568_225,
+    0.053_235_26,
+    -0.073_667_55,
+    0.148_748_3,
+];
+
+/// Where the polynomial ends, and what takes x² there to 2.
+pub(crate) const GELU_END: f32 = 4.75;
+pub(crate) const GELU_SCALE: f32 = 2.0 / (GELU_END * GELU_END);
 
 #[cfg(test)]
 mod tests {

@@ -1,19 +1,26 @@
 //! AVX-512 with VNNI: 64 products of bytes an instruction.
 //!
-//! `vpdpbusd` multiplies unsigned by signed bytes, so activations are stored with 128 added, and the
-//! accumulators start at -128 times the sum of each channel's weights.
+//! `vpdpbusd` multiplies unsigned by signed bytes. Weights get 128 added, a flipped bit, on their way from memory;
+//! what that adds to the sums of a row, 128 times the sum of its bytes, is known when the row is stored, and a
+//! tile starts at minus that. Sums become floats before they leave the registers.
 
 use core::{arch::x86_64::*, ops::Range};
 
-use super::{x86_64::Features, Epilogue, Kernel, Rows, Step, Weights, LANES};
-use crate::{math::round_to_i32, quant::Layout};
+use super::{bytes::as_i8, x86_64::Features, Activation, Epilogue, Kernel, Rows, Step, Weights, LANES};
+use crate::{
+    math,
+    pack::Vector,
+    quant::{self, Layout},
+};
 
 /// Rows of a tile.
 const MR: usize = 6;
-/// Vectors of 16 outputs of a tile: 24 accumulators, 4 weights and a broadcast fill 32 registers.
+/// Vectors of 16 outputs of a tile: 24 sums, 4 weights, a broadcast and the flipped bits fill 30 of 32 registers.
 const NV: usize = 4;
-/// Inputs that one instruction takes for an output.
+/// Bytes of an output that one instruction multiplies.
 const KT: usize = 4;
+/// Bytes of a vector.
+const BYTES: usize = LANES * KT;
 
 /// Proof that this CPU has AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Clone, Copy, Debug)]
@@ -45,14 +52,15 @@ impl Kernel for Avx512Vnni {
         unsafe { compiled::<S, A>(self, arguments) }
     }
 
+    /// The bytes, zero up to a multiple of [`KT`], then what the sums of the row start at, an `i32`.
     #[inline(always)]
     fn store(self, x: &[f32], inverse: f32, out: &mut [u8]) {
-        let (head, padding) = out.split_at_mut(x.len());
-        for (q, x) in head.iter_mut().zip(x) {
-            *q = (round_to_i32(*x * inverse) ^ 0x80) as u8; // + 128 in eight bits
+        let (bytes, start) = out.split_at_mut(x.len().next_multiple_of(KT));
+        quant::store_bytes(x, inverse, bytes);
+        let sum: i32 = as_i8(bytes).unwrap_or(&[]).iter().map(|q| i32::from(*q)).sum();
+        if let Some(start) = start.first_chunk_mut() {
+            *start = (-128 * sum).to_le_bytes();
         }
-        let padded = padding.len().min(KT);
-        padding[..padded].fill(0); // times weights of 0
     }
 
     #[inline(always)]
@@ -71,96 +79,246 @@ impl Kernel for Avx512Vnni {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
     let padded = weights.cols.next_multiple_of(KT);
-    let panel = padded * LANES;
-    let last = outputs.end.div_ceil(LANES);
-    let mut first = outputs.start / LANES;
-    while first < last {
-        let vectors = NV.min(last - first);
-        let values = &weights.values[first * panel..(first + vectors) * panel];
-        let after = &weights.values[((first + vectors) * panel).min(weights.values.len())..];
-        let after = &after[..after.len().min(NV * panel)];
-        let mut start = [[0i32; LANES]; NV];
-        for (v, start) in start.iter_mut().enumerate().take(vectors) {
-            let known = weights.sums.get((first + v) * LANES..(first + v + 1) * LANES);
-            let sums = match known {
-                Some(sums) => <[i32; LANES]>::try_from(sums).unwrap_or([0; LANES]),
-                None => channel_sums(&values[v * panel..(v + 1) * panel]),
-            };
-            for i in 0..LANES {
-                start[i] = -128 * sums[i];
-            }
-        }
-        let tiles = rows.count.div_ceil(MR);
-        for t in 0..tiles {
-            let row = t * MR;
+    let panel = padded * LANES; // [padded / 4, 16, 4]
+    let panels = outputs.start / LANES..outputs.end.div_ceil(LANES);
+    assert!(weights.values.len() >= panels.end * panel);
+    assert!(rows.count == 0 || rows.values.len() >= (rows.count - 1) * rows.stride + padded + size_of::<i32>());
+    epilogue.check(rows.count);
+    for first in panels.clone().step_by(NV) {
+        let vectors = NV.min(panels.end - first);
+        for row in (0..rows.count).step_by(MR) {
             let count = MR.min(rows.count - row);
-            let x = &rows.values[row * rows.stride..];
-            assert!(x.len() >= (count - 1) * rows.stride + padded);
-            // The next weights come from far away: ask for them while these are at work.
-            let share = after.len().div_ceil(tiles);
-            prefetch(&after[(t * share).min(after.len())..((t + 1) * share).min(after.len())]);
-            macro_rules! tile {
-                ($($mr:literal $nv:literal),*) => {
-                    match (count, vectors) {
-                        $(($mr, $nv) => {
-                            let sums = tile::<$mr, $nv>(values, x, rows.stride, padded, &start);
-                            for (v, sums) in sums.iter().enumerate() {
-                                epilogue.put(row, (first + v) * LANES, sums);
-                            }
-                        })*
-                        _ => {}
-                    }
-                };
+            let operands = Operands {
+                w: weights.values[first * panel..].as_ptr(),
+                vector: panel,
+                step: BYTES,
+                last: !0,
+                x: rows.values[row * rows.stride..].as_ptr(),
+                stride: rows.stride,
+                steps: padded / KT,
+            };
+            // SAFETY: `vectors` panels lie from `w` on, `count` rows of bytes and an `i32` from `x` on, as asserted;
+            // the epilogue was checked for all rows.
+            unsafe { TILES[count - 1][vectors - 1](&operands, epilogue, row, first * LANES) };
+            if epilogue.activation == Activation::Gelu {
+                for row in row..row + count {
+                    gelu_in_place(epilogue.outputs_of(row, first * LANES..(first + vectors) * LANES));
+                }
             }
-            tile!(
-                1 1, 2 1, 3 1, 4 1, 5 1, 6 1, 1 2, 2 2, 3 2, 4 2, 5 2, 6 2,
-                1 3, 2 3, 3 3, 4 3, 5 3, 6 3, 1 4, 2 4, 3 4, 4 4, 5 4, 6 4
-            );
         }
-        first += vectors;
     }
 }
 
-/// The sums of `R` rows and `V` vectors of 16 outputs.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn mix(p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue<'_>) {
+    let rows = if pairs == 0 { 0 } else { p.len() / (2 * pairs) };
+    assert!(v.len() >= pairs * width * 2);
+    epilogue.check(rows);
+    for start in (0..width).step_by(NV * LANES) {
+        let vectors = NV.min((width - start).div_ceil(LANES));
+        for row in (0..rows).step_by(MR) {
+            let count = MR.min(rows - row);
+            let operands = Operands {
+                w: v[start * 2..].as_ptr().cast(),
+                vector: BYTES,
+                step: width * KT,
+                last: lanes(0..width - start - (vectors - 1) * LANES),
+                x: p[row * 2 * pairs..].as_ptr().cast(),
+                stride: pairs * KT,
+                steps: pairs,
+            };
+            // SAFETY: `pairs` times `width` values lie from `w` less `start` on, and `last` leaves out what is past the
+            // width; `count` rows of pairs lie from `x` on; the epilogue was checked for all rows.
+            unsafe { TILES_OF_PAIRS[count - 1][vectors - 1](&operands, epilogue, row, start) };
+        }
+    }
+}
+
+/// What a tile multiplies: in step `k`, vector `v` of weights is at `w + v * vector + k * step`, and the four bytes of
+/// row `r` at `x + r * stride + 4 k`. Of the last vector only the lanes `last` are there.
+struct Operands {
+    w: *const i8,
+    vector: usize,
+    step: usize,
+    last: __mmask16,
+    x: *const u8,
+    stride: usize,
+    steps: usize,
+}
+
+/// The lanes of a range.
+fn lanes(range: Range<usize>) -> __mmask16 {
+    let below = |end: usize| ((1u32 << end.min(LANES)) - 1) as __mmask16;
+    below(range.end) & !below(range.start)
+}
+
+/// [`tile`], by its rows and vectors, each less one.
+type Tiles = [[unsafe fn(&Operands, &mut Epilogue<'_>, usize, usize); NV]; MR];
+
+macro_rules! tiles {
+    ($pairs:literal, $($rows:literal),*) => {
+        [$([tile::<$pairs, $rows, 1>, tile::<$pairs, $rows, 2>, tile::<$pairs, $rows, 3>, tile::<$pairs, $rows, 4>]),*]
+    };
+}
+
+const TILES: Tiles = tiles!(false, 1, 2, 3, 4, 5, 6);
+const TILES_OF_PAIRS: Tiles = tiles!(true, 1, 2, 3, 4, 5, 6);
+
+/// `R` rows and `V` vectors of outputs: the products of bytes, or of pairs of 16-bit numbers, to the epilogue as rows
+/// from `row` and outputs from `output` on, but not activated.
 ///
-/// `values` is `[V, padded / 4, 16, 4]`; row `r` of `x` starts at `r * stride` and has `padded` bytes.
+/// # Safety
+/// What [`Operands`] says is there; with bytes, each row is followed by the `i32` that its sums start at.
+/// [`Epilogue::check`] has passed for all rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 #[inline(never)] // on its own the compiler keeps all sums in registers
-fn tile<const R: usize, const V: usize>(
-    values: &[i8],
-    x: &[u8],
-    stride: usize,
-    padded: usize,
-    start: &[[i32; LANES]; NV],
-) -> [[[i32; LANES]; R]; V] {
-    let panel = padded * LANES;
-    assert!(values.len() >= V * panel && x.len() >= (R - 1) * stride + padded && padded.is_multiple_of(KT));
-    let mut sums = [[_mm512_setzero_si512(); V]; R];
-    for row in &mut sums {
-        for (sum, start) in row.iter_mut().zip(start) {
-            // SAFETY: 16 numbers of 4 bytes are read.
-            *sum = unsafe { _mm512_loadu_si512(start.as_ptr().cast()) };
+unsafe fn tile<const PAIRS: bool, const R: usize, const V: usize>(
+    operands: &Operands,
+    epilogue: &mut Epilogue<'_>,
+    row: usize,
+    output: usize,
+) {
+    let Operands { w, vector, step, last, x, stride, steps } = *operands;
+    for r in 0..R {
+        for v in 0..V {
+            let at = (row + r) * epilogue.stride + output + v * LANES;
+            // SAFETY: prefetching reads nothing; any address is allowed.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(epilogue.out.as_ptr().wrapping_add(at).wrapping_sub(epilogue.outputs.start).cast()) };
         }
     }
-    for k in 0..padded / KT {
-        let mut w = [_mm512_setzero_si512(); V];
-        for (v, w) in w.iter_mut().enumerate() {
-            // SAFETY: k < padded / 4, so 64 bytes from here lie in panel v, within `values` (asserted).
-            *w = unsafe { _mm512_loadu_si512(values.as_ptr().add(v * panel + k * LANES * KT).cast()) };
+    let mut sums = [[_mm512_setzero_si512(); V]; R];
+    if !PAIRS {
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: the `i32` after row r.
+            *sums = [_mm512_set1_epi32(unsafe { x.add(r * stride + steps * KT).cast::<i32>().read_unaligned() }); V];
+        }
+    }
+    let flip = _mm512_set1_epi8(-128);
+    for k in 0..steps {
+        let mut weights = [_mm512_setzero_si512(); V];
+        for (v, weights) in weights.iter_mut().enumerate() {
+            // SAFETY: vector v of step k, less the lanes that are not there.
+            *weights = unsafe {
+                let w = w.add(v * vector + k * step);
+                match PAIRS {
+                    true => _mm512_maskz_loadu_epi32(if v + 1 == V { last } else { !0 }, w.cast()),
+                    false => _mm512_xor_si512(_mm512_loadu_si512(w.cast()), flip),
+                }
+            };
         }
         for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: r < R and k < padded / 4: 4 bytes of row r, within `x` (asserted).
-            let x = unsafe { x.as_ptr().add(r * stride + k * KT).cast::<i32>().read_unaligned() };
-            let x = _mm512_set1_epi32(x);
-            for (sum, w) in sums.iter_mut().zip(w) {
-                *sum = _mm512_dpbusd_epi32(*sum, x, w);
+            // SAFETY: four bytes of row r in step k.
+            let x = _mm512_set1_epi32(unsafe { x.add(r * stride + k * KT).cast::<i32>().read_unaligned() });
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = match PAIRS {
+                    true => _mm512_dpwssd_epi32(*sum, weights, x),
+                    false => _mm512_dpbusd_epi32(*sum, weights, x),
+                };
             }
         }
     }
-    columns(&sums)
+    let columns: [Columns; V] = core::array::from_fn(|v| {
+        // SAFETY: the epilogue was checked.
+        unsafe { Columns::new(epilogue, output + v * LANES) }
+    });
+    let (row_scales, stride) = (epilogue.row_scales[row..][..R].as_ptr(), epilogue.stride);
+    let add = epilogue.activation == Activation::Add;
+    for (r, sums) in sums.iter().enumerate() {
+        // SAFETY: a scale of each of `R` rows.
+        let row_scale = _mm512_set1_ps(unsafe { *row_scales.add(r) });
+        for (sum, to) in sums.iter().zip(&columns) {
+            let value = _mm512_mul_ps(_mm512_cvtepi32_ps(*sum), _mm512_mul_ps(row_scale, to.scales));
+            let mut value = _mm512_add_ps(value, to.bias);
+            // SAFETY: row `row + r` was checked, and the mask leaves wanted outputs.
+            unsafe {
+                let out = to.out.add((row + r) * stride);
+                if add {
+                    value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(to.mask, out));
+                }
+                _mm512_mask_storeu_ps(out, to.mask, value);
+            }
+        }
+    }
 }
 
-/// 24 independent accumulators, nothing loaded.
+/// What an epilogue has for 16 outputs, of which the mask leaves those that are wanted.
+struct Columns {
+    mask: __mmask16,
+    scales: __m512,
+    bias: __m512,
+    /// Their place in the first row.
+    out: *mut f32,
+}
+
+impl Columns {
+    /// # Safety
+    /// [`Epilogue::check`] has passed.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    #[inline]
+    unsafe fn new(epilogue: &mut Epilogue<'_>, first: usize) -> Self {
+        let wanted = &epilogue.outputs;
+        let mask = lanes(wanted.start.saturating_sub(first)..wanted.end.saturating_sub(first));
+        // SAFETY: there are scales, and a bias, for all that the mask leaves.
+        let (scales, bias) = unsafe {
+            let bias = match epilogue.bias {
+                Some(Vector::F32(bias)) => _mm512_maskz_loadu_ps(mask, bias.as_ptr().wrapping_add(first)),
+                Some(Vector::F16(bias)) => {
+                    _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, bias.as_ptr().wrapping_add(first).cast()))
+                }
+                None => _mm512_set1_ps(-0.0), // adding it changes nothing
+            };
+            (_mm512_maskz_loadu_ps(mask, epilogue.scales.as_ptr().wrapping_add(first)), bias)
+        };
+        Self { mask, scales, bias, out: epilogue.out.as_mut_ptr().wrapping_add(first).wrapping_sub(wanted.start) }
+    }
+}
+
+/// [`math::gelu`] of a row.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn gelu_in_place(x: &mut [f32]) {
+    let (whole, rest) = x.as_chunks_mut::<{ NV * LANES }>();
+    for x in whole {
+        let at = |v: usize| x[v * LANES..].as_ptr();
+        // SAFETY: `NV` times 16 numbers.
+        let mut values: [__m512; NV] = core::array::from_fn(|v| unsafe { _mm512_loadu_ps(at(v)) });
+        gelu(&mut values);
+        for (x, value) in x.chunks_exact_mut(LANES).zip(values) {
+            // SAFETY: 16 numbers.
+            unsafe { _mm512_storeu_ps(x.as_mut_ptr(), value) };
+        }
+    }
+    for x in rest.chunks_mut(LANES) {
+        let mask = lanes(0..x.len());
+        // SAFETY: the mask leaves what is there.
+        let mut value = [unsafe { _mm512_maskz_loadu_ps(mask, x.as_ptr()) }];
+        gelu(&mut value);
+        // SAFETY: as above.
+        unsafe { _mm512_mask_storeu_ps(x.as_mut_ptr(), mask, value[0]) };
+    }
+}
+
+/// [`math::gelu`], step by step for all vectors: one alone would wait for every result.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+#[inline]
+fn gelu<const N: usize>(x: &mut [__m512; N]) {
+    let constant = |c: f32| _mm512_set1_ps(c);
+    let (mut y, mut t, mut p) = (*x, *x, [constant(math::GELU[0]); N]);
+    for (y, t) in y.iter_mut().zip(&mut t) {
+        *y = _mm512_max_ps(_mm512_min_ps(*y, constant(math::GELU_END)), constant(-math::GELU_END));
+        let square = _mm512_mul_ps(_mm512_mul_ps(*y, *y), constant(math::GELU_SCALE));
+        *t = _mm512_sub_ps(square, constant(1.0));
+    }
+    for c in &math::GELU[1..] {
+        for (p, t) in p.iter_mut().zip(t) {
+            *p = _mm512_add_ps(_mm512_mul_ps(*p, t), constant(*c));
+        }
+    }
+    for ((x, y), p) in x.iter_mut().zip(y).zip(p) {
+        *x = _mm512_mul_ps(*x, _mm512_add_ps(constant(0.5), _mm512_mul_ps(y, p)));
+    }
+}
+
+/// 24 independent sums, nothing loaded.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn peak(n: usize) {
     let mut sums = core::hint::black_box([_mm512_setzero_si512(); 24]);
@@ -171,115 +329,6 @@ fn peak(n: usize) {
         }
     }
     core::hint::black_box(sums);
-}
-
-/// The sum of the weights of each of 16 outputs.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-#[inline]
-fn channel_sums(panel: &[i8]) -> [i32; LANES] {
-    let ones = _mm512_set1_epi8(1);
-    let mut sums = [_mm512_setzero_si512(); 4];
-    for (i, w) in panel.chunks_exact(LANES * KT).enumerate() {
-        // SAFETY: the chunk has 64 bytes.
-        let w = unsafe { _mm512_loadu_si512(w.as_ptr().cast()) };
-        sums[i % 4] = _mm512_dpbusd_epi32(sums[i % 4], ones, w);
-    }
-    let [a, b, c, d] = sums;
-    lanes(_mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d)))
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn mix(p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue<'_>) {
-    let rows = if pairs == 0 { 0 } else { p.len() / (2 * pairs) };
-    for start in (0..width).step_by(NV * LANES) {
-        let vectors = NV.min((width - start).div_ceil(LANES));
-        for row in (0..rows).step_by(MR) {
-            let count = MR.min(rows - row);
-            let p = &p[row * 2 * pairs..];
-            macro_rules! tile {
-                ($($mr:literal $nv:literal),*) => {
-                    match (count, vectors) {
-                        $(($mr, $nv) => {
-                            let sums = mix_tile::<$mr, $nv>(p, pairs, v, width, start);
-                            for (v, sums) in sums.iter().enumerate() {
-                                epilogue.put(row, start + v * LANES, sums);
-                            }
-                        })*
-                        _ => {}
-                    }
-                };
-            }
-            tile!(
-                1 1, 2 1, 3 1, 4 1, 5 1, 6 1, 1 2, 2 2, 3 2, 4 2, 5 2, 6 2,
-                1 3, 2 3, 3 3, 4 3, 5 3, 6 3, 1 4, 2 4, 3 4, 4 4, 5 4, 6 4
-            );
-        }
-    }
-}
-
-/// Outputs `start..start + 16 V` of `R` rows: `p` `[R, 2 pairs]` times `v` `[pairs, width, 2]`.
-/// Outputs past `width` are zero.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-#[inline(never)]
-fn mix_tile<const R: usize, const V: usize>(
-    p: &[i16],
-    pairs: usize,
-    v: &[i16],
-    width: usize,
-    start: usize,
-) -> [[[i32; LANES]; R]; V] {
-    assert!(p.len() >= R * 2 * pairs && v.len() >= pairs * width * 2 && start < width);
-    let mut sums = [[_mm512_setzero_si512(); V]; R];
-    // The last vector may reach past the width.
-    let mut masks: [__mmask16; V] = [0; V];
-    for (i, mask) in masks.iter_mut().enumerate() {
-        let there = width.saturating_sub(start + i * LANES).min(LANES);
-        *mask = ((1u32 << there) - 1) as __mmask16;
-    }
-    for t in 0..pairs {
-        let mut w = [_mm512_setzero_si512(); V];
-        for (i, (w, mask)) in w.iter_mut().zip(masks).enumerate() {
-            // SAFETY: the mask leaves the lanes below `width` of row t < pairs, within `v` (asserted).
-            *w = unsafe { _mm512_maskz_loadu_epi32(mask, v.as_ptr().add((t * width + start + i * LANES) * 2).cast()) };
-        }
-        for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: r < R and t < pairs: two weights of row r, within `p` (asserted).
-            let p = unsafe { p.as_ptr().add((r * pairs + t) * 2).cast::<i32>().read_unaligned() };
-            let p = _mm512_set1_epi32(p);
-            for (sum, w) in sums.iter_mut().zip(w) {
-                *sum = _mm512_dpwssd_epi32(*sum, p, w);
-            }
-        }
-    }
-    columns(&sums)
-}
-
-/// Asks for memory that will be read soon.
-#[inline(always)]
-fn prefetch(bytes: &[i8]) {
-    for line in bytes.chunks(64) {
-        // SAFETY: prefetching reads nothing; any address is allowed.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr()) };
-    }
-}
-
-/// The sums as numbers, `[V, R, 16]`.
-#[inline(always)]
-fn columns<const R: usize, const V: usize>(sums: &[[__m512i; V]; R]) -> [[[i32; LANES]; R]; V] {
-    let mut columns = [[[0; LANES]; R]; V];
-    for (r, row) in sums.iter().enumerate() {
-        for (v, sum) in row.iter().enumerate() {
-            columns[v][r] = lanes(*sum);
-        }
-    }
-    columns
-}
-
-/// A vector as an array.
-#[inline(always)]
-fn lanes(x: __m512i) -> [i32; LANES] {
-    // SAFETY: both are 64 bytes, and any bits are valid numbers.
-    unsafe { core::mem::transmute(x) }
 }
 
 #[cfg(test)]

@@ -64,6 +64,23 @@ impl Epilogue<'_> {
         }
     }
 
+    /// Panics unless there are so many rows, and scales and a bias for the outputs; pointers may rely on it.
+    #[cfg(target_arch = "x86_64")]
+    pub fn check(&self, rows: usize) {
+        let Range { start, end } = self.outputs;
+        assert!(self.row_scales.len() >= rows && self.scales.len() >= end && start <= end);
+        assert!(rows == 0 || self.out.len() >= (rows - 1) * self.stride + end - start);
+        assert!(self.bias.is_none_or(|bias| bias.len() >= end));
+    }
+
+    /// Outputs of a row that are there, among these and wanted.
+    #[cfg(target_arch = "x86_64")]
+    pub fn outputs_of(&mut self, row: usize, outputs: Range<usize>) -> &mut [f32] {
+        let start = outputs.start.max(self.outputs.start) - self.outputs.start;
+        let end = outputs.end.min(self.outputs.end) - self.outputs.start;
+        &mut self.out[row * self.stride..][start..end]
+    }
+
     #[inline(always)]
     fn put_whole<const R: usize>(
         &mut self,

@@ -159,22 +159,26 @@ pub(crate) fn sum_of_squares_from(a: &[f32], mean: f32) -> f32 {
     reduce(a, a, |a, _| (a - mean) * (a - mean))
 }
 
-/// Largest `key(x)`, `least` for an empty slice.
+/// Largest `key(x)`, `least` for an empty slice. Any order gives the same.
 #[inline(always)]
 pub(crate) fn max(x: &[f32], least: f32, key: impl Fn(f32) -> f32) -> f32 {
     let larger = |m: f32, v: f32| if v > m { v } else { m };
-    let mut lanes = [least; LANES];
-    let full = x.chunks_exact(LANES);
-    let rest = full.remainder();
-    for x in full {
-        for (lane, x) in lanes.iter_mut().zip(x) {
-            *lane = larger(*lane, key(*x));
+    let Some(last) = x.last_chunk::<LANES>() else { return x.iter().fold(least, |m, x| larger(m, key(*x))) };
+    // The last chunk may overlap the one before.
+    let mut lanes = last.map(|x| larger(least, key(x)));
+    for x in x.as_chunks::<LANES>().0 {
+        for i in 0..LANES {
+            lanes[i] = larger(lanes[i], key(x[i]));
         }
     }
-    for (lane, x) in lanes.iter_mut().zip(rest) {
-        *lane = larger(*lane, key(*x));
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = larger(lanes[i], lanes[i + half]);
+        }
+        half /= 2;
     }
-    lanes.into_iter().fold(least, larger)
+    lanes[0]
 }
 
 /// `y += p * v`, element by element.

@@ -200,9 +200,12 @@ impl Matrix<'_> {
             }
             Data::Int8 { weights, scales, layout } => {
                 let scale = scales.get(row).copied().unwrap_or(0.0);
-                for (col, out) in out.iter_mut().enumerate().take(self.cols) {
-                    let value = weights.get(layout.index(row, col, self.cols)).copied().unwrap_or(0);
-                    *out = f32::from(value) * scale;
+                let (first, tile_cols) = (layout.index(row, 0, self.cols), layout.tile_cols(self.cols));
+                for (tile, out) in out[..self.cols].chunks_mut(tile_cols.max(1)).enumerate() {
+                    let at = first + tile * usize::from(layout.nr) * tile_cols;
+                    for (out, w) in out.iter_mut().zip(weights.get(at..).unwrap_or(&[])) {
+                        *out = f32::from(*w) * scale;
+                    }
                 }
             }
             Data::Int4 { weights, multipliers, scales } => {

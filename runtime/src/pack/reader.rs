@@ -77,6 +77,15 @@ pub enum Vector<'p> {
 }
 
 impl Vector<'_> {
+    /// Number of elements.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub(crate) const fn len(&self) -> usize {
+        match self {
+            Vector::F32(x) => x.len(),
+            Vector::F16(x) => x.len(),
+        }
+    }
+
     /// Element `i`; 0 past the end.
     #[inline]
     pub fn get(&self, i: usize) -> f32 {
