@@ -3,7 +3,7 @@
 use crate::{
     config::ModelConfig,
     error::Error,
-    kernels::bytes::{as_f32_mut, as_i16_mut, as_i32_mut, as_i8_mut, as_u16_mut},
+    kernels::bytes::{as_f32_mut, as_i16_mut, as_i8_mut, as_u16_mut},
     layers::{
         attention::{HeadWork, QUERY_BLOCK},
         linear::{Input, Linear},
@@ -131,7 +131,7 @@ impl Sizes {
     }
 
     /// Bytes of every buffer, in the order in which [`Scratch::buffers`] takes them.
-    const fn lengths(&self) -> [usize; 20] {
+    const fn lengths(&self) -> [usize; 19] {
         let pairs = self.rows.next_multiple_of(2);
         let keys = self.rows.next_multiple_of(Layout::MAX_NR);
         [
@@ -143,7 +143,6 @@ impl Sizes {
             4 * self.qkv,
             keys * self.head.next_multiple_of(Layout::MAX_KT),
             4 * keys, // key scales
-            4 * keys, // key sums
             2 * pairs * self.head,
             4 * self.head, // value scales
             4 * QUERY_BLOCK * self.rows,
@@ -259,7 +258,6 @@ impl<'m> Scratch<'m> {
         let head = HeadWork {
             keys: as_i8_mut(take()?),
             key_scales: as_f32_mut(take()?),
-            key_sums: as_i32_mut(take()?),
             values: as_i16_mut(take()?),
             value_scales: as_f32_mut(take()?),
             scores: as_f32_mut(take()?),

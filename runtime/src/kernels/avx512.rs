@@ -179,11 +179,11 @@ unsafe fn tile<const PAIRS: bool, const R: usize, const V: usize>(
     output: usize,
 ) {
     let Operands { w, vector, step, last, x, stride, steps } = *operands;
+    // Where the sums will go is far away: ask for it now.
+    let out = epilogue.out.as_ptr().wrapping_add(row * epilogue.stride + output).wrapping_sub(epilogue.outputs.start);
     for r in 0..R {
         for v in 0..V {
-            let at = (row + r) * epilogue.stride + output + v * LANES;
-            // SAFETY: prefetching reads nothing; any address is allowed.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(epilogue.out.as_ptr().wrapping_add(at).wrapping_sub(epilogue.outputs.start).cast()) };
+            _mm_prefetch::<_MM_HINT_ET0>(out.wrapping_add(r * epilogue.stride + v * LANES).cast());
         }
     }
     let mut sums = [[_mm512_setzero_si512(); V]; R];
@@ -276,45 +276,45 @@ impl Columns {
 /// [`math::gelu`] of a row.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn gelu_in_place(x: &mut [f32]) {
-    let (whole, rest) = x.as_chunks_mut::<{ NV * LANES }>();
+    let (vectors, rest) = x.as_chunks_mut();
+    let (whole, few) = vectors.as_chunks_mut::<NV>();
     for x in whole {
-        let at = |v: usize| x[v * LANES..].as_ptr();
-        // SAFETY: `NV` times 16 numbers.
-        let mut values: [__m512; NV] = core::array::from_fn(|v| unsafe { _mm512_loadu_ps(at(v)) });
-        gelu(&mut values);
-        for (x, value) in x.chunks_exact_mut(LANES).zip(values) {
-            // SAFETY: 16 numbers.
-            unsafe { _mm512_storeu_ps(x.as_mut_ptr(), value) };
-        }
+        gelu(x);
     }
-    for x in rest.chunks_mut(LANES) {
-        let mask = lanes(0..x.len());
-        // SAFETY: the mask leaves what is there.
-        let mut value = [unsafe { _mm512_maskz_loadu_ps(mask, x.as_ptr()) }];
-        gelu(&mut value);
-        // SAFETY: as above.
-        unsafe { _mm512_mask_storeu_ps(x.as_mut_ptr(), mask, value[0]) };
+    for x in few.as_chunks_mut::<1>().0 {
+        gelu(x);
     }
+    if rest.is_empty() {
+        return;
+    }
+    let mut last = [[0.0; LANES]];
+    last[0][..rest.len()].copy_from_slice(rest);
+    gelu(&mut last);
+    rest.copy_from_slice(&last[0][..rest.len()]);
 }
 
-/// [`math::gelu`], step by step for all vectors: one alone would wait for every result.
+/// [`math::gelu`] of some vectors, step by step for all: one alone would wait for every result.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-#[inline]
-fn gelu<const N: usize>(x: &mut [__m512; N]) {
+#[inline(never)] // in a loop the compiler would keep the constants in registers, and have too few for the rest
+fn gelu<const N: usize>(x: &mut [[f32; LANES]; N]) {
     let constant = |c: f32| _mm512_set1_ps(c);
-    let (mut y, mut t, mut p) = (*x, *x, [constant(math::GELU[0]); N]);
-    for (y, t) in y.iter_mut().zip(&mut t) {
-        *y = _mm512_max_ps(_mm512_min_ps(*y, constant(math::GELU_END)), constant(-math::GELU_END));
-        let square = _mm512_mul_ps(_mm512_mul_ps(*y, *y), constant(math::GELU_SCALE));
-        *t = _mm512_sub_ps(square, constant(1.0));
+    // SAFETY: 16 numbers.
+    let load = |x: &[f32; LANES]| unsafe { _mm512_loadu_ps(x.as_ptr()) };
+    let (mut y, mut t, mut p) = ([constant(0.0); N], [constant(0.0); N], [constant(math::GELU[0]); N]);
+    for n in 0..N {
+        y[n] = _mm512_max_ps(_mm512_min_ps(load(&x[n]), constant(math::GELU_END)), constant(-math::GELU_END));
+        let square = _mm512_mul_ps(_mm512_mul_ps(y[n], y[n]), constant(math::GELU_SCALE));
+        t[n] = _mm512_sub_ps(square, constant(1.0));
     }
     for c in &math::GELU[1..] {
-        for (p, t) in p.iter_mut().zip(t) {
-            *p = _mm512_add_ps(_mm512_mul_ps(*p, t), constant(*c));
+        for n in 0..N {
+            p[n] = _mm512_add_ps(_mm512_mul_ps(p[n], t[n]), constant(*c));
         }
     }
-    for ((x, y), p) in x.iter_mut().zip(y).zip(p) {
-        *x = _mm512_mul_ps(*x, _mm512_add_ps(constant(0.5), _mm512_mul_ps(y, p)));
+    for n in 0..N {
+        let value = _mm512_mul_ps(load(&x[n]), _mm512_add_ps(constant(0.5), _mm512_mul_ps(y[n], p[n])));
+        // SAFETY: 16 numbers.
+        unsafe { _mm512_storeu_ps(x[n].as_mut_ptr(), value) };
     }
 }
 

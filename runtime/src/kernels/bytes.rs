@@ -26,12 +26,6 @@ view!(as_u16, as_u16_mut, u16);
 view!(as_i8, as_i8_mut, i8);
 view!(as_i16, as_i16_mut, i16);
 
-/// The aligned middle of the bytes as numbers (up to one element lost at either end).
-pub(crate) fn as_i32_mut(bytes: &mut [u8]) -> &mut [i32] {
-    // SAFETY: every bit pattern is a valid value, in both directions.
-    unsafe { bytes.align_to_mut::<i32>().1 }
-}
-
 macro_rules! bytes_of {
     ($name:ident, $type:ty) => {
         /// The numbers as their little-endian bytes.

@@ -53,9 +53,6 @@ pub(crate) const LANES: usize = 16;
 #[derive(Clone, Copy)]
 pub(crate) struct Weights<'a> {
     pub values: &'a [i8],
-    /// Sum of each row (before padding) where known, else empty. Some kernels need them.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    pub sums: &'a [i32],
     pub layout: Layout,
     pub cols: usize,
 }

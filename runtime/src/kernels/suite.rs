@@ -59,19 +59,15 @@ fn product<K: Kernel>(
     k: K,
     (rows, outputs, cols): (usize, usize, usize),
     range: core::ops::Range<usize>,
-    with_sums: bool,
+    with_bias: bool,
     activation: Activation,
 ) -> Vec<f32> {
     let w = bytes(1, outputs * cols);
     let layout = K::LAYOUT;
     let mut values = vec![0; layout.elements(outputs, cols)];
-    let mut sums = vec![0; if with_sums { outputs.next_multiple_of(layout.nr.into()) } else { 0 }];
     for n in 0..outputs {
         for c in 0..cols {
             values[layout.index(n, c, cols)] = w[n * cols + c];
-            if with_sums {
-                sums[n] += i32::from(w[n * cols + c]);
-            }
         }
     }
     let stride = cols.next_multiple_of(Layout::MAX_KT) * ACTIVATION_BYTES;
@@ -88,10 +84,10 @@ fn product<K: Kernel>(
     let (scales, bias, row_scales) = (numbers(3, outputs), numbers(4, outputs), numbers(5, rows));
     let stride_out = range.len() + 3;
     let mut out = numbers(6, rows * stride_out);
-    let weights = Weights { values: &values, sums: &sums, layout, cols };
+    let weights = Weights { values: &values, layout, cols };
     let mut epilogue = Epilogue {
         scales: &scales,
-        bias: (!with_sums).then_some(Vector::F32(&bias)),
+        bias: with_bias.then_some(Vector::F32(&bias)),
         row_scales: &row_scales,
         outputs: range.clone(),
         out: &mut out,
@@ -110,10 +106,10 @@ pub(crate) fn products<K: Kernel>(k: K) {
         for (outputs, cols) in [(1, 1), (16, 4), (17, 5), (30, 64), (64, 63), (80, 33), (129, 70), (48, 768)] {
             for range in [0..outputs, outputs / 3..outputs, outputs / 4..outputs - outputs / 4] {
                 case += 1;
-                let (with_sums, activation) = (case % 2 == 0, activations[case % 3]);
+                let (with_bias, activation) = (case % 2 == 0, activations[case % 3]);
                 let shape = (rows, outputs, cols);
-                let expected = product(Scalar, shape, range.clone(), with_sums, activation);
-                let found = product(k, shape, range.clone(), with_sums, activation);
+                let expected = product(Scalar, shape, range.clone(), with_bias, activation);
+                let found = product(k, shape, range.clone(), with_bias, activation);
                 assert!(expected == found, "{}: {shape:?} {range:?} {activation:?}", K::NAME);
             }
         }

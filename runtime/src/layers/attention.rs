@@ -32,10 +32,9 @@ impl<'a> Head<'a> {
 
 /// What one head needs to work in; sizes in [`crate::scratch`].
 pub(crate) struct HeadWork<'w> {
-    /// Quantised keys in the kernel's layout, their scales and their sums.
+    /// Quantised keys in the kernel's layout, and their scales.
     pub keys: &'w mut [i8],
     pub key_scales: &'w mut [f32],
-    pub key_sums: &'w mut [i32],
     /// Quantised values `[ceil(T / 2), width, 2]` and a scale each channel.
     pub values: &'w mut [i16],
     pub value_scales: &'w mut [f32],
@@ -81,12 +80,7 @@ pub(crate) fn attend<K: Kernel>(k: K, head: Head<'_>, work: &mut HeadWork<'_>, o
     quantise_keys(k, head, count, work);
     quantise_values(k, head, work);
     let padded = K::LAYOUT.padded_cols(width);
-    let keys = Weights {
-        values: &work.keys[..K::LAYOUT.elements(count, width)],
-        sums: &work.key_sums[..count.next_multiple_of(usize::from(K::LAYOUT.nr))],
-        layout: K::LAYOUT,
-        cols: width,
-    };
+    let keys = Weights { values: &work.keys[..K::LAYOUT.elements(count, width)], layout: K::LAYOUT, cols: width };
     let values = &work.values[..pairs * 2 * width];
     let factor = core::f32::consts::LOG2_E / libm::sqrtf(width as f32);
     let query_stride = padded * ACTIVATION_BYTES;
@@ -136,13 +130,11 @@ step! {
         let padded = K::LAYOUT.padded_cols(width);
         let kt = K::LAYOUT.tile_cols(padded);
         work.keys[..K::LAYOUT.elements(count, width)].fill(0);
-        work.key_sums[..count.next_multiple_of(usize::from(K::LAYOUT.nr))].fill(0);
         // Plain bytes first, in the place of the queries, which come later.
         let bytes = as_i8_mut(&mut work.queries[..padded]);
         for (j, key) in head.rows(1).enumerate() {
             row.iter_mut().zip(key).zip(&*mean).for_each(|((row, key), mean)| *row = *key - *mean);
             work.key_scales[j] = quant::quantise_row(row, bytes);
-            work.key_sums[j] = bytes.iter().map(|&q| i32::from(q)).sum();
             for (tile, bytes) in bytes.chunks_exact(kt).enumerate() {
                 let at = K::LAYOUT.index(j, tile * kt, width);
                 work.keys[at..at + kt].copy_from_slice(bytes);

@@ -86,7 +86,7 @@ impl<'a> Linear<'a> {
             Data::F32(weights) => apply_f32(k, self, weights, input, count, outputs, out),
             Data::F16(weights) => apply_f16(k, self, weights, input, count, outputs, out),
             Data::Int8 { weights, scales, layout } => {
-                let weights = Weights { values: weights, sums: &[], layout, cols: self.weight.cols };
+                let weights = Weights { values: weights, layout, cols: self.weight.cols };
                 let rows = Rows { values: &*input.bytes, stride: input.stride, count };
                 let mut epilogue = self.epilogue(scales, &input.scales[..count], outputs.clone(), out);
                 if layout == K::LAYOUT {
