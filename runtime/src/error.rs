@@ -116,6 +116,19 @@ pub enum Error {
         /// Bytes found.
         found: usize,
     },
+    /// The device computes something else than the machine that wrote the pack (see [`crate::self_test`]).
+    SelfTest {
+        /// `feature`, `token` or `confidence`.
+        item: &'static str,
+        /// Which golden input, from 0.
+        input: u32,
+        /// Which element of its feature, or which position.
+        element: u32,
+        /// The token id, or the bits of the number, in the pack.
+        expected: u32,
+        /// What was computed.
+        found: u32,
+    },
     /// An option is outside its range.
     Option {
         /// Name of the option.
@@ -165,6 +178,9 @@ impl fmt::Display for Error {
             }
             Error::Scratch { needed, found } => {
                 write!(f, "scratch memory: expected at least {needed} bytes, found {found}")
+            }
+            Error::SelfTest { item, input, element, expected, found } => {
+                write!(f, "self-test, input #{input}: {item} #{element}: expected {expected:#x}, found {found:#x}")
             }
             Error::Option { name, expected } => write!(f, "option `{name}`: expected {expected}"),
         }

@@ -5,9 +5,9 @@
 
 use crate::{
     error::Error,
-    model::Model,
+    model::{Model, Tokens},
     sampler::{Distribution, Draws},
-    scratch::{Plan, Scratch},
+    scratch::{Buffers, Plan, Scratch},
 };
 
 /// How to generate.
@@ -61,7 +61,7 @@ pub enum CountFrom {
     Grid,
 }
 
-/// One step, shown to the callback after it was drawn.
+/// One step, shown after it was drawn.
 #[derive(Clone, Copy, Debug)]
 pub struct Step<'a> {
     /// From 0.
@@ -72,6 +72,15 @@ pub struct Step<'a> {
     pub input: &'a [u16],
     /// Ids after the draw `[T]`, none masked: a complete image.
     pub drawn: &'a [u16],
+    /// Not 0 where the token was known at the start `[T]`.
+    given: &'a [u8],
+}
+
+impl Step<'_> {
+    /// Whether the token at a position was given at the start; the others are invented.
+    pub fn is_given(&self, position: usize) -> bool {
+        self.given.get(position).is_some_and(|given| *given != 0)
+    }
 }
 
 /// Fills the unknown tokens of `ids` `[T]` in place (unknown: the mask id).
@@ -88,47 +97,177 @@ pub fn generate(
     scratch: &mut Scratch<'_>,
     mut on_step: impl FnMut(Step<'_>),
 ) -> Result<(), Error> {
-    check(model, ids, options)?;
-    let config = model.config();
-    let mask_id = config.mask_token_id as u16;
-    let unknown = |ids: &[u16]| ids.iter().filter(|&&id| id == mask_id).count();
-    let total = match options.count_from {
-        CountFrom::Unknown => unknown(ids),
-        CountFrom::Grid => ids.len(),
-    };
-    if unknown(ids) == 0 {
-        return Ok(());
-    }
-    for step in 0..options.steps {
-        let progress = (step + 1) as f64 / options.steps as f64;
-        let noise = options.temperature * (1.0 - progress);
-        let mut buffers = scratch.buffers(config, Plan::Generate)?;
-        let drawn = core::mem::take(&mut buffers.drawn);
-        let (confidence, select) = (core::mem::take(&mut buffers.confidence), core::mem::take(&mut buffers.select));
-        let (drawn, confidence, select) =
-            (&mut drawn[..ids.len()], &mut confidence[..ids.len()], &mut select[..ids.len()]);
-        for ((drawn, confidence), id) in drawn.iter_mut().zip(confidence.iter_mut()).zip(&*ids) {
-            (*drawn, *confidence) = (*id, f32::INFINITY);
-        }
-        model.encode_into(ids, None, buffers).into_latent().decode_where(
-            |position| ids[position] == mask_id,
-            |position, logits| {
-                let distribution = Distribution::new(logits, 1.0 / options.token_temperature);
-                let id = draws.choose(step, position, &distribution);
-                let noise = (noise * draws.gumbel(step, position)) as f32;
-                drawn[position] = id;
-                confidence[position] = distribution.log_probability(id) + noise;
-            },
-        );
-        on_step(Step { index: step, steps: options.steps, input: ids, drawn });
-        if step + 1 == options.steps {
-            ids.copy_from_slice(drawn);
-        } else {
-            let count = masked_next(total, unknown(ids), progress);
-            remask(ids, drawn, confidence, select, count, mask_id);
+    let mut run = Generation::new(model, ids, options, draws, scratch)?;
+    while let Some(progress) = run.advance() {
+        if let Progress::Step(step) = progress {
+            on_step(step);
         }
     }
     Ok(())
+}
+
+/// A generation under way: [`advance`](Self::advance) runs one transformer block, or draws the tokens of a step,
+/// and returns, so that a control loop can do its own work in between. [`generate`] is a loop over it.
+///
+/// ```no_run
+/// # use sorcen_runtime::{generate::{Generation, Options, Progress}, sampler::Seeded, scratch::Scratch, Error, Model};
+/// # fn read_the_motor() {}
+/// # fn show(ids: &[u16]) {}
+/// # fn run(model: &Model<'_>, ids: &mut [u16], scratch: &mut Scratch<'_>) -> Result<(), Error> {
+/// let mut draws = Seeded(7);
+/// let mut run = Generation::new(model, ids, &Options::default(), &mut draws, scratch)?;
+/// while let Some(progress) = run.advance() {
+///     read_the_motor();
+///     if let Progress::Step(step) = progress {
+///         show(step.drawn);
+///     }
+/// }
+/// # Ok(()) }
+/// ```
+pub struct Generation<'a, D> {
+    model: &'a Model<'a>,
+    ids: &'a mut [u16],
+    options: Options,
+    draws: &'a mut D,
+    buffers: Buffers<'a>,
+    /// What the schedule counts from.
+    total: usize,
+    step: usize,
+    next: Unit,
+}
+
+/// What a generation does next.
+#[derive(Clone, Copy)]
+enum Unit {
+    Encoder(usize),
+    Decoder(usize),
+    Draw,
+    EndOfStep,
+    Nothing,
+}
+
+/// What a generation has just done.
+#[derive(Clone, Copy, Debug)]
+pub enum Progress<'g> {
+    /// A block of the encoder or of the decoder.
+    Block,
+    /// A step is complete: its tokens are drawn.
+    Step(Step<'g>),
+}
+
+impl<'a, D: Draws> Generation<'a, D> {
+    /// Starts to fill the unknown tokens of `ids` `[T]`. They are complete when [`advance`](Self::advance) has
+    /// returned `None`; before that some are the mask id.
+    ///
+    /// # Errors
+    /// As [`generate`].
+    pub fn new(
+        model: &'a Model<'a>,
+        ids: &'a mut [u16],
+        options: &Options,
+        draws: &'a mut D,
+        scratch: &'a mut Scratch<'_>,
+    ) -> Result<Self, Error> {
+        check(model, ids, options)?;
+        let config = model.config();
+        let buffers = scratch.buffers(config, Plan::Generate)?;
+        let mask_id = config.mask_token_id as u16;
+        for (given, id) in buffers.given.iter_mut().zip(&*ids) {
+            *given = u8::from(*id != mask_id);
+        }
+        let unknown = unknown(ids, mask_id);
+        let total = match options.count_from {
+            CountFrom::Unknown => unknown,
+            CountFrom::Grid => ids.len(),
+        };
+        let next = if unknown > 0 { Unit::Encoder(0) } else { Unit::Nothing };
+        Ok(Self { model, ids, options: *options, draws, buffers, total, step: 0, next })
+    }
+
+    /// Runs one unit of work; `None` when the image is complete.
+    pub fn advance(&mut self) -> Option<Progress<'_>> {
+        if let Unit::EndOfStep = self.next {
+            self.end_step();
+        }
+        let Self { model, ids, buffers, next, .. } = self;
+        let (config, tokens) = (model.config(), Tokens { ids, positions: None });
+        match *next {
+            Unit::Encoder(block) => {
+                model.encoder_block(tokens, block, buffers);
+                *next = if block + 1 < config.depth { Unit::Encoder(block + 1) } else { Unit::Decoder(0) };
+                Some(Progress::Block)
+            }
+            Unit::Decoder(block) => {
+                if block == 0 {
+                    model.final_norm(tokens, buffers);
+                }
+                model.decoder_block(tokens, block, buffers);
+                *next = if block + 1 < config.decoder_depth { Unit::Decoder(block + 1) } else { Unit::Draw };
+                Some(Progress::Block)
+            }
+            Unit::Draw => {
+                self.draw();
+                self.next = Unit::EndOfStep;
+                let Buffers { drawn, given, .. } = &self.buffers;
+                let (drawn, given) = (&drawn[..self.ids.len()], &given[..self.ids.len()]);
+                let Options { steps, .. } = self.options;
+                Some(Progress::Step(Step { index: self.step, steps, input: self.ids, drawn, given }))
+            }
+            Unit::EndOfStep | Unit::Nothing => None,
+        }
+    }
+
+    /// Draws every unknown token; known ones are as good as certain.
+    fn draw(&mut self) {
+        let Self { model, ids, options, draws, buffers, step, .. } = self;
+        let noise = options.temperature * (1.0 - progress(*step, options.steps));
+        let (drawn, confidence) = (core::mem::take(&mut buffers.drawn), core::mem::take(&mut buffers.confidence));
+        for ((drawn, confidence), id) in drawn.iter_mut().zip(confidence.iter_mut()).zip(&**ids) {
+            (*drawn, *confidence) = (*id, f32::INFINITY);
+        }
+        let mask_id = model.config().mask_token_id as u16;
+        model.logits(
+            buffers,
+            |position| ids[position] == mask_id,
+            |position, logits| {
+                let distribution = Distribution::new(logits, 1.0 / options.token_temperature);
+                let id = draws.choose(*step, position, &distribution);
+                let noise = (noise * draws.gumbel(*step, position)) as f32;
+                let found = distribution.log_probability(id) + noise;
+                drawn[position] = id;
+                // Whatever the temperature: less than that of a known token, so that none of these is masked.
+                confidence[position] = if found < f32::INFINITY { found } else { f32::MAX };
+            },
+        );
+        (buffers.drawn, buffers.confidence) = (drawn, confidence);
+    }
+
+    /// The tokens of a step become the next one's input.
+    fn end_step(&mut self) {
+        let Self { model, ids, options, buffers, total, step, next, .. } = self;
+        let count = ids.len();
+        let Buffers { drawn, confidence, select, .. } = buffers;
+        let (drawn, confidence, select) = (&drawn[..count], &confidence[..count], &mut select[..count]);
+        if *step + 1 == options.steps {
+            ids.copy_from_slice(drawn);
+            *next = Unit::Nothing;
+            return;
+        }
+        let mask_id = model.config().mask_token_id as u16;
+        let count = masked_next(*total, unknown(ids, mask_id), progress(*step, options.steps));
+        remask(ids, drawn, confidence, select, count, mask_id);
+        *step += 1;
+        *next = Unit::Encoder(0);
+    }
+}
+
+/// The part of the steps that is finished after `step` (from 0).
+fn progress(step: usize, steps: usize) -> f64 {
+    (step + 1) as f64 / steps as f64
+}
+
+fn unknown(ids: &[u16], mask_id: u16) -> usize {
+    ids.iter().filter(|&&id| id == mask_id).count()
 }
 
 /// The end of a step: `ids` `[T]` become the `drawn` ones, but for the `count` (1 to T) least confident,

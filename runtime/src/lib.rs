@@ -38,6 +38,7 @@ pub mod rng;
 pub mod sampler;
 pub mod schema;
 pub mod scratch;
+pub mod self_test;
 pub mod tokenizer;
 pub mod tokens;
 

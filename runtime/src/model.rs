@@ -6,6 +6,7 @@
 use crate::{
     config::{ModelConfig, HEAD_LAYER_NORM_EPS, PROBE_NORM_EPS},
     error::Error,
+    head::Prediction,
     kernels::{dispatch, step, Activation, Kernel, Kernels},
     layers::{
         block::{put_rows, Blocks},
@@ -74,9 +75,34 @@ impl<'p> Model<'p> {
         positions: Option<&'a [u16]>,
         scratch: &'a mut Scratch<'_>,
     ) -> Result<Encoded<'a>, Error> {
+        Ok(self.start(ids, positions, scratch)?.finish())
+    }
+
+    /// [`encode`](Self::encode), a block at a time: between [`Encoding::step`]s a control loop can do its own work.
+    ///
+    /// ```no_run
+    /// # use sorcen_runtime::{scratch::Scratch, Error, Model};
+    /// # fn read_the_motor() {}
+    /// # fn run(model: &Model<'_>, ids: &[u16], scratch: &mut Scratch<'_>, feature: &mut [f32]) -> Result<(), Error> {
+    /// let mut run = model.start(ids, None, scratch)?;
+    /// while run.step() {
+    ///     read_the_motor();
+    /// }
+    /// run.finish().probe_feature(feature)?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn start<'a>(
+        &'a self,
+        ids: &'a [u16],
+        positions: Option<&'a [u16]>,
+        scratch: &'a mut Scratch<'_>,
+    ) -> Result<Encoding<'a>, Error> {
         self.check_tokens(ids, positions)?;
         let buffers = scratch.buffers(self.config(), Plan::Features)?;
-        Ok(self.encode_into(ids, positions, buffers))
+        Ok(Encoding { encoded: Encoded { model: self, tokens: Tokens { ids, positions }, buffers }, next: 0 })
     }
 
     /// Runs the encoder on a whole image, `ids` `[T]`, and shows what each block makes of it: `after(i, x)`, `x`
@@ -90,10 +116,11 @@ impl<'p> Model<'p> {
         scratch: &mut Scratch<'_>,
         mut after: impl FnMut(usize, &[f32]),
     ) -> Result<(), Error> {
-        self.check_tokens(ids, None)?;
-        let mut buffers = scratch.buffers(self.config(), Plan::Features)?;
-        let tokens = Tokens { ids, positions: None };
-        dispatch!(self.kernels, k => self.encode_on(k, tokens, &mut buffers, &mut after));
+        let mut run = self.start(ids, None, scratch)?;
+        for block in 0..self.config().depth {
+            run.step();
+            after(block, run.encoded.block_output());
+        }
         Ok(())
     }
 
@@ -104,6 +131,15 @@ impl<'p> Model<'p> {
     /// As [`encode`](Self::encode), and [`Error::Length`] for `out`.
     pub fn features(&self, ids: &[u16], scratch: &mut Scratch<'_>, out: &mut [f32]) -> Result<(), Error> {
         self.encode(ids, None, scratch)?.probe_feature(out)
+    }
+
+    /// The class of an image, `ids` `[T]`, by the linear head in the pack.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode), and [`Error::MissingSection`] where the pack has no classifier.
+    pub fn classify(&self, ids: &[u16], scratch: &mut Scratch<'_>) -> Result<Prediction<'p>, Error> {
+        let head = self.pack.classifier().ok_or(Error::MissingSection { section: "classifier" })?;
+        head.classify(self.encode(ids, None, scratch)?.feature()?)
     }
 
     /// Takes up a latent computed elsewhere, to run the decoder on it.
@@ -157,40 +193,64 @@ impl<'p> Model<'p> {
         Ok(())
     }
 
-    /// The encoder on checked input.
-    pub(crate) fn encode_into<'a>(
-        &'a self,
-        ids: &'a [u16],
-        positions: Option<&'a [u16]>,
-        buffers: Buffers<'a>,
-    ) -> Encoded<'a> {
-        let tokens = Tokens { ids, positions };
-        let mut encoded = Encoded { model: self, tokens, buffers };
-        dispatch!(self.kernels, k => self.encode_on(k, tokens, &mut encoded.buffers, |_, _| {}));
-        encoded
+    /// Block `index` of the encoder on the rows in `buffers`; the first one embeds the tokens.
+    pub(crate) fn encoder_block(&self, tokens: Tokens<'_>, index: usize, buffers: &mut Buffers<'_>) {
+        let rows = (1 + tokens.ids.len()) * self.config().embed_dim;
+        if index == 0 {
+            let x = &mut buffers.x[..rows]; // [1+N, D], class token first
+            dispatch!(self.kernels, k => embed_tokens(k, &self.pack, tokens, x));
+        }
+        self.block(Stack::Encoder, index, rows, buffers);
     }
 
-    fn encode_on<K: Kernel>(
-        &self,
-        k: K,
-        tokens: Tokens<'_>,
-        buffers: &mut Buffers<'_>,
-        after: impl FnMut(usize, &[f32]),
-    ) {
+    /// The encoder's final norm.
+    pub(crate) fn final_norm(&self, tokens: Tokens<'_>, buffers: &mut Buffers<'_>) {
+        let (config, pack) = (self.config(), &self.pack);
+        let x = &mut buffers.x[..(1 + tokens.ids.len()) * config.embed_dim];
+        let (weight, bias) = (pack.vector(Param::NormWeight), pack.vector(Param::NormBias));
+        let norm = Norm { weight, bias, eps: config.layer_norm_eps };
+        dispatch!(self.kernels, k => norm_rows(k, &norm, x, config.embed_dim));
+    }
+
+    /// Block `index` of the decoder; the first one takes up the encoder's rows.
+    pub(crate) fn decoder_block(&self, tokens: Tokens<'_>, index: usize, buffers: &mut Buffers<'_>) {
+        if index == 0 {
+            dispatch!(self.kernels, k => fill_canvas(k, self, tokens, buffers));
+            // [1+T, Dd]
+        }
         let config = self.config();
-        let (dim, depth, heads) = (config.embed_dim, config.depth, config.num_heads);
-        let x = &mut buffers.x[..(1 + tokens.ids.len()) * dim]; // [1+N, D], class token first
-        embed_tokens(k, &self.pack, tokens, x);
-        let blocks = Blocks { pack: &self.pack, stack: Stack::Encoder, depth, dim, heads };
-        blocks.forward(k, x, &mut buffers.work, after);
+        self.block(Stack::Decoder, index, config.sequence() * config.decoder_embed_dim, buffers);
+    }
+
+    /// The output head: hands the code logits `[K]` of each `wanted` position to `visit(position, logits)`.
+    pub(crate) fn logits(
+        &self,
+        buffers: &mut Buffers<'_>,
+        wanted: impl Fn(usize) -> bool,
+        visit: impl FnMut(usize, &mut [f32]),
+    ) {
+        dispatch!(self.kernels, k => head(k, self, buffers, wanted, visit));
+    }
+
+    /// A block of either stack: one copy of the code for both.
+    #[inline(never)]
+    fn block(&self, stack: Stack, index: usize, rows: usize, buffers: &mut Buffers<'_>) {
+        let (config, pack) = (self.config(), &self.pack);
+        let Buffers { x, canvas, work, .. } = buffers;
+        let (x, dim, heads) = match stack {
+            Stack::Encoder => (x, config.embed_dim, config.num_heads),
+            Stack::Decoder => (canvas, config.decoder_embed_dim, config.decoder_num_heads),
+        };
+        let blocks = Blocks { pack, stack, dim, heads };
+        dispatch!(self.kernels, k => blocks.forward(k, index, &mut x[..rows], work));
     }
 }
 
 /// The tokens of one encoder run.
 #[derive(Clone, Copy)]
-struct Tokens<'a> {
-    ids: &'a [u16],
-    positions: Option<&'a [u16]>,
+pub(crate) struct Tokens<'a> {
+    pub ids: &'a [u16],
+    pub positions: Option<&'a [u16]>,
 }
 
 impl Tokens<'_> {
@@ -200,6 +260,32 @@ impl Tokens<'_> {
             let position = self.positions.and_then(|p| p.get(i)).map_or(i, |&p| usize::from(p));
             (usize::from(id), position)
         })
+    }
+}
+
+/// An encoder run under way (see [`Model::start`]); it lives in the scratch.
+pub struct Encoding<'a> {
+    encoded: Encoded<'a>,
+    /// The next block.
+    next: usize,
+}
+
+impl<'a> Encoding<'a> {
+    /// Runs one block; whether there are more.
+    pub fn step(&mut self) -> bool {
+        let Encoded { model, tokens, buffers } = &mut self.encoded;
+        let depth = model.config().depth;
+        if self.next < depth {
+            model.encoder_block(*tokens, self.next, buffers);
+            self.next += 1;
+        }
+        self.next < depth
+    }
+
+    /// Runs the blocks that are left.
+    pub fn finish(mut self) -> Encoded<'a> {
+        while self.step() {}
+        self.encoded
     }
 }
 
@@ -226,15 +312,24 @@ impl<'a> Encoded<'a> {
         Ok(())
     }
 
+    /// The linear probe's feature `[D]`, in the scratch (see [`Model::features`]).
+    ///
+    /// # Errors
+    /// None in practice: every scratch has the room.
+    pub fn feature(&mut self) -> Result<&[f32], Error> {
+        let dim = self.model.config().embed_dim;
+        let rows = (1 + self.tokens.ids.len()) * dim;
+        let out = &mut self.buffers.work.input.floats[..dim];
+        mean_of_patches(&self.buffers.x[..rows], dim, out)?;
+        standardise(out, PROBE_NORM_EPS);
+        Ok(out)
+    }
+
     /// Applies the final norm.
     pub fn into_latent(self) -> Latent<'a> {
-        let config = self.model.config();
-        let rows = (1 + self.tokens.ids.len()) * config.embed_dim;
-        let pack = &self.model.pack;
-        let (weight, bias) = (pack.vector(Param::NormWeight), pack.vector(Param::NormBias));
-        let norm = Norm { weight, bias, eps: config.layer_norm_eps };
-        dispatch!(self.model.kernels, k => norm_rows(k, &norm, &mut self.buffers.x[..rows], config.embed_dim));
-        Latent { model: self.model, tokens: self.tokens, buffers: self.buffers }
+        let Self { model, tokens, mut buffers } = self;
+        model.final_norm(tokens, &mut buffers);
+        Latent { model, tokens, buffers }
     }
 }
 
@@ -270,7 +365,7 @@ impl<'a> Latent<'a> {
     /// # Errors
     /// [`Error::MissingSection`] where the pack has no decoder, [`Error::Scratch`] where the
     /// scratch was made for [`Plan::Features`].
-    pub fn decode(mut self, visit: impl FnMut(usize, &mut [f32])) -> Result<(), Error> {
+    pub fn decode(self, visit: impl FnMut(usize, &mut [f32])) -> Result<(), Error> {
         let config = self.model.config();
         if !self.model.pack.has_decoder() {
             return Err(Error::MissingSection { section: "decoder" });
@@ -279,22 +374,10 @@ impl<'a> Latent<'a> {
             let needed = Scratch::bytes(config, Plan::Generate);
             return Err(Error::Scratch { needed, found: Scratch::bytes(config, Plan::Features) });
         }
-        self.decode_where(|_| true, visit);
+        let Self { model, tokens, mut buffers } = self;
+        (0..config.decoder_depth).for_each(|index| model.decoder_block(tokens, index, &mut buffers));
+        model.logits(&mut buffers, |_| true, visit);
         Ok(())
-    }
-
-    /// The decoder, with logits only at the positions that `wanted` says.
-    pub(crate) fn decode_where(&mut self, wanted: impl Fn(usize) -> bool, visit: impl FnMut(usize, &mut [f32])) {
-        let Self { model, tokens, buffers } = self;
-        let config = model.config();
-        let (dim, depth, heads) = (config.decoder_embed_dim, config.decoder_depth, config.decoder_num_heads);
-        dispatch!(model.kernels, k => {
-            fill_canvas(k, model, tokens, buffers); // [1+T, Dd]
-            let canvas = &mut buffers.canvas[..config.sequence() * dim];
-            let blocks = Blocks { pack: &model.pack, stack: Stack::Decoder, depth, dim, heads };
-            blocks.forward(k, canvas, &mut buffers.work, |_, _| {});
-            head(k, model, buffers, wanted, visit);
-        });
     }
 }
 
@@ -346,7 +429,7 @@ fn mean_of_patches(rows: &[f32], dim: usize, out: &mut [f32]) -> Result<(), Erro
 
 /// The decoder's input: the projected class token everywhere, the projected token where one is
 /// visible, plus the learned positions.
-fn fill_canvas<K: Kernel>(k: K, model: &Model<'_>, tokens: &Tokens<'_>, buffers: &mut Buffers<'_>) {
+fn fill_canvas<K: Kernel>(k: K, model: &Model<'_>, tokens: Tokens<'_>, buffers: &mut Buffers<'_>) {
     let (config, pack) = (model.config(), &model.pack);
     let (d, dd) = (config.embed_dim, config.decoder_embed_dim);
     let linear = Linear { weight: pack.matrix(Param::DecoderEmbedWeight), bias: pack.vector(Param::DecoderEmbedBias) };

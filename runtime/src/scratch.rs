@@ -20,7 +20,7 @@ pub enum Plan {
     Generate,
 }
 
-/// Working memory for one image at a time.
+/// Working memory for one image at a time, in one region of memory or in two.
 ///
 /// ```
 /// use sorcen_runtime::{scratch::{Plan, Scratch}, ModelConfig};
@@ -28,9 +28,34 @@ pub enum Plan {
 /// let mut memory = [0u8; Scratch::bytes(&CONFIG, Plan::Features)];
 /// assert!(Scratch::new(&mut memory, &CONFIG, Plan::Features).is_ok());
 /// ```
+///
+/// Where some memory is faster (SRAM beside PSRAM), what is read and written all the time goes there:
+///
+/// ```
+/// # use sorcen_runtime::{scratch::{Plan, Regions, Scratch}, ModelConfig};
+/// # const CONFIG: ModelConfig = ModelConfig::micro(8, 512);
+/// const BYTES: Regions = Scratch::regions(&CONFIG, Plan::Generate);
+/// let (mut sram, mut psram) = ([0u8; BYTES.fast], [0u8; BYTES.slow]);
+/// assert!(Scratch::in_regions(&mut sram, &mut psram, &CONFIG, Plan::Generate).is_ok());
+/// ```
+///
+/// | region | buffers |
+/// |---|---|
+/// | slow | encoder rows, decoder rows, the attention's output: each is passed over a few times a block |
+/// | fast | quantised input of the attention, queries, keys, values and scores of a head, inputs and hidden layer of an MLP for a few rows, what is drawn |
 pub struct Scratch<'m> {
-    memory: &'m mut [u8],
+    slow: &'m mut [u8],
+    fast: &'m mut [u8],
     sizes: Sizes,
+}
+
+/// Bytes of the two regions of a [`Scratch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Regions {
+    /// Hot buffers.
+    pub fast: usize,
+    /// Rows of whole sequences.
+    pub slow: usize,
 }
 
 /// Buffers start at multiples of this, in bytes.
@@ -92,7 +117,7 @@ struct Sizes {
     hidden: usize,
     /// Stride of a row of quantised activations.
     stride: usize,
-    /// Tokens to draw: their confidences and a copy to select from `[2, T]`, their ids `[T]`.
+    /// Tokens to draw: their confidences and a copy to select from `[2, T]`, their ids `[T]`, whether given `[T]`.
     drawn: usize,
 }
 
@@ -153,19 +178,33 @@ impl Sizes {
             4 * self.hidden,
             self.blocks.rows * self.stride,
             4 * self.blocks.rows, // scales of the above
-            (2 * 4 + 2) * self.drawn,
+            (2 * 4 + 2 + 1) * self.drawn,
         ]
+    }
+
+    /// The first so many buffers are in the slow region.
+    const SLOW: usize = 3;
+
+    /// Bytes of the buffers of each region.
+    const fn regions(&self) -> Regions {
+        let lengths = self.lengths();
+        let (mut regions, mut i) = (Regions { fast: 0, slow: 0 }, 0);
+        while i < lengths.len() {
+            let length = lengths[i].next_multiple_of(ALIGN);
+            if i < Self::SLOW {
+                regions.slow += length;
+            } else {
+                regions.fast += length;
+            }
+            i += 1;
+        }
+        regions
     }
 
     /// Bytes of all buffers, and what alignment may take.
     const fn bytes(&self) -> usize {
-        let lengths = self.lengths();
-        let (mut sum, mut i) = (ALIGN - 1, 0);
-        while i < lengths.len() {
-            sum += lengths[i].next_multiple_of(ALIGN);
-            i += 1;
-        }
-        sum
+        let Regions { fast, slow } = self.regions();
+        ALIGN - 1 + fast + slow
     }
 }
 
@@ -176,10 +215,11 @@ pub(crate) struct Buffers<'s> {
     /// Decoder rows.
     pub canvas: &'s mut [f32],
     pub work: Work<'s>,
-    /// Confidences of the drawn tokens, a copy to select from, and their ids.
+    /// Confidences of the drawn tokens, a copy to select from, their ids, and 1 where a token was given.
     pub confidence: &'s mut [f32],
     pub select: &'s mut [f32],
     pub drawn: &'s mut [u16],
+    pub given: &'s mut [u8],
 }
 
 /// What the blocks work in.
@@ -228,25 +268,60 @@ impl<'m> Scratch<'m> {
         }
         let fast = found >= Self::fast_bytes(config, plan);
         let blocks = if fast { Blocks::large(config) } else { Blocks::SMALL };
-        Ok(Self { memory, sizes: Sizes::new(config, plan, blocks) })
+        let sizes = Sizes::new(config, plan, blocks);
+        let front = memory.as_ptr().align_offset(ALIGN);
+        let end_of_slow = front.saturating_add(sizes.regions().slow);
+        let (slow, fast) = memory.split_at_mut_checked(end_of_slow).ok_or(Error::Scratch { needed, found })?;
+        Ok(Self { slow, fast, sizes })
+    }
+
+    /// Bytes of a fast and of a slow region, whatever their alignment; together a little more than
+    /// [`bytes`](Self::bytes).
+    ///
+    /// `config` must be valid (see [`ModelConfig::validate`]).
+    pub const fn regions(config: &ModelConfig, plan: Plan) -> Regions {
+        let Regions { fast, slow } = Sizes::new(config, plan, Blocks::SMALL).regions();
+        Regions { fast: ALIGN - 1 + fast, slow: ALIGN - 1 + slow }
+    }
+
+    /// Divides two regions of memory into buffers: the same results, to the bit, as in one. Their contents do not
+    /// matter.
+    ///
+    /// # Errors
+    /// [`Error::Scratch`] where one is smaller than [`regions`](Self::regions) says, [`Error::Config`].
+    pub fn in_regions(fast: &'m mut [u8], slow: &'m mut [u8], config: &ModelConfig, plan: Plan) -> Result<Self, Error> {
+        config.validate()?;
+        let needed = Self::regions(config, plan);
+        for (needed, found) in [(needed.fast, fast.len()), (needed.slow, slow.len())] {
+            if found < needed {
+                return Err(Error::Scratch { needed, found });
+            }
+        }
+        Ok(Self { slow, fast, sizes: Sizes::new(config, plan, Blocks::SMALL) })
     }
 
     /// The buffers, if they are at least as large as this model and plan need.
     pub(crate) fn buffers(&mut self, config: &ModelConfig, plan: Plan) -> Result<Buffers<'_>, Error> {
         let needed = Sizes::new(config, plan, self.sizes.blocks).lengths();
         let lengths = self.sizes.lengths();
-        let small = Error::Scratch { needed: Self::bytes(config, plan), found: self.memory.len() };
+        let found = self.slow.len() + self.fast.len();
+        let small = Error::Scratch { needed: Self::bytes(config, plan), found };
         if lengths.iter().zip(needed).any(|(have, need)| *have < need) {
             return Err(small);
         }
-        let front = self.memory.as_ptr().align_offset(ALIGN);
-        let mut rest = self.memory.get_mut(front..).ok_or(small)?;
-        let mut lengths = lengths.into_iter();
+        let mut rest = [&mut *self.slow, &mut *self.fast];
+        for region in &mut rest {
+            let front = region.as_ptr().align_offset(ALIGN);
+            *region = core::mem::take(region).get_mut(front..).ok_or(small)?;
+        }
+        let [mut slow, mut fast] = rest;
+        let mut lengths = lengths.into_iter().enumerate();
         let mut take = || -> Result<&mut [u8], Error> {
-            let length = lengths.next().unwrap_or(0);
+            let (index, length) = lengths.next().unwrap_or((0, 0));
+            let rest = if index < Sizes::SLOW { &mut slow } else { &mut fast };
             let (taken, after) =
-                core::mem::take(&mut rest).split_at_mut_checked(length.next_multiple_of(ALIGN)).ok_or(small)?;
-            rest = after;
+                core::mem::take(rest).split_at_mut_checked(length.next_multiple_of(ALIGN)).ok_or(small)?;
+            *rest = after;
             taken.get_mut(..length).ok_or(small)
         };
         let x = as_f32_mut(take()?);
@@ -280,9 +355,11 @@ impl<'m> Scratch<'m> {
             input,
             hidden,
         };
-        let (confidence, drawn) = take()?.split_at_mut(2 * 4 * self.sizes.drawn);
-        let (confidence, select) = as_f32_mut(confidence).split_at_mut(self.sizes.drawn);
-        Ok(Buffers { x, canvas, work, confidence, select, drawn: as_u16_mut(drawn) })
+        let tokens = self.sizes.drawn;
+        let (confidence, drawn) = take()?.split_at_mut(2 * 4 * tokens);
+        let (confidence, select) = as_f32_mut(confidence).split_at_mut(tokens);
+        let (drawn, given) = drawn.split_at_mut(2 * tokens);
+        Ok(Buffers { x, canvas, work, confidence, select, drawn: as_u16_mut(drawn), given })
     }
 }
 
@@ -337,6 +414,20 @@ mod tests {
             let found = needed - 1;
             assert_eq!(Scratch::new(&mut memory[..found], &config, plan).err(), Some(Error::Scratch { needed, found }));
         }
+        let Regions { fast, slow } = Scratch::regions(&config, Plan::Generate);
+        assert!((0..2 * ALIGN).contains(&(fast + slow - Scratch::bytes(&config, Plan::Generate))));
+        let (mut one, mut two) = (vec![0; fast + 4], vec![0; slow + 4]);
+        for start in 0..4 {
+            let (one, two) = (&mut one[start..start + fast], &mut two[start..start + slow]);
+            let mut scratch = Scratch::in_regions(one, two, &config, Plan::Generate).unwrap();
+            let buffers = scratch.buffers(&config, Plan::Generate).unwrap();
+            assert_eq!((buffers.x.len(), buffers.given.len()), (17 * 64, 16));
+        }
+        let mut in_regions = |fast, slow| {
+            Scratch::in_regions(&mut one[..fast], &mut two[..slow], &config, Plan::Generate).map(|_| ()).unwrap_err()
+        };
+        assert_eq!(in_regions(fast - 1, slow), Error::Scratch { needed: fast, found: fast - 1 });
+        assert_eq!(in_regions(fast, slow - 1), Error::Scratch { needed: slow, found: slow - 1 });
         let mut memory = vec![0; Scratch::bytes(&config, Plan::Features)];
         let mut scratch = Scratch::new(&mut memory, &config, Plan::Features).unwrap();
         assert!(scratch.buffers(&config, Plan::Generate).is_err());

@@ -1,13 +1,18 @@
 //! One model made of counter-generated weights, run on any target: the bits of its features,
 //! logits and generated tokens are written down here and must come out everywhere.
 
+use std::sync::OnceLock;
+
+use proptest::prelude::*;
 use sorcen_runtime::{
-    generate::{generate, Options},
-    pack::{SliceSink, TensorData, Writer},
+    generate::{generate, CountFrom, Generation, Options, Progress, Step},
+    head::Classifier,
+    pack::{Data, Matrix, TensorData, Writer},
     quant::{int4, quantise_matrix, Layout},
     rng::{splitmix64, Rng, Stream},
-    sampler::Seeded,
+    sampler::{Greedy, Seeded},
     scratch::{Plan, Scratch},
+    self_test::{self, SelfTest},
     Error, Kernels, Model, ModelConfig, Pack,
 };
 
@@ -15,8 +20,12 @@ const CONFIG: ModelConfig = ModelConfig { depth: 2, decoder_depth: 1, ..ModelCon
 
 /// A pack, int8 in this layout or else int4; weights are uniform numbers, so that no library function is involved.
 fn pack(layout: Option<Layout>) -> Vec<u8> {
-    let mut buffer = vec![0; 600_000];
-    let mut writer = Writer::new(SliceSink(&mut buffer), &CONFIG).unwrap();
+    pack_with(layout, |_| {})
+}
+
+/// The same, and what `more` adds.
+fn pack_with(layout: Option<Layout>, more: impl FnOnce(&mut Writer<Vec<u8>>)) -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new(), &CONFIG).unwrap();
     while let Some(param) = writer.next_param() {
         let rng = Rng::new(11, Stream::Init, param.index(&CONFIG) as u64);
         let shape = param.shape(&CONFIG);
@@ -37,9 +46,8 @@ fn pack(layout: Option<Layout>) -> Vec<u8> {
         quantise_matrix(&numbers, (rows, cols), layout, &mut weights, &mut scales).unwrap();
         writer.tensor(TensorData::Int8 { weights: &weights, scales: &scales, layout }).unwrap();
     }
-    let (len, _) = writer.finish().unwrap();
-    buffer.truncate(len as usize);
-    buffer
+    more(&mut writer);
+    writer.finish().unwrap().1
 }
 
 fn hash(state: u64, values: impl IntoIterator<Item = u32>) -> u64 {
@@ -98,6 +106,168 @@ fn the_golden_bits() {
 fn the_golden_bits_of_int4() {
     check("int4", &pack(None), [0x7850_026b_fb12_b31c, 0x61a4_760f_8f7d_226a, 0xf189_71d9_affe_e4ba]);
 }
+
+/// A device that computes the golden outputs passes; each kind of difference is found.
+#[test]
+fn the_self_test_finds_every_difference() {
+    let plain = pack(Some(Layout::ROW_MAJOR));
+    let model = Model::new(Pack::new(&plain).unwrap());
+    let mut memory = vec![0; Scratch::bytes(&CONFIG, Plan::Generate)];
+    let mut scratch = Scratch::new(&mut memory, &CONFIG, Plan::Generate).unwrap();
+    let ids: Vec<u16> = (0..32).map(|i| if i % 3 == 0 { 31 } else { (i * 11 % 30) as u16 }).collect();
+    let (mut features, mut drawn, mut confidences) = ([0.0; 2 * 64], [0; 32], [0.0; 32]);
+    self_test::record(&model, &ids, &mut scratch, &mut features, &mut drawn, &mut confidences).unwrap();
+    assert_eq!(self_test::tolerance(&model), 0.0);
+    assert!(self_test::record(&model, &ids, &mut scratch, &mut features, &mut [], &mut []).is_err());
+
+    let run = |test: &SelfTest<'_>, kernels, plan| {
+        let bytes = pack_with(Some(Layout { nr: 16, kt: 4 }), |writer| writer.self_test(test).unwrap());
+        let model = Model::with_kernels(Pack::new(&bytes).unwrap(), kernels);
+        let mut memory = vec![0; Scratch::bytes(&CONFIG, plan)];
+        let mut scratch = Scratch::new(&mut memory, &CONFIG, plan).unwrap();
+        model.self_test(&mut scratch)
+    };
+    let test = SelfTest::new(&CONFIG, 0.0, &ids, &features, &drawn, &confidences).unwrap();
+    for kernels in Kernels::available() {
+        for (plan, decoder) in [(Plan::Generate, true), (Plan::Features, false)] {
+            assert_eq!(run(&test, kernels, plan), Ok(self_test::Passed { inputs: 2, decoder }), "{}", kernels.name());
+        }
+    }
+    let k = Kernels::detect();
+    let failure = |tolerance, features: &[f32], drawn: &[u16], confidences: &[f32]| {
+        let test = SelfTest::new(&CONFIG, tolerance, &ids, features, drawn, confidences).unwrap();
+        match run(&test, k, Plan::Generate) {
+            Err(Error::SelfTest { item, input, element, .. }) => Some((item, input, element)),
+            other => other.map(|_| None).unwrap(),
+        }
+    };
+    let nudged = |numbers: &[f32], at: usize, by: u32| {
+        let mut numbers = numbers.to_vec();
+        numbers[at] = f32::from_bits(numbers[at].to_bits() + by);
+        numbers
+    };
+    assert_eq!(failure(0.0, &nudged(&features, 70, 1), &drawn, &confidences), Some(("feature", 1, 6)));
+    assert_eq!(failure(0.0, &features, &drawn, &nudged(&confidences, 31, 1)), Some(("confidence", 1, 15)));
+    let mut other = drawn;
+    other[4] = (other[4] + 1) % 30;
+    assert_eq!(failure(0.0, &features, &other, &confidences), Some(("token", 0, 4)));
+    assert_eq!(failure(1e-3, &nudged(&features, 70, 1 << 16), &[], &[]), Some(("feature", 1, 6)));
+    // Within a tolerance, where tokens are drawn greedily.
+    let test = SelfTest::new(&CONFIG, 1e-3, &ids[..16], &features[..64], &[], &[]).unwrap();
+    assert_eq!(run(&test, k, Plan::Generate), Ok(self_test::Passed { inputs: 1, decoder: false }));
+    assert_eq!(model.self_test(&mut scratch), Err(Error::MissingSection { section: "self-test" }));
+}
+
+#[test]
+fn a_classifier_in_the_pack_is_run_on_its_feature() {
+    let weights: Vec<i8> = (0..3 * 64).map(|i| (i * 29 % 255 - 127) as i8).collect();
+    let data = Data::Int8 { weights: &weights, scales: &[0.01, 0.02, 0.03], layout: Layout::ROW_MAJOR };
+    let head = Classifier::new(Matrix { rows: 3, cols: 64, data }, &[0.5, 0.25, -0.5], Some("a\nb\nc")).unwrap();
+    let bytes = pack_with(Some(Layout::ROW_MAJOR), |writer| writer.classifier(&head).unwrap());
+    let ids: Vec<u16> = (0..16).map(|i| (i * 7 % 30) as u16).collect();
+    for kernels in Kernels::available() {
+        let model = Model::with_kernels(Pack::new(&bytes).unwrap(), kernels);
+        let mut memory = vec![0; Scratch::bytes(&CONFIG, Plan::Features)];
+        let mut scratch = Scratch::new(&mut memory, &CONFIG, Plan::Features).unwrap();
+        let mut feature = [0.0; 64];
+        model.features(&ids, &mut scratch, &mut feature).unwrap();
+        let found = model.classify(&ids, &mut scratch).unwrap();
+        assert_eq!(found, head.classify(&feature).unwrap());
+        let found = hash(0, [found.class as u32, found.logit.to_bits(), found.probability.to_bits()]);
+        assert_eq!(found, 0xc4bf_3484_439b_31a5, "{}, found {found:#x}", kernels.name());
+    }
+    let model_without = pack(Some(Layout::ROW_MAJOR));
+    let model = Model::new(Pack::new(&model_without).unwrap());
+    let mut memory = vec![0; Scratch::bytes(&CONFIG, Plan::Features)];
+    let mut scratch = Scratch::new(&mut memory, &CONFIG, Plan::Features).unwrap();
+    assert_eq!(model.classify(&ids, &mut scratch).err(), Some(Error::MissingSection { section: "classifier" }));
+}
+
+/// A block at a time, and with the working memory in two regions.
+#[test]
+fn steps_and_regions_give_the_same_bits() {
+    let bytes = pack(Some(Layout::ROW_MAJOR));
+    let model = Model::new(Pack::new(&bytes).unwrap());
+    let mut memory = vec![0; Scratch::bytes(&CONFIG, Plan::Generate)];
+    let mut scratch = Scratch::new(&mut memory, &CONFIG, Plan::Generate).unwrap();
+    let regions = Scratch::regions(&CONFIG, Plan::Generate);
+    let (mut fast, mut slow) = (vec![0xA5; regions.fast], vec![0x5A; regions.slow]);
+    let mut two = Scratch::in_regions(&mut fast, &mut slow, &CONFIG, Plan::Generate).unwrap();
+
+    let ids: Vec<u16> = (0..16).map(|i| if i % 5 == 0 { 31 } else { (i * 7 % 30) as u16 }).collect();
+    let (mut expected, mut found) = ([0.0; 64], [0.0; 64]);
+    model.features(&ids, &mut scratch, &mut expected).unwrap();
+    let mut run = model.start(&ids, None, &mut two).unwrap();
+    assert!(run.step()); // two blocks
+    assert!(!run.step() && !run.step());
+    run.finish().probe_feature(&mut found).unwrap();
+    assert_eq!(found.map(f32::to_bits), expected.map(f32::to_bits));
+
+    let options = Options { steps: 3, ..Options::default() };
+    let (mut expected, mut found) = (ids.clone(), ids.clone());
+    let mut steps = Vec::new();
+    generate(&model, &mut expected, &options, &mut Seeded(3), &mut scratch, |s| steps.push(s.drawn.to_vec())).unwrap();
+    let mut draws = Seeded(3);
+    let mut run = Generation::new(&model, &mut found, &options, &mut draws, &mut two).unwrap();
+    let mut units = String::new();
+    while let Some(progress) = run.advance() {
+        match progress {
+            Progress::Block => units.push('b'),
+            Progress::Step(step) => {
+                assert_eq!(step.drawn, steps[step.index]);
+                assert!((0..16).all(|at| step.is_given(at) == (ids[at] != 31)));
+                units.push('s');
+            }
+        }
+    }
+    assert!(run.advance().is_none());
+    assert_eq!(units, "bbbsbbbsbbbs"); // 2 + 1 blocks, then the draw
+    assert_eq!(found, expected);
+    let mut known = [1; 16];
+    let mut run = Generation::new(&model, &mut known, &options, &mut draws, &mut two).unwrap();
+    assert!(run.advance().is_none());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    /// Whatever is given and however it is drawn: known tokens stay, unknown ones become codes.
+    #[test]
+    fn given_tokens_are_never_changed(
+        seed: u64,
+        given in proptest::collection::vec(proptest::option::of(0u16..30), 16),
+        steps in 1usize..20,
+        temperature in prop_oneof![Just(0.0), 0.0..20.0f64, Just(1e300)],
+        count_from in prop_oneof![Just(CountFrom::Unknown), Just(CountFrom::Grid)],
+        greedy: bool,
+    ) {
+        let bytes = PACK.get_or_init(|| pack(Some(Layout::ROW_MAJOR)));
+        let model = Model::new(Pack::new(bytes).unwrap());
+        let mut memory = vec![0; Scratch::fast_bytes(&CONFIG, Plan::Generate)];
+        let mut scratch = Scratch::new(&mut memory, &CONFIG, Plan::Generate).unwrap();
+        let start: Vec<u16> = given.iter().map(|id| id.unwrap_or(31)).collect();
+        let mut ids = start.clone();
+        let options = Options { steps, temperature, token_temperature: 0.7, count_from };
+        let mut unknown = 16;
+        let on_step = |step: Step<'_>| {
+            let left = step.input.iter().filter(|id| **id == 31).count();
+            assert!(left <= unknown, "{left} of {unknown}"); // confidences beyond f32 are equal: none wins
+            unknown = left;
+            for (at, given) in given.iter().enumerate() {
+                assert_eq!(step.is_given(at), given.is_some());
+                assert!(given.is_none_or(|id| id == step.input[at] && id == step.drawn[at]));
+                assert!(step.drawn[at] < 30);
+            }
+        };
+        if greedy {
+            generate(&model, &mut ids, &options, &mut Greedy(seed), &mut scratch, on_step).unwrap();
+        } else {
+            generate(&model, &mut ids, &options, &mut Seeded(seed), &mut scratch, on_step).unwrap();
+        }
+        prop_assert!(ids.iter().zip(&given).all(|(id, given)| *id < 30 && given.is_none_or(|given| given == *id)));
+    }
+}
+
+static PACK: OnceLock<Vec<u8>> = OnceLock::new();
 
 #[test]
 fn known_tokens_stay_and_bad_input_is_an_error() {

@@ -1,4 +1,4 @@
-//! A stack of pre-norm transformer blocks: `x += Attn(LN(x))`, `x += MLP(LN(x))`.
+//! A pre-norm transformer block: `x += Attn(LN(x))`, `x += MLP(LN(x))`.
 
 use super::{
     attention::{attend, attend_float, Head},
@@ -17,21 +17,17 @@ use crate::{
 pub(crate) struct Blocks<'p> {
     pub pack: &'p Pack<'p>,
     pub stack: Stack,
-    pub depth: usize,
     pub dim: usize,
     pub heads: usize,
 }
 
 impl Blocks<'_> {
-    /// `x` `[rows, D]` in place; `after(i, x)` sees what block `i` made of it.
+    /// One block on `x` `[rows, D]`, in place.
     #[inline(always)]
-    pub fn forward<K: Kernel>(&self, k: K, x: &mut [f32], work: &mut Work<'_>, mut after: impl FnMut(usize, &[f32])) {
-        for index in 0..self.depth {
-            let block = Block::new(self, index);
-            block.attention(k, x, work); // work.attended
-            block.feed_forward(k, x, work);
-            after(index, x);
-        }
+    pub fn forward<K: Kernel>(&self, k: K, index: usize, x: &mut [f32], work: &mut Work<'_>) {
+        let block = Block::new(self, index);
+        block.attention(k, x, work); // work.attended
+        block.feed_forward(k, x, work);
     }
 }
 

@@ -6,16 +6,19 @@
 //! config        64 bytes   `ModelConfig`
 //! tensors       48 each    one entry a weight, in schema order
 //! weights                  payload, every tensor at a multiple of 64 bytes
-//! …                        optional sections: tokenizer, card; readers skip kinds they do not know
+//! …                        optional sections: tokenizer, card, classifier, self-test; readers skip kinds they do
+//!                          not know
 //! ```
 //!
 //! Little-endian. Sections start at multiples of 64 bytes, gaps are zero. The byte positions below
 //! are the only place where they are written down; [`reader`](self) and writer share them.
 
+mod classifier;
 pub(crate) mod crc;
 #[cfg(feature = "alloc")]
 mod owned;
 mod reader;
+mod self_test;
 mod writer;
 
 #[cfg(feature = "alloc")]
@@ -91,10 +94,22 @@ pub enum Section {
     Tokenizer,
     /// The model card: JSON in UTF-8.
     Card,
+    /// A linear head: [`crate::head::Classifier`].
+    Classifier,
+    /// Golden inputs and outputs: [`crate::self_test`].
+    SelfTest,
 }
 
 impl Section {
-    const ALL: [Section; 5] = [Section::Config, Section::Tensors, Section::Weights, Section::Tokenizer, Section::Card];
+    const ALL: [Section; 7] = [
+        Section::Config,
+        Section::Tensors,
+        Section::Weights,
+        Section::Tokenizer,
+        Section::Card,
+        Section::Classifier,
+        Section::SelfTest,
+    ];
 
     const fn code(self) -> u32 {
         self as u32 + 1
@@ -108,6 +123,8 @@ impl Section {
             Section::Weights => "weights",
             Section::Tokenizer => "tokenizer",
             Section::Card => "card",
+            Section::Classifier => "classifier",
+            Section::SelfTest => "self-test",
         }
     }
 }

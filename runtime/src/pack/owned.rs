@@ -62,6 +62,12 @@ impl OwnedPack {
         if let Some(card) = pack.card() {
             writer.card(card).map_err(error)?;
         }
+        if let Some(classifier) = pack.classifier() {
+            writer.classifier(&classifier).map_err(error)?;
+        }
+        if let Some(test) = pack.self_test() {
+            writer.self_test(&test).map_err(error)?;
+        }
         let (_, owned) = writer.finish().map_err(error)?;
         Ok(owned)
     }

@@ -3,14 +3,17 @@
 use half::f16;
 
 use super::{
-    config, crc, header, section, tensor, tokenizer, u32_at, u64_at, Precision, Section, ALIGN, MAGIC, VERSION,
+    classifier, config, crc, header, section, self_test, tensor, tokenizer, u32_at, u64_at, Precision, Section, ALIGN,
+    MAGIC, VERSION,
 };
 use crate::{
     config::ModelConfig,
     error::Error,
+    head::Classifier,
     kernels::bytes::{as_f32, as_i8, as_u16},
     quant::{int4, Layout},
     schema::{self, Param},
+    self_test::SelfTest,
     tokenizer::PatchCodebook,
 };
 
@@ -27,6 +30,8 @@ pub struct Pack<'p> {
     weights: &'p [u8],
     tokenizer: Option<PatchCodebook<'p>>,
     card: Option<&'p str>,
+    classifier: Option<Classifier<'p>>,
+    self_test: Option<SelfTest<'p>>,
 }
 
 /// A matrix `[rows, cols]` in a pack (linears are `[out, in]`).
@@ -137,11 +142,27 @@ impl<'p> Pack<'p> {
             }
             None => None,
         };
-        let mut pack =
-            Self { config, has_decoder: false, file_len: sections.file.len(), tensors, weights, tokenizer, card };
+        let classifier = match sections.find(Section::Classifier)? {
+            Some(bytes) => Some(classifier::read(bytes, &config)?),
+            None => None,
+        };
+        let mut pack = Self {
+            config,
+            has_decoder: false,
+            file_len: sections.file.len(),
+            tensors,
+            weights,
+            tokenizer,
+            card,
+            classifier,
+            self_test: None,
+        };
         pack.has_decoder = pack.entry(Param::DecoderPosition).is_present();
         for param in schema::params(&config) {
             pack.check_tensor(param)?;
+        }
+        if let Some(bytes) = sections.find(Section::SelfTest)? {
+            pack.self_test = Some(self_test::read(bytes, &config, pack.has_decoder)?);
         }
         Ok(pack)
     }
@@ -169,6 +190,16 @@ impl<'p> Pack<'p> {
     /// The model card (JSON), if the pack holds one.
     pub const fn card(&self) -> Option<&'p str> {
         self.card
+    }
+
+    /// The linear head for the probe's feature, if the pack holds one.
+    pub const fn classifier(&self) -> Option<Classifier<'p>> {
+        self.classifier
+    }
+
+    /// The golden inputs and outputs, if the pack holds some.
+    pub const fn self_test(&self) -> Option<SelfTest<'p>> {
+        self.self_test
     }
 
     /// Precision of a weight; `None` where it is absent (a decoder weight of an encoder-only pack).

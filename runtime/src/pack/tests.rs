@@ -2,11 +2,13 @@ use super::*;
 use crate::{
     config::ModelConfig,
     error::Error,
+    head::Classifier,
     quant::{int4, quantise_matrix, Layout},
     schema::{self, Param},
+    self_test::SelfTest,
 };
 extern crate std;
-use std::{collections::BTreeSet, string::ToString, vec, vec::Vec};
+use std::{collections::BTreeSet, format, string::ToString, vec, vec::Vec};
 
 /// A small pack with every section, written over a buffer full of 0xA5.
 fn sample(precision: Precision, layout: Layout) -> Aligned64 {
@@ -34,8 +36,23 @@ fn sample(precision: Precision, layout: Layout) -> Aligned64 {
     }
     writer.tokenizer(&[7; 14 * 2 * 2 * 3], 14, 2).unwrap();
     writer.card("{\"name\":\"sample\"}").unwrap();
+    writer.classifier(&classifier(precision)).unwrap();
+    let drawn = [5; 9];
+    let test = SelfTest::new(&config, 0.0, &[3; 9], &[0.5; 12], &drawn, &[-1.5; 9]).unwrap();
+    writer.seal().unwrap();
+    writer.self_test(&test).unwrap();
     let (len, _) = writer.finish().unwrap();
     Aligned64::new(&buffer[..len as usize])
+}
+
+/// Three classes of features 12 wide.
+fn classifier(precision: Precision) -> Classifier<'static> {
+    let layout = Layout::ROW_MAJOR;
+    let data = match precision {
+        Precision::F32 | Precision::F16 => Data::F32(&[0.25; 36]),
+        _ => Data::Int8 { weights: &[-7; 36], scales: &[0.5, 1.0, 2.0], layout },
+    };
+    Classifier::new(Matrix { rows: 3, cols: 12, data }, &[1.0, 2.0, 3.0], Some("cat\ndog\nold tree")).unwrap()
 }
 
 /// Bytes at an address that is a multiple of 64.
@@ -98,6 +115,12 @@ fn round_trip() {
         assert!(pack.has_decoder());
         assert_eq!(pack.card(), Some("{\"name\":\"sample\"}"));
         assert_eq!(pack.tokenizer().unwrap().codes(), 14);
+        let head = pack.classifier().unwrap();
+        assert_eq!(format!("{head:?}"), format!("{:?}", classifier(precision)));
+        assert_eq!((head.name(2), head.name(3)), (Some("old tree"), None));
+        let test = pack.self_test().unwrap();
+        assert_eq!((test.inputs(), test.ids(), test.drawn()), (1, &[3; 9][..], &[5; 9][..]));
+        assert_eq!((test.features(), test.confidences()), (&[0.5; 12][..], &[-1.5; 9][..]));
         let config = *pack.config();
         for param in schema::params(&config) {
             let integer = matches!(precision, Precision::Int8 | Precision::Int4);
@@ -155,7 +178,11 @@ fn each_field_is_checked_behind_the_checksums() {
         let config = *Pack::new(file.bytes()).unwrap().config();
         file.section_start(Section::Tensors) + param.index(&config) * tensor::BYTES + field
     }
-    let cases: [(&str, Edit, &str); 12] = [
+    fn set(file: &mut Aligned64, section: Section, at: usize, value: u32) {
+        let at = file.section_start(section) + at;
+        file.bytes_mut()[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    let cases: [(&str, Edit, &str); 24] = [
         ("magic", |f| f.bytes_mut()[0] = b'X', "magic"),
         ("version", |f| f.bytes_mut()[header::VERSION] = 9, "version"),
         ("sections", |f| f.bytes_mut()[header::SECTIONS] = 200, "section count"),
@@ -232,6 +259,26 @@ fn each_field_is_checked_behind_the_checksums() {
             },
             "not finite",
         ),
+        ("classes", |f| set(f, Section::Classifier, 0, 0), "classes"),
+        ("more classes", |f| set(f, Section::Classifier, 0, 4), "classifier: truncated"),
+        ("width", |f| set(f, Section::Classifier, 4, 11), "width"),
+        ("head's precision", |f| set(f, Section::Classifier, 8, 4), "precision"),
+        ("names", |f| set(f, Section::Classifier, 12, u32::MAX), "classifier: truncated"),
+        ("bias", |f| set(f, Section::Classifier, 16, f32::NAN.to_bits()), "not finite"),
+        (
+            "a name too many",
+            |f| {
+                let bytes = f.bytes_mut();
+                let at = bytes.windows(8).position(|w| w == b"old tree").unwrap();
+                bytes[at + 3] = b'\n'
+            },
+            "names of classes",
+        ),
+        ("inputs", |f| set(f, Section::SelfTest, 0, 0), "self-test: truncated"),
+        ("many inputs", |f| set(f, Section::SelfTest, 0, u32::MAX), "self-test: truncated"),
+        ("decoder", |f| set(f, Section::SelfTest, 4, 2), "decoder"),
+        ("tolerance", |f| set(f, Section::SelfTest, 8, f32::INFINITY.to_bits()), "tolerance"),
+        ("golden id", |f| set(f, Section::SelfTest, 16 + 4 * (12 + 9), 14), "id below 14"),
     ];
     for (name, edit, expected) in cases {
         let mut file = sample(Precision::Int8, Layout::ROW_MAJOR);

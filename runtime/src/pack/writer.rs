@@ -1,12 +1,17 @@
 //! [`Writer`]: a pack, tensor by tensor, into any [`Sink`].
 
-use super::{config, crc::Crc, header, section, tensor, tokenizer, Precision, Section, ALIGN, MAGIC, VERSION};
+use super::{
+    classifier, config, crc::Crc, header, section, self_test, tensor, tokenizer, Precision, Section, ALIGN, MAGIC,
+    VERSION,
+};
 use crate::{
     config::ModelConfig,
     error::Error,
+    head::Classifier,
     kernels::bytes::{of_f32, of_i8, of_u16},
     quant::{int4, Layout},
     schema::{self, Param},
+    self_test::SelfTest,
 };
 
 /// Where a pack goes: bytes at given offsets, mostly in order (the header comes last).
@@ -252,11 +257,42 @@ impl<S: Sink> Writer<S> {
         self.section(Section::Card, &[json.as_bytes()])
     }
 
+    /// Adds a linear head for the probe's feature.
+    ///
+    /// # Errors
+    /// [`Error::Length`] where it is for features of another width, or the sink's.
+    pub fn classifier(&mut self, classifier: &Classifier<'_>) -> Result<(), WriteError<S::Error>> {
+        let (needed, found) = (self.model.embed_dim, classifier.dim());
+        if needed != found {
+            return Err(Error::Length { item: "width of the classifier", needed, found }.into());
+        }
+        let (header, [bias, scales, weight, names]) = classifier::write(classifier);
+        self.section(Section::Classifier, &[&header, bias, scales, weight, names])
+    }
+
+    /// Adds golden inputs and outputs, made for this model (see [`crate::self_test::record`]).
+    ///
+    /// # Errors
+    /// The sink's.
+    pub fn self_test(&mut self, test: &SelfTest<'_>) -> Result<(), WriteError<S::Error>> {
+        let (header, [features, confidences, ids, drawn]) = self_test::write(test);
+        self.section(Section::SelfTest, &[&header, features, confidences, ids, drawn])
+    }
+
     /// Completes the pack and returns its length in bytes and the sink.
     ///
     /// # Errors
     /// [`Error::Tensor`] where tensors are missing, or the sink's.
     pub fn finish(mut self) -> Result<(u64, S), WriteError<S::Error>> {
+        Ok((self.seal()?, self.sink))
+    }
+
+    /// Completes the pack as far as it is written and returns its length in bytes: it can be read now, and more
+    /// sections may follow, to be sealed again.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub fn seal(&mut self) -> Result<u64, WriteError<S::Error>> {
         self.close_weights()?;
         let mut head = [0; section::TABLE_END];
         head[header::MAGIC..][..4].copy_from_slice(&MAGIC);
@@ -273,7 +309,7 @@ impl<S: Sink> Writer<S> {
         let crc = crc_of(&[&head]);
         head[header::CRC..][..4].copy_from_slice(&crc.to_le_bytes());
         self.put(0, &head)?;
-        Ok((self.end, self.sink))
+        Ok(self.end)
     }
 
     fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<(), WriteError<S::Error>> {

@@ -1,22 +1,4 @@
-//! Few-shot classes, learnt and told apart on the device: prototypes of normalised features.
-//!
-//! A class is the sum of its examples' features, each scaled to length 1; a feature belongs to the class
-//! whose prototype has the largest cosine to it, or to none where that cosine is below a threshold.
-//! One more example is one addition: nothing is trained, and no example is kept.
-//!
-//! ```
-//! use sorcen_runtime::head::Prototypes;
-//! # fn run() -> Result<(), sorcen_runtime::Error> {
-//! let mut memory = [0.0; Prototypes::floats(2, 3)];
-//! let mut head = Prototypes::new(&mut memory, 3)?;
-//! head.learn(0, &[1.0, 0.1, 0.0])?;
-//! head.learn(1, &[0.0, 1.0, 0.2])?;
-//! let found = head.classify(&[2.0, 0.0, 0.0], 0.5)?;
-//! assert_eq!(found.map(|found| found.class), Some(0));
-//! assert_eq!(head.classify(&[0.0, 0.0, 1.0], 0.5)?, None); // unlike both
-//! # Ok(()) }
-//! # run().unwrap();
-//! ```
+//! [`Prototypes`]: classes learnt from a few examples, in place.
 
 use crate::{error::Error, kernels::scalar, pack::crc::crc32};
 
@@ -31,7 +13,25 @@ mod stored {
     pub const CRC: usize = 4;
 }
 
-/// Prototypes of some classes, in borrowed memory.
+/// Few-shot classes, learnt and told apart on the device: prototypes of normalised features, in borrowed memory.
+///
+/// A class is the sum of its examples' features, each scaled to length 1; a feature belongs to the class
+/// whose prototype has the largest cosine to it, or to none where that cosine is below a threshold.
+/// One more example is one addition: nothing is trained, and no example is kept.
+///
+/// ```
+/// use sorcen_runtime::head::Prototypes;
+/// # fn run() -> Result<(), sorcen_runtime::Error> {
+/// let mut memory = [0.0; Prototypes::floats(2, 3)];
+/// let mut head = Prototypes::new(&mut memory, 3)?;
+/// head.learn(0, &[1.0, 0.1, 0.0])?;
+/// head.learn(1, &[0.0, 1.0, 0.2])?;
+/// let found = head.classify(&[2.0, 0.0, 0.0], 0.5)?;
+/// assert_eq!(found.map(|found| found.class), Some(0));
+/// assert_eq!(head.classify(&[0.0, 0.0, 1.0], 0.5)?, None); // unlike both
+/// # Ok(()) }
+/// # run().unwrap();
+/// ```
 #[derive(Debug)]
 pub struct Prototypes<'m> {
     /// A row for each class: how many examples it has, then the sum of their directions `[D]`.
