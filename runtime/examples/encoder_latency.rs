@@ -14,6 +14,7 @@ use std::{env, error::Error, fs, path::Path, process::ExitCode, time::Instant};
 use sorcen_runtime::{
     pack::OwnedPack,
     scratch::{OwnedScratch, Plan},
+    team::Team,
     MappedFile, Model, Pack,
 };
 
@@ -34,9 +35,6 @@ fn run() -> Result<(), Box<dyn Error>> {
     let named = |file: &str, error: &dyn std::fmt::Display| format!("{file}: {error}");
     let runs: usize = flag("--runs").map_or(Ok(10), |n| n.parse()).map_err(|e| format!("--runs: {e}"))?;
     let threads: usize = flag("--threads").map_or(Ok(1), |n| n.parse()).map_err(|e| format!("--threads: {e}"))?;
-    if threads != 1 {
-        return Err(format!("--threads {threads}: the encoder runs on one thread").into());
-    }
 
     let file = MappedFile::open(Path::new(&pack)).map_err(|e| named(&pack, &e))?;
     let mut model = Model::new(Pack::new(&file).map_err(|e| named(&pack, &e))?);
@@ -49,11 +47,15 @@ fn run() -> Result<(), Box<dyn Error>> {
     let tokens = fs::read(&tokens).map_err(|e| named(&tokens, &e))?;
     let ids: Vec<u16> = tokens.chunks_exact(2).skip(1).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
     let mut scratch = OwnedScratch::new(&config, Plan::Features)?;
+    let mut team = if threads == 1 { None } else { Some(Team::new(&config, threads)?) };
     let mut feature = vec![0.0; config.embed_dim];
     eprintln!("kernels: {}", model.kernels().name());
     for run in 0..=runs {
         let start = Instant::now();
-        model.encode(&ids, None, &mut scratch.get()?)?.into_latent().contrastive_feature(&mut feature)?;
+        match &mut team {
+            Some(team) => team.contrastive_features(&model, &ids, &mut feature)?,
+            None => model.encode(&ids, None, &mut scratch.get()?)?.into_latent().contrastive_feature(&mut feature)?,
+        }
         if run > 0 {
             println!("{:.3}", start.elapsed().as_secs_f64() * 1e3);
         }

@@ -39,6 +39,8 @@ pub mod sampler;
 pub mod schema;
 pub mod scratch;
 pub mod self_test;
+#[cfg(feature = "std")]
+pub mod team;
 pub mod tokenizer;
 pub mod tokens;
 

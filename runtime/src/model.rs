@@ -205,8 +205,12 @@ impl<'p> Model<'p> {
 
     /// The encoder's final norm.
     pub(crate) fn final_norm(&self, tokens: Tokens<'_>, buffers: &mut Buffers<'_>) {
+        self.final_norm_of(&mut buffers.x[..(1 + tokens.ids.len()) * self.config().embed_dim]);
+    }
+
+    /// The encoder's final norm of rows `[.., D]`.
+    pub(crate) fn final_norm_of(&self, x: &mut [f32]) {
         let (config, pack) = (self.config(), &self.pack);
-        let x = &mut buffers.x[..(1 + tokens.ids.len()) * config.embed_dim];
         let (weight, bias) = (pack.vector(Param::NormWeight), pack.vector(Param::NormBias));
         let norm = Norm { weight, bias, eps: config.layer_norm_eps };
         dispatch!(self.kernels, k => norm_rows(k, &norm, x, config.embed_dim));
@@ -409,7 +413,7 @@ step! {
 }
 
 /// Mean over rows 1.. of `[1+N, dim]` into `out` `[dim]`; zero where there is only the class token.
-fn mean_of_patches(rows: &[f32], dim: usize, out: &mut [f32]) -> Result<(), Error> {
+pub(crate) fn mean_of_patches(rows: &[f32], dim: usize, out: &mut [f32]) -> Result<(), Error> {
     if out.len() != dim {
         return Err(Error::Length { item: "out", needed: dim, found: out.len() });
     }

@@ -11,8 +11,9 @@ use sorcen_runtime::{
     quant::{int4, quantise_matrix, Layout},
     rng::{splitmix64, Rng, Stream},
     sampler::{Greedy, Seeded},
-    scratch::{Plan, Scratch},
+    scratch::{OwnedScratch, Plan, Scratch},
     self_test::{self, SelfTest},
+    team::Team,
     Error, Kernels, Model, ModelConfig, Pack,
 };
 
@@ -47,6 +48,18 @@ fn pack_with(layout: Option<Layout>, more: impl FnOnce(&mut Writer<Vec<u8>>)) ->
         writer.tensor(TensorData::Int8 { weights: &weights, scales: &scales, layout }).unwrap();
     }
     more(&mut writer);
+    writer.finish().unwrap().1
+}
+
+/// The same numbers, not quantised.
+fn float_pack() -> Vec<u8> {
+    let mut writer = Writer::new(Vec::new(), &CONFIG).unwrap();
+    while let Some(param) = writer.next_param() {
+        let rng = Rng::new(11, Stream::Init, param.index(&CONFIG) as u64);
+        let numbers: Vec<f32> =
+            (0..param.shape(&CONFIG).elements()).map(|i| (rng.uniform(i as u64) as f32 - 0.5) * 0.5).collect();
+        writer.tensor(TensorData::F32(&numbers)).unwrap();
+    }
     writer.finish().unwrap().1
 }
 
@@ -268,6 +281,55 @@ proptest! {
 }
 
 static PACK: OnceLock<Vec<u8>> = OnceLock::new();
+
+/// Any number of threads and of images at once.
+#[test]
+fn the_bits_of_a_team() {
+    const IMAGES: usize = 31; // more than run together
+    let dim = CONFIG.embed_dim;
+    let ids: Vec<u16> = (0..16 * IMAGES).map(|i| (i * i % 31) as u16).map(|id| id + u16::from(id == 30)).collect();
+    for (what, pack) in [("int8", pack(Some(Layout { nr: 16, kt: 4 }))), ("int4", pack(None)), ("f32", float_pack())] {
+        for k in Kernels::available() {
+            let model = Model::with_kernels(Pack::new(&pack).unwrap(), k);
+            let mut scratch = OwnedScratch::new(&CONFIG, Plan::Features).unwrap();
+            let (mut features, mut contrastive) = (vec![0.0; IMAGES * dim], vec![0.0; IMAGES * dim]);
+            let outs = features.chunks_exact_mut(dim).zip(contrastive.chunks_exact_mut(dim));
+            for (ids, (feature, contrastive)) in ids.chunks_exact(16).zip(outs) {
+                model.features(ids, &mut scratch.get().unwrap(), feature).unwrap();
+                let mut memory = scratch.get().unwrap();
+                let latent = model.encode(ids, None, &mut memory).unwrap().into_latent();
+                latent.contrastive_feature(contrastive).unwrap();
+            }
+            for threads in [1, 2, 3, 7] {
+                let mut team = Team::new(&CONFIG, threads).unwrap();
+                assert_eq!(team.threads(), threads);
+                for images in [1, 5, IMAGES] {
+                    let (ids, mut out) = (&ids[..16 * images], vec![0.0; images * dim]);
+                    team.features(&model, ids, &mut out).unwrap();
+                    assert!(out == features[..images * dim], "{what}, {}, {threads} threads, {images}", k.name());
+                    team.contrastive_features(&model, ids, &mut out).unwrap();
+                    assert!(out == contrastive[..images * dim], "{what}, {}, {threads} threads, {images}", k.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_team_refuses_what_does_not_fit() {
+    let pack = pack(Some(Layout::ROW_MAJOR));
+    let model = Model::new(Pack::new(&pack).unwrap());
+    assert!(matches!(Team::new(&CONFIG, 0), Err(Error::Option { name: "threads", .. })));
+    let mut team = Team::new(&CONFIG, 2).unwrap();
+    let mut out = vec![0.0; 2 * CONFIG.embed_dim];
+    let mut error = |ids: &[u16], out: &mut [f32]| team.features(&model, ids, out).unwrap_err();
+    assert_eq!(error(&[0; 33], &mut out), Error::Length { item: "ids", needed: 32, found: 33 });
+    assert!(matches!(error(&[0; 16], &mut out), Error::Length { item: "out", .. }));
+    assert!(matches!(error(&[99; 32], &mut out), Error::TokenId { index: 0, .. }));
+    let mut small = Team::new(&ModelConfig { embed_dim: CONFIG.embed_dim / 2, ..CONFIG }, 2).unwrap();
+    assert!(matches!(small.features(&model, &[0; 32], &mut out), Err(Error::Scratch { .. })));
+    team.features(&model, &[], &mut []).unwrap();
+}
 
 #[test]
 fn known_tokens_stay_and_bad_input_is_an_error() {

@@ -1,5 +1,7 @@
 //! Multi-head self-attention over projected rows, a few queries at a time: no T×T buffer.
 
+use core::ops::Range;
+
 use super::{
     linear::quantise,
     softmax::{integer_weights, softmax},
@@ -49,12 +51,15 @@ pub(crate) struct HeadWork<'w> {
 }
 
 step! {
-    /// Attention of one head into `out` (row `i` at `out[i * out_stride]`), in floats.
-    pub(crate) fn attend_float(k, head: Head<'_>, work: &mut HeadWork<'_>, out: &mut [f32], out_stride: usize) {
+    /// Attention of some queries of one head into `out` (the first of them at `out[0]`, the next at `out[out_stride]`),
+    /// in floats.
+    pub(crate) fn attend_float(
+        k, head: Head<'_>, queries: Range<usize>, work: &mut HeadWork<'_>, out: &mut [f32], out_stride: usize,
+    ) {
         let scale = 1.0 / libm::sqrtf(head.width as f32);
         let count = head.rows(0).count();
         let scores = &mut work.scores[..count];
-        for (query, out) in head.rows(0).zip(out.chunks_mut(out_stride)) {
+        for (query, out) in head.rows(0).take(queries.end).skip(queries.start).zip(out.chunks_mut(out_stride)) {
             for (score, key) in scores.iter_mut().zip(head.rows(1)) {
                 *score = scalar::dot(query, key) * scale;
             }
@@ -68,12 +73,20 @@ step! {
     }
 }
 
-/// Attention of one head into `out` (row `i` at `out[i * out_stride]`), in exact integer products.
+/// Attention of some queries of one head into `out` (the first of them at `out[0]`, the next at `out[out_stride]`), in
+/// exact integer products.
 ///
 /// Queries and keys are quantised a row, values a channel; attention weights have 12 bits. The mean
 /// key is taken off all keys first: that changes no softmax, and keys share large offsets.
 #[inline(always)]
-pub(crate) fn attend<K: Kernel>(k: K, head: Head<'_>, work: &mut HeadWork<'_>, out: &mut [f32], out_stride: usize) {
+pub(crate) fn attend<K: Kernel>(
+    k: K,
+    head: Head<'_>,
+    queries: Range<usize>,
+    work: &mut HeadWork<'_>,
+    out: &mut [f32],
+    out_stride: usize,
+) {
     let Head { data, stride, width, .. } = head;
     let count = data.len().div_ceil(stride);
     let pairs = count.div_ceil(2);
@@ -85,8 +98,8 @@ pub(crate) fn attend<K: Kernel>(k: K, head: Head<'_>, work: &mut HeadWork<'_>, o
     let factor = core::f32::consts::LOG2_E / libm::sqrtf(width as f32);
     let query_stride = padded * ACTIVATION_BYTES;
     for (block, out) in out.chunks_mut(QUERY_BLOCK * out_stride).enumerate() {
-        let first = block * QUERY_BLOCK;
-        let rows = QUERY_BLOCK.min(count - first);
+        let first = queries.start + block * QUERY_BLOCK;
+        let rows = QUERY_BLOCK.min(queries.end - first);
         let mut scales = [0.0; QUERY_BLOCK];
         let queries = Head { data: &data[first * stride..], ..head };
         quantise_queries(k, queries, factor, &mut work.queries[..rows * query_stride], &mut scales[..rows]);

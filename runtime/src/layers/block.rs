@@ -1,5 +1,7 @@
 //! A pre-norm transformer block: `x += Attn(LN(x))`, `x += MLP(LN(x))`.
 
+use core::ops::Range;
+
 use super::{
     attention::{attend, attend_float, Head},
     linear::{Input, Linear, Output},
@@ -32,7 +34,7 @@ impl Blocks<'_> {
 }
 
 /// The weights of a block.
-struct Block<'p> {
+pub(crate) struct Block<'p> {
     dim: usize,
     heads: usize,
     norm1: Norm<'p>,
@@ -44,7 +46,7 @@ struct Block<'p> {
 }
 
 impl<'p> Block<'p> {
-    fn new(blocks: &Blocks<'p>, index: usize) -> Self {
+    pub fn new(blocks: &Blocks<'p>, index: usize) -> Self {
         let Blocks { pack, stack, dim, heads, .. } = *blocks;
         let param = |part| Param::Block { stack, index, part };
         let linear = |weight, bias| Linear { weight: pack.matrix(param(weight)), bias: pack.vector(param(bias)) };
@@ -104,9 +106,9 @@ impl<'p> Block<'p> {
                 let head = Head { data: &qkv[h * head_dim..], stride: 3 * width, part: width, width: head_dim };
                 let out = &mut out[h * head_dim..];
                 if self.qkv.is_integer() {
-                    attend(k, head, &mut work.head, out, width);
+                    attend(k, head, 0..rows, &mut work.head, out, width);
                 } else {
-                    attend_float(k, head, &mut work.head, out, width);
+                    attend_float(k, head, 0..rows, &mut work.head, out, width);
                 }
             }
         }
@@ -119,24 +121,102 @@ impl<'p> Block<'p> {
         let rows = x.len() / dim;
         let head_dim = dim / self.heads;
         let width = head_dim * heads_together(self.heads, head_dim, work.heads_width);
-        let hidden_dim = self.fc1.weight.rows;
         for (block, x) in x.chunks_mut(work.rows * dim).enumerate() {
-            let count = x.len() / dim;
             let attended = &work.attended[block * work.rows * width..rows * dim];
-            put_attended(k, attended, (rows, width), count, &self.proj, work.hidden, &mut work.input);
-            let out = Output { data: &mut *x, stride: dim, activation: Activation::Add };
-            self.proj.apply(k, &work.input, count, 0..dim, out); // [r, D]
-            put_normed(k, &self.norm2, x, &self.fc1, work.hidden, &mut work.input);
-            let out = Output { data: &mut *work.hidden, stride: hidden_dim, activation: Activation::Gelu };
-            self.fc1.apply(k, &work.input, count, 0..hidden_dim, out); // [r, F]
-            let out = Output { data: &mut *x, stride: dim, activation: Activation::Add };
-            if self.fc2.is_integer() {
-                put_rows(k, &work.hidden[..count * hidden_dim], &self.fc2, &mut work.input);
-                self.fc2.apply(k, &work.input, count, 0..dim, out); // [r, D]
+            let places = 0..x.len() / dim;
+            put_attended(k, attended, (rows, width), places, &self.proj, work.hidden, &mut work.input);
+            self.feed_forward_rows(k, x, work);
+        }
+    }
+
+    /// [`feed_forward`](Self::feed_forward) of up to `work.rows` rows, whose attention is in `work.input`.
+    #[inline(always)]
+    fn feed_forward_rows<K: Kernel>(&self, k: K, x: &mut [f32], work: &mut Work<'_>) {
+        let (dim, hidden_dim) = (self.dim, self.fc1.weight.rows);
+        let count = x.len() / dim;
+        let out = Output { data: &mut *x, stride: dim, activation: Activation::Add };
+        self.proj.apply(k, &work.input, count, 0..dim, out); // [r, D]
+        put_normed(k, &self.norm2, x, &self.fc1, work.hidden, &mut work.input);
+        let out = Output { data: &mut *work.hidden, stride: hidden_dim, activation: Activation::Gelu };
+        self.fc1.apply(k, &work.input, count, 0..hidden_dim, out); // [r, F]
+        let out = Output { data: &mut *x, stride: dim, activation: Activation::Add };
+        if self.fc2.is_integer() {
+            put_rows(k, &work.hidden[..count * hidden_dim], &self.fc2, &mut work.input);
+            self.fc2.apply(k, &work.input, count, 0..dim, out); // [r, D]
+        } else {
+            let input = Input { floats: &mut *work.hidden, bytes: &mut [], stride: 0, scales: &mut [] };
+            self.fc2.apply(k, &input, count, 0..dim, out); // [r, D]
+        }
+    }
+}
+
+/// The parts of a block that several threads share out: rows of any number of images of `rows` rows each, then
+/// queries of their heads, then rows again.
+#[cfg(feature = "std")]
+impl Block<'_> {
+    /// Queries, keys and values of `x` `[count, D]` into `qkv` `[count, 3 D]`.
+    #[inline(always)]
+    pub fn project<K: Kernel>(&self, k: K, x: &[f32], qkv: &mut [f32], work: &mut Work<'_>) {
+        let dim = self.dim;
+        for (x, qkv) in x.chunks(work.rows * dim).zip(qkv.chunks_mut(work.rows * 3 * dim)) {
+            put_normed(k, &self.norm1, x, &self.qkv, work.hidden, &mut work.input);
+            let out = Output { data: qkv, stride: 3 * dim, activation: Activation::Store };
+            self.qkv.apply(k, &work.input, x.len() / dim, 0..3 * dim, out); // [r, D] -> [r, 3 D]
+        }
+    }
+
+    /// The queries `first..` of all images and heads, `attended` being a part of `[images, heads, rows, width]`;
+    /// `qkv` `[images, rows, 3 D]`.
+    #[inline(always)]
+    pub fn attend<K: Kernel>(
+        &self,
+        k: K,
+        qkv: &[f32],
+        rows: usize,
+        mut first: usize,
+        mut attended: &mut [f32],
+        work: &mut Work<'_>,
+    ) {
+        let (dim, width) = (self.dim, self.dim / self.heads);
+        while !attended.is_empty() {
+            let (image, h, query) = (first / rows / self.heads, first / rows % self.heads, first % rows);
+            let count = (rows - query).min(attended.len() / width);
+            let (out, rest) = attended.split_at_mut(count * width);
+            let data = &qkv[image * rows * 3 * dim..][..rows * 3 * dim][h * width..];
+            let head = Head { data, stride: 3 * dim, part: dim, width };
+            if self.qkv.is_integer() {
+                attend(k, head, query..query + count, &mut work.head, out, width);
             } else {
-                let input = Input { floats: &mut *work.hidden, bytes: &mut [], stride: 0, scales: &mut [] };
-                self.fc2.apply(k, &input, count, 0..dim, out); // [r, D]
+                attend_float(k, head, query..query + count, &mut work.head, out, width);
             }
+            (first, attended) = (first + count, rest);
+        }
+    }
+
+    /// What follows the attention, for the rows `first..` of all images, `x` `[count, D]`; `attended` is whole.
+    #[inline(always)]
+    pub fn feed_forward_of<K: Kernel>(
+        &self,
+        k: K,
+        x: &mut [f32],
+        rows: usize,
+        first: usize,
+        attended: &[f32],
+        work: &mut Work<'_>,
+    ) {
+        let (dim, width) = (self.dim, self.dim / self.heads);
+        for (block, x) in x.chunks_mut(work.rows * dim).enumerate() {
+            let (start, count) = (first + block * work.rows, x.len() / dim);
+            let mut place = 0;
+            while place < count {
+                let (image, row) = ((start + place) / rows, (start + place) % rows);
+                let here = (rows - row).min(count - place);
+                let attended = &attended[image * rows * dim..][..rows * dim][row * width..];
+                let places = place..place + here;
+                put_attended(k, attended, (rows, width), places, &self.proj, work.hidden, &mut work.input);
+                place += here;
+            }
+            self.feed_forward_rows(k, x, work);
         }
     }
 }
@@ -165,25 +245,25 @@ step! {
 }
 
 step! {
-    /// `count` rows of the attention's output as the input of a linear; `row` `[D]` is overwritten.
+    /// Rows of the attention's output as the input of a linear, in these places; `row` `[D]` is overwritten.
     ///
     /// `attended` starts at the first of them in `[groups, rows, width]`.
     fn put_attended(
         k,
         attended: &[f32],
         sizes: (usize, usize),
-        count: usize,
+        places: Range<usize>,
         linear: &Linear<'_>,
         row: &mut [f32],
         input: &mut Input<'_>,
     ) {
         let (rows, width) = sizes;
         let row = &mut row[..linear.weight.cols];
-        for i in 0..count {
+        for (i, place) in places.enumerate() {
             for (row, group) in row.chunks_exact_mut(width).zip(attended.chunks(rows * width)) {
                 row.copy_from_slice(&group[i * width..][..width]);
             }
-            linear.put(k, row, i, input);
+            linear.put(k, row, place, input);
         }
     }
 }
