@@ -27,6 +27,7 @@ pub mod bench;
 pub mod config;
 pub mod error;
 pub mod generate;
+pub mod given;
 pub mod head;
 mod kernels;
 mod layers;
