@@ -18,7 +18,7 @@ use crate::{
     error::Error,
     fits::{Budget, Fit},
     map, onnx,
-    pack::{PackFile, Target},
+    pack::{PackEngine, PackFile, Target},
     tract, Checkpoint,
 };
 
@@ -43,6 +43,10 @@ pub struct Inspection {
     pub arranged_for: Vec<String>,
     /// Patch tokenizer inside, if any: codes and side of a patch.
     pub tokenizer: Option<[usize; 2]>,
+    /// Linear head inside, if any.
+    pub classifier: Option<ClassifierInfo>,
+    /// Self-test inside, if any, run on this machine.
+    pub self_test: Option<SelfTestInfo>,
     /// Where it comes from: a pack's model card, the metadata of ONNX files.
     pub card: Option<serde_json::Value>,
 }
@@ -69,6 +73,32 @@ pub struct TensorInfo {
     pub precision: &'static str,
     /// Bytes, scales included.
     pub bytes: usize,
+}
+
+/// A linear head.
+#[derive(Debug, Serialize)]
+pub struct ClassifierInfo {
+    /// Number of classes.
+    pub classes: usize,
+    /// Their names, where they are known.
+    pub names: Vec<String>,
+    /// `f32` or `int8`.
+    pub precision: &'static str,
+}
+
+/// Golden inputs and outputs.
+#[derive(Debug, Serialize)]
+pub struct SelfTestInfo {
+    /// Number of inputs.
+    pub inputs: usize,
+    /// Whether a step of generation is tested, too.
+    pub decoder: bool,
+    /// How far numbers may be off; 0: not by a bit.
+    pub tolerance: f32,
+    /// The kernels that it was run on here.
+    pub kernels: &'static str,
+    /// What differs on this machine; nothing where it passed.
+    pub failure: Option<String>,
 }
 
 /// Bytes of working memory.
@@ -137,6 +167,22 @@ fn inspect_pack(path: &Path) -> Result<Inspection, Error> {
     inspection.arranged_for = layouts.into_iter().map(layout_name).collect();
     inspection.has_decoder = pack.has_decoder();
     inspection.tokenizer = pack.tokenizer().map(|tokenizer| [tokenizer.codes(), tokenizer.patch()]);
+    inspection.classifier = pack.classifier().map(|head| ClassifierInfo {
+        classes: head.classes(),
+        names: head.names().map_or(Vec::new(), |names| names.split('\n').map(String::from).collect()),
+        precision: if matches!(head.weight().data, Data::Int8 { .. }) { "int8" } else { "f32" },
+    });
+    if let Some(test) = pack.self_test() {
+        let engine = PackEngine::new(pack);
+        let mut memory = engine.scratch()?;
+        inspection.self_test = Some(SelfTestInfo {
+            inputs: test.inputs(),
+            decoder: test.has_decoder(),
+            tolerance: test.tolerance(),
+            kernels: engine.model().kernels().name(),
+            failure: engine.model().self_test(&mut memory.get()?).err().map(|error| error.to_string()),
+        });
+    }
     // A card is JSON; one of another tool is shown as it is.
     inspection.card = pack.card().map(|card| serde_json::from_str(card).unwrap_or_else(|_| card.into()));
     Ok(inspection)
@@ -195,6 +241,8 @@ impl Inspection {
             has_decoder: true,
             arranged_for: Vec::new(),
             tokenizer: None,
+            classifier: None,
+            self_test: None,
             card: None,
         }
     }
@@ -274,6 +322,17 @@ impl std::fmt::Display for Inspection {
         }
         if let Some([codes, patch]) = self.tokenizer {
             writeln!(f, "tokenizer   {codes} patches of {patch}x{patch} pixels")?;
+        }
+        if let Some(ClassifierInfo { classes, names, precision }) = &self.classifier {
+            let names = if names.is_empty() { "without names".into() } else { names.join(", ") };
+            writeln!(f, "classifier  {classes} classes, {precision}: {names}")?;
+        }
+        if let Some(test) = &self.self_test {
+            let what = if test.decoder { "features and a step of generation" } else { "features" };
+            let how = if test.tolerance == 0.0 { "exact bits".into() } else { format!("within {}", test.tolerance) };
+            let SelfTestInfo { inputs, kernels, .. } = test;
+            let outcome = test.failure.as_deref().unwrap_or("passed");
+            writeln!(f, "self-test   {inputs} inputs, {what}, {how}; on this machine ({kernels}): {outcome}")?;
         }
         for target in &self.arranged_for {
             writeln!(f, "arranged    for {target}; runs everywhere")?;

@@ -28,6 +28,7 @@ pub mod atomic;
 pub mod batch;
 pub mod calibrate;
 pub mod checkpoint;
+pub mod classifier;
 pub mod cli;
 pub mod engine;
 pub mod error;

@@ -7,16 +7,18 @@ use half::f16;
 use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, ArrayView3, Axis};
 use rayon::prelude::*;
 use sorcen_runtime::{
-    pack::{Precision, TensorData, WriteError, Writer},
+    pack::{Precision, Sink, TensorData, WriteError, Writer},
     quant::{self, Layout},
     schema::{self, Param},
     scratch::{OwnedScratch, Plan},
+    self_test::{self, SelfTest},
     MappedFile, Model, ModelConfig, Pack,
 };
 
 use crate::{
     atomic,
     checkpoint::Checkpoint,
+    classifier::LinearHead,
     engine::{check_decode, check_encode, stack, Encoded, Engine},
     error::Error,
     map,
@@ -62,6 +64,10 @@ pub struct PackOptions<'a> {
     pub encoder_only: bool,
     /// A tokenizer to put in; its K must be the model's.
     pub tokenizer: Option<&'a PatchTokenizer>,
+    /// A linear head for the probe's feature to put in.
+    pub classifier: Option<&'a LinearHead>,
+    /// Golden inputs `[N, T]`, whose outputs are computed when all else is written; none: no self-test.
+    pub self_test: Array2<i64>,
     /// More entries for the model card (a JSON object), beside tool, checkpoint hash and precision.
     pub card: serde_json::Map<String, serde_json::Value>,
 }
@@ -76,6 +82,8 @@ impl PackOptions<'_> {
             target,
             encoder_only: false,
             tokenizer: None,
+            classifier: None,
+            self_test: Array2::default((0, 0)),
             card: serde_json::Map::new(),
         }
     }
@@ -116,10 +124,42 @@ pub fn write(checkpoint: &Checkpoint, path: &Path, options: &PackOptions) -> Res
             writer.tokenizer(tokenizer.patches(), tokenizer.codes(), tokenizer.patch()).map_err(failed)?;
         }
         writer.card(&card).map_err(failed)?;
+        if let Some(head) = options.classifier {
+            writer.classifier(&head.classifier(options.precision)?).map_err(failed)?;
+        }
+        if !options.self_test.is_empty() {
+            writer.seal().map_err(failed)?;
+            add_self_test(&mut writer, &PackFile::open(temporary)?.pack(temporary)?, &options.self_test, failed)?;
+        }
         (bytes, _) = writer.finish().map_err(failed)?;
         Ok(())
     })?;
     Ok(bytes)
+}
+
+/// Lets the runtime compute golden inputs `[N, T]` on the pack as it is so far, and adds them with the results.
+fn add_self_test<S: Sink>(
+    writer: &mut Writer<S>,
+    pack: &Pack,
+    inputs: &Array2<i64>,
+    failed: impl Fn(WriteError<S::Error>) -> Error,
+) -> Result<(), Error> {
+    let config = pack.config();
+    if inputs.ncols() != config.tokens() {
+        let expected = format!("shape [N, {}]", config.tokens());
+        return Err(Error::value("tokens of the self-test", expected, format!("{:?}", inputs.shape())));
+    }
+    // What is no u16 is no id either; the runtime names it.
+    let ids: Vec<u16> = inputs.iter().map(|&id| u16::try_from(id).unwrap_or(u16::MAX)).collect();
+    let drawn = if pack.has_decoder() { ids.len() } else { 0 };
+    let (mut drawn, mut confidences) = (vec![0; drawn], vec![0.0; drawn]);
+    let mut features = vec![0.0; inputs.nrows() * config.embed_dim];
+    let engine = PackEngine::new(*pack);
+    let mut memory = engine.scratch()?;
+    self_test::record(engine.model(), &ids, &mut memory.get()?, &mut features, &mut drawn, &mut confidences)?;
+    let tolerance = self_test::tolerance(engine.model());
+    let test = SelfTest::new(config, tolerance, &ids, &features, &drawn, &confidences)?;
+    writer.self_test(&test).map_err(failed)
 }
 
 /// What a weight is stored as.

@@ -1,6 +1,7 @@
 //! Tensors in and out of safetensors files, for testers: whatever numeric dtype, checked rank.
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -32,6 +33,16 @@ impl TensorFile {
     /// Whether a tensor of this name is there.
     pub fn has(&self, name: &str) -> bool {
         self.parsed().is_ok_and(|file| file.tensor(name).is_ok())
+    }
+
+    /// The metadata: texts by name; empty where there is none.
+    ///
+    /// # Errors
+    /// None in practice: [`open`](Self::open) parsed the file.
+    pub fn metadata(&self) -> Result<HashMap<String, String>, Error> {
+        let (_, header) = SafeTensors::read_metadata(&self.bytes)
+            .map_err(|error| Error::Safetensors { path: self.path.clone(), found: error.to_string() })?;
+        Ok(header.metadata().clone().unwrap_or_default())
     }
 
     /// A tensor of `rank` dimensions as integers; any integer dtype.

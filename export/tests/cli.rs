@@ -8,7 +8,7 @@ use std::{
     process::{Command, Output},
 };
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2};
 use sorcen_export::{
     picture::{read_png, save_png, Picture},
     tensors::{TensorFile, TensorWriter},
@@ -110,6 +110,45 @@ fn from_checkpoint_to_checked_artefacts() {
 
     let left: Vec<_> = fs::read_dir(dir.join("out")).unwrap().map(|f| f.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".tmp")), "{left:?}");
+}
+
+/// Sections for the device: a linear head, and golden inputs that `inspect` runs again.
+#[test]
+fn a_pack_that_classifies_and_tests_itself() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    common::checkpoint(&dir.join("model"), 1);
+    let mut head = TensorWriter::default();
+    head.floats("head.weight", Array2::from_shape_fn((3, 16), |(class, at)| (class * at) as f32 * 0.1).view());
+    head.floats("head.bias", Array1::from_elem(3, 0.5).view());
+    head.write(&dir.join("head.safetensors")).unwrap();
+    let mut images = TensorWriter::default();
+    images.ints("token_ids", Array2::from_shape_fn((2, 9), |(b, t)| ((b * 5 + t) % 12) as i64).view());
+    images.write(&dir.join("images.safetensors")).unwrap();
+
+    let line = "pack --checkpoint model --classifier head.safetensors --self_test 2";
+    succeed(dir, &format!("{line} --out i.srcn"));
+    succeed(dir, &format!("{line} --self_test_tokens images.safetensors --precision f32 --out f.srcn"));
+    succeed(dir, &format!("{line} --encoder_only --out e.srcn"));
+    for (pack, head, test) in [
+        ("i", "3 classes, int8: without names", "2 inputs, features and a step of generation, exact bits"),
+        ("f", "3 classes, f32: without names", "2 inputs, features and a step of generation, within 0.001"),
+        ("e", "3 classes, int8: without names", "2 inputs, features, exact bits"),
+    ] {
+        let text = succeed(dir, &format!("inspect {pack}.srcn"));
+        assert!(text.contains(head) && text.contains(test) && text.contains("): passed"), "{text}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&succeed(dir, "inspect i.srcn --json")).unwrap();
+    assert_eq!((&json["classifier"]["classes"], &json["self_test"]["inputs"]), (&3.into(), &2.into()));
+    assert!(json["self_test"]["failure"].is_null());
+
+    fail(dir, "pack --checkpoint model --self_test 0 --out x.srcn", 2, &["--self_test"]);
+    fail(dir, "pack --checkpoint model --self_test_tokens images.safetensors --out x.srcn", 2, &["--self_test"]);
+    let line = "pack --checkpoint model --self_test 3 --self_test_tokens images.safetensors --out x.srcn";
+    fail(dir, line, 1, &["images.safetensors", "expected at least 3 images, found 2"]);
+    fail(dir, "pack --checkpoint model --classifier images.safetensors --out x.srcn", 1, &["one called `head.weight`"]);
+    fail(dir, "pack --checkpoint model --classifier none.safetensors --out x.srcn", 1, &["none.safetensors"]);
+    assert!(!dir.join("x.srcn").exists());
 }
 
 /// As in `sorcen-export inspect … | head -1`.

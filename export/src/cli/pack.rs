@@ -4,13 +4,17 @@ use std::{fs, path::PathBuf};
 
 use anyhow::Context;
 use clap::ValueEnum;
+use ndarray::{s, Array2, Ix2};
 use sorcen_runtime::pack;
 
 use crate::{
     checkpoint::Checkpoint,
+    classifier::LinearHead,
     pack::{write, PackOptions, Target},
     quantize::Rule,
+    tensors::TensorFile,
     tokenizer::PatchTokenizer,
+    verify::random_tokens,
 };
 
 /// Write a checkpoint as a pack (.srcn): one file that the runtime executes in place.
@@ -43,6 +47,17 @@ pub struct Args {
     /// Put a tokenizer in (tokenizer.safetensors: `codebook` [K, P, P, 3]).
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
+    /// Put a linear head for the probe's feature in, so that the device names the class: head.safetensors of `sorcen
+    /// linprobe`, or any with `head.weight` [classes, D] and `head.bias`; class names from the metadata.
+    #[arg(long, value_name = "FILE")]
+    pub classifier: Option<PathBuf>,
+    /// Put golden inputs and what this machine makes of them in, so that a device can test itself (the runtime's
+    /// `Model::self_test`): so many images, of --self_test_tokens, or random with a third of the tokens masked.
+    #[arg(long = "self_test", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub self_test: Option<u16>,
+    /// Images of the self-test: the first of `token_ids` [B, T] in a safetensors file.
+    #[arg(long = "self_test_tokens", value_name = "FILE", requires = "self_test")]
+    pub self_test_tokens: Option<PathBuf>,
     /// Entries for the model card: a JSON object (data, steps, seed, metrics, …).
     #[arg(long, value_name = "FILE")]
     pub card: Option<PathBuf>,
@@ -78,7 +93,7 @@ impl From<Precision> for pack::Precision {
 /// Runs the verb.
 ///
 /// # Errors
-/// A bad checkpoint, tokenizer or card, or a file that cannot be written.
+/// A bad checkpoint, tokenizer, head, card or images, or a file that cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(&args.checkpoint)?;
     let tokenizer = args.tokenizer.as_deref().map(PatchTokenizer::open).transpose()?;
@@ -88,6 +103,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     options.target = args.target;
     options.encoder_only = args.encoder_only;
     options.tokenizer = tokenizer.as_ref();
+    let dim = checkpoint.config.embed_dim;
+    let head = args.classifier.as_deref().map(|path| LinearHead::open(path, dim)).transpose()?;
+    options.classifier = head.as_ref();
+    if let Some(inputs) = args.self_test {
+        options.self_test = args.golden_inputs(inputs.into(), &checkpoint)?;
+    }
     if let Some(path) = &args.card {
         let json = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
         options.card =
@@ -96,4 +117,20 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let bytes = write(&checkpoint, &args.out, &options)?;
     println!("{}: {bytes} bytes", args.out.display());
     Ok(())
+}
+
+impl Args {
+    /// The images of the self-test `[N, T]`.
+    fn golden_inputs(&self, count: usize, checkpoint: &Checkpoint) -> anyhow::Result<Array2<i64>> {
+        let Some(path) = &self.self_test_tokens else {
+            let mut tokens = random_tokens(&checkpoint.config, count, 0);
+            let mask = checkpoint.config.mask_token_id as i64;
+            tokens.slice_mut(s![.., ..;3]).fill(mask); // as in generation
+            return Ok(tokens);
+        };
+        let tokens = TensorFile::open(path)?.ints("token_ids", 2)?.into_dimensionality::<Ix2>()?;
+        let found = tokens.nrows();
+        anyhow::ensure!(found >= count, "{}: expected at least {count} images, found {found}", path.display());
+        Ok(tokens.slice_move(s![..count, ..]))
+    }
 }
