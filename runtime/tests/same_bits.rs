@@ -93,6 +93,42 @@ fn run(pack: &[u8], kernels: Kernels, bytes: usize) -> Result<[u64; 3], Error> {
     Ok([features, logits, tokens])
 }
 
+/// The kernels that this CPU can run, as the standard library sees it, the fastest first.
+fn expected_kernels() -> Vec<&'static str> {
+    let mut names = vec![];
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::is_x86_feature_detected as has;
+        let avx512 = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+        names.extend((avx512 && has!("avx512vnni")).then_some("avx512vnni"));
+        names.extend(has!("avxvnni").then_some("avxvnni"));
+        names.extend(has!("avx2").then_some("avx2"));
+        names.push("sse2");
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        use std::arch::is_aarch64_feature_detected as has;
+        names.extend(has!("i8mm").then_some("i8mm"));
+        names.extend(has!("dotprod").then_some("dotprod"));
+        names.push("neon");
+    }
+    #[cfg(target_arch = "wasm32")]
+    names.extend(cfg!(target_feature = "simd128").then_some("simd128"));
+    names.push("scalar");
+    names
+}
+
+#[test]
+fn no_kernel_is_missing() {
+    let found: Vec<_> = Kernels::available().map(|k| k.name()).collect();
+    println!("kernels: {}", found.join(" "));
+    assert_eq!(found, expected_kernels());
+    // A script that picks the CPU says what has to be there: `SORCEN_KERNELS="i8mm dotprod neon scalar"`.
+    if let Ok(names) = std::env::var("SORCEN_KERNELS") {
+        assert_eq!(found, names.split_whitespace().collect::<Vec<_>>());
+    }
+}
+
 /// Every kernel that runs here, every layout, little and much memory.
 /// Runs a pack on all kernels, with little and with much memory.
 fn check(what: &str, pack: &[u8], expected: [u64; 3]) {
@@ -108,7 +144,6 @@ fn check(what: &str, pack: &[u8], expected: [u64; 3]) {
 
 #[test]
 fn the_golden_bits() {
-    println!("kernels: {:?}", Kernels::available().map(|k| k.name()).collect::<Vec<_>>());
     for (nr, kt) in [(1, 0), (16, 4), (4, 4), (8, 32), (3, 1)] {
         let expected = [0x7f8e_4212_2ac5_5d49, 0x78b2_5778_aedc_56e7, 0x351c_88eb_300c_8786];
         check(&format!("layout {nr}x{kt}"), &pack(Some(Layout { nr, kt })), expected);

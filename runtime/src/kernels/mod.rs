@@ -26,13 +26,33 @@
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avxvnni;
 pub(crate) mod bytes;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod dotprod;
 mod epilogue;
 #[cfg(sorcen_mve)]
 pub(crate) mod helium;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod i8mm;
+#[cfg(any(all(target_arch = "x86_64", target_feature = "sse2"), all(target_arch = "wasm32", target_feature = "simd128")))]
+mod madd;
 #[cfg(feature = "std")]
 pub(crate) mod map;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
+#[cfg(any(
+    target_arch = "aarch64",
+    target_arch = "x86_64",
+    all(target_arch = "wasm32", target_feature = "simd128")
+))]
+mod panels;
 pub(crate) mod scalar;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+pub(crate) mod simd128;
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2"))] // not there in kernels' soft-float targets
+pub(crate) mod sse2;
 #[cfg(test)]
 pub(crate) mod suite;
 #[cfg(sorcen_dsp)]
@@ -213,7 +233,19 @@ kernels! {
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(avx512::Avx512Vnni) avx512::Avx512Vnni::detect(),
     #[cfg(target_arch = "x86_64")]
+    AvxVnni(avxvnni::AvxVnni) avxvnni::AvxVnni::detect(),
+    #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2) avx2::Avx2::detect(),
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    Sse2(sse2::Sse2) Some(sse2::Sse2),
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    Simd128(simd128::Simd128) Some(simd128::Simd128),
+    #[cfg(target_arch = "aarch64")]
+    I8mm(i8mm::I8mm) i8mm::I8mm::detect(),
+    #[cfg(target_arch = "aarch64")]
+    DotProd(dotprod::DotProd) dotprod::DotProd::detect(),
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon) Some(neon::Neon),
     #[cfg(sorcen_mve)]
     Helium(helium::Helium) Some(helium::Helium::COMPILED),
     #[cfg(sorcen_dsp)]
@@ -240,7 +272,11 @@ impl Kernels {
 
     /// The fastest that this CPU can run, or the one that was forced by `--cfg sorcen_kernels="…"`.
     pub fn detect() -> Self {
-        let forced = FORCED;
+        Self::choose(FORCED)
+    }
+
+    /// The fastest, or the one of a name; what runs everywhere where there is none of that name.
+    fn choose(forced: Option<&str>) -> Self {
         Self::available().find(|k| forced.is_none_or(|name| k.name() == name)).unwrap_or(Self::PORTABLE)
     }
 }
@@ -264,17 +300,26 @@ impl Kernels {
 
 /// The name given by `--cfg sorcen_kernels="…"`.
 const FORCED: Option<&str> = {
-    if cfg!(sorcen_kernels = "scalar") {
-        Some("scalar")
-    } else if cfg!(sorcen_kernels = "avx2") {
-        Some("avx2")
-    } else if cfg!(sorcen_kernels = "avx512vnni") {
-        Some("avx512vnni")
-    } else if cfg!(sorcen_kernels = "thumb") {
-        Some("thumb")
-    } else if cfg!(sorcen_kernels = "helium") {
-        Some("helium")
-    } else {
-        None
+    macro_rules! forced {
+        ($($name:literal)*) => {
+            $(if cfg!(sorcen_kernels = $name) { Some($name) } else)* { None }
+        };
     }
+    forced!("scalar" "sse2" "avx2" "avxvnni" "avx512vnni" "neon" "dotprod" "i8mm" "simd128" "thumb" "helium")
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_kernel_can_be_forced() {
+        for kernel in Kernels::available() {
+            assert_eq!(Kernels::choose(Some(kernel.name())).name(), kernel.name());
+        }
+        assert_eq!(Kernels::choose(Some("thumb")).name(), "scalar"); // no CPU that runs this has it
+        let fastest = Kernels::available().next().map(|k| k.name());
+        assert_eq!(Some(Kernels::choose(None).name()), fastest);
+        assert_eq!(Kernels::detect().name(), FORCED.or(fastest).unwrap_or_default());
+    }
+}

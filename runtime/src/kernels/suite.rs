@@ -1,7 +1,8 @@
 //! The tests that every instruction set passes: the same numbers as [`super::scalar`], to the bit.
 //!
 //! A file pastes them with `suite!(expression)`: what detection
-//! returned. A kernel that this CPU lacks is reported, not passed over in silence.
+//! returned. A kernel that this CPU lacks is reported, not passed over in silence; `tests/same_bits.rs` asserts which
+//! have to be there.
 
 use super::{scalar::Scalar, step, Activation, Epilogue, Kernel, Rows, Weights};
 use crate::{
@@ -11,8 +12,9 @@ use crate::{
     quant::{self, Layout, ACTIVATION_BYTES},
     rng::{Rng, Stream},
 };
+use proptest::prelude::*;
 extern crate std;
-use std::{vec, vec::Vec};
+use std::{ops::Range, vec, vec::Vec};
 
 /// Pastes the suite.
 macro_rules! suite {
@@ -20,6 +22,21 @@ macro_rules! suite {
         #[test]
         fn products_are_exact() {
             $crate::kernels::suite::present($kernel, $crate::kernels::suite::products);
+        }
+
+        #[test]
+        fn extremes_are_exact() {
+            $crate::kernels::suite::present($kernel, $crate::kernels::suite::extremes);
+        }
+
+        #[test]
+        fn any_product_is_exact() {
+            $crate::kernels::suite::present($kernel, $crate::kernels::suite::any_product);
+        }
+
+        #[test]
+        fn any_mixture_is_exact() {
+            $crate::kernels::suite::present($kernel, $crate::kernels::suite::any_mixture);
         }
 
         #[test]
@@ -54,48 +71,69 @@ fn bytes(seed: u64, count: usize) -> Vec<i8> {
     (0..count).map(byte).map(|b| if b == -128 { -127 } else { b }).collect()
 }
 
-/// What an epilogue with all its parts makes of a product.
-fn product<K: Kernel>(
-    k: K,
-    (rows, outputs, cols): (usize, usize, usize),
-    range: core::ops::Range<usize>,
+/// A product to compute.
+#[derive(Clone, Debug)]
+struct Product {
+    rows: usize,
+    outputs: usize,
+    cols: usize,
+    /// The outputs that are wanted.
+    range: Range<usize>,
     with_bias: bool,
     activation: Activation,
-) -> Vec<f32> {
-    let w = bytes(1, outputs * cols);
-    let layout = K::LAYOUT;
-    let mut values = vec![0; layout.elements(outputs, cols)];
-    for n in 0..outputs {
-        for c in 0..cols {
-            values[layout.index(n, c, cols)] = w[n * cols + c];
+    /// How far the slices start from where an allocation does, in elements.
+    offset: usize,
+}
+
+impl Product {
+    fn new((rows, outputs, cols): (usize, usize, usize)) -> Self {
+        let (with_bias, activation) = (false, Activation::Store);
+        Self { rows, outputs, cols, range: 0..outputs, with_bias, activation, offset: 0 }
+    }
+
+    /// What an epilogue with all its parts makes of weights `[outputs, cols]` and activations `[rows, cols]`.
+    fn on<K: Kernel>(&self, k: K, w: &[i8], x: &[i8]) -> Vec<f32> {
+        let Self { rows, outputs, cols, offset, .. } = *self;
+        let layout = K::LAYOUT;
+        let mut values = vec![0; offset + layout.elements(outputs, cols)];
+        for n in 0..outputs {
+            for c in 0..cols {
+                values[offset + layout.index(n, c, cols)] = w[n * cols + c];
+            }
         }
+        let stride = cols.next_multiple_of(Layout::MAX_KT) * ACTIVATION_BYTES;
+        // Whatever the buffer held before must not matter. Kernels may widen activations: even addresses.
+        let mut memory = vec![0x55; rows * stride + 2 * offset + 1];
+        let even = memory.as_ptr().align_offset(2);
+        let quantised = &mut memory[even + 2 * offset..][..rows * stride];
+        for (row, out) in x.chunks_exact(cols).zip(quantised.chunks_exact_mut(stride)) {
+            let row: Vec<f32> = row.iter().map(|&q| f32::from(q)).collect();
+            k.store(&row, 1.0, &mut out[..layout.padded_cols(cols) * ACTIVATION_BYTES]);
+        }
+        let numbers = |seed, count: usize| -> Vec<f32> {
+            let rng = Rng::new(seed, Stream::Init, 1);
+            (0..count).map(|i| (rng.uniform(i as u64) as f32 - 0.5) * 0.01).collect()
+        };
+        let (scales, bias, row_scales) = (numbers(3, offset + outputs), numbers(4, offset + outputs), numbers(5, rows));
+        let stride_out = self.range.len() + 3;
+        let mut out = numbers(6, offset + rows * stride_out);
+        let weights = Weights { values: &values[offset..], layout, cols };
+        let mut epilogue = Epilogue {
+            scales: &scales[offset..],
+            bias: self.with_bias.then_some(Vector::F32(&bias[offset..])),
+            row_scales: &row_scales,
+            outputs: self.range.clone(),
+            out: &mut out[offset..],
+            stride: stride_out,
+            activation: self.activation,
+        };
+        k.gemm(weights, Rows { values: quantised, stride, count: rows }, self.range.clone(), &mut epilogue);
+        out
     }
-    let stride = cols.next_multiple_of(Layout::MAX_KT) * ACTIVATION_BYTES;
-    // Whatever the buffer held before must not matter.
-    let mut x = vec![0x55; rows * stride];
-    for (row, out) in bytes(2, rows * cols).chunks_exact(cols).zip(x.chunks_exact_mut(stride)) {
-        let row: Vec<f32> = row.iter().map(|&q| f32::from(q)).collect();
-        k.store(&row, 1.0, &mut out[..layout.padded_cols(cols) * ACTIVATION_BYTES]);
+
+    fn check<K: Kernel>(&self, k: K, w: &[i8], x: &[i8]) {
+        assert!(self.on(Scalar, w, x) == self.on(k, w, x), "{}: {self:?}", K::NAME);
     }
-    let numbers = |seed, count: usize| -> Vec<f32> {
-        let rng = Rng::new(seed, Stream::Init, 1);
-        (0..count).map(|i| (rng.uniform(i as u64) as f32 - 0.5) * 0.01).collect()
-    };
-    let (scales, bias, row_scales) = (numbers(3, outputs), numbers(4, outputs), numbers(5, rows));
-    let stride_out = range.len() + 3;
-    let mut out = numbers(6, rows * stride_out);
-    let weights = Weights { values: &values, layout, cols };
-    let mut epilogue = Epilogue {
-        scales: &scales,
-        bias: with_bias.then_some(Vector::F32(&bias)),
-        row_scales: &row_scales,
-        outputs: range.clone(),
-        out: &mut out,
-        stride: stride_out,
-        activation,
-    };
-    k.gemm(weights, Rows { values: &x, stride, count: rows }, range, &mut epilogue);
-    out
 }
 
 /// [`Kernel::gemm`] on odd and even sizes, whole and partial ranges of outputs.
@@ -107,42 +145,88 @@ pub(crate) fn products<K: Kernel>(k: K) {
             for range in [0..outputs, outputs / 3..outputs, outputs / 4..outputs - outputs / 4] {
                 case += 1;
                 let (with_bias, activation) = (case % 2 == 0, activations[case % 3]);
-                let shape = (rows, outputs, cols);
-                let expected = product(Scalar, shape, range.clone(), with_bias, activation);
-                let found = product(k, shape, range.clone(), with_bias, activation);
-                assert!(expected == found, "{}: {shape:?} {range:?} {activation:?}", K::NAME);
+                let product = Product { range, with_bias, activation, ..Product::new((rows, outputs, cols)) };
+                product.check(k, &bytes(1, outputs * cols), &bytes(2, rows * cols));
             }
         }
     }
+}
+
+/// [`Kernel::gemm`] where sums of products are as large as they get: activations are -127 to 127, weights of a pack
+/// too, and no kernel minds -128.
+pub(crate) fn extremes<K: Kernel>(k: K) {
+    for (rows, outputs, cols) in [(1, 16, 4), (3, 17, 7), (9, 20, 8), (4, 33, 771), (13, 16, 4096)] {
+        for w in [-128, -127, 127] {
+            for x in [-127, 127] {
+                let flip = |x: i8, i: usize, period: usize| if i / period % 2 == 0 { x } else { x.saturating_neg() };
+                for period in [1, 2, 4, 5, usize::MAX] {
+                    let weights: Vec<i8> = (0..outputs * cols).map(|i| flip(w, i % cols, period)).collect();
+                    let x: Vec<i8> = (0..rows * cols).map(|i| flip(x, i % cols, period)).collect();
+                    Product::new((rows, outputs, cols)).check(k, &weights, &x);
+                    Product::new((rows, outputs, cols)).check(k, &vec![w; outputs * cols], &x);
+                }
+            }
+        }
+    }
+}
+
+/// [`Kernel::gemm`] on whatever sizes, numbers and addresses.
+pub(crate) fn any_product<K: Kernel>(k: K) {
+    let activation = prop_oneof![Just(Activation::Store), Just(Activation::Add), Just(Activation::Gelu)];
+    let sizes = (1usize..=19, 1usize..=90, 1usize..=150);
+    let range = (0.0..1.0f64, 0.0..1.0f64);
+    proptest!(ProptestConfig::with_cases(96), |(
+        shape in sizes, range in range, with_bias: bool, activation in activation, offset in 0usize..17, seed: u64,
+    )| {
+        let (rows, outputs, cols) = shape;
+        let start = (range.0 * outputs as f64) as usize;
+        let end = start + 1 + (range.1 * (outputs - start - 1) as f64) as usize;
+        let product = Product { range: start..end, with_bias, activation, offset, ..Product::new(shape) };
+        product.check(k, &bytes(seed, outputs * cols), &bytes(!seed, rows * cols));
+    });
+}
+
+/// [`Kernel::mix`] of weights `[rows, 2 * pairs]` and values `[pairs, width, 2]`, from an offset of so many elements.
+fn mixture<K: Kernel>(k: K, rows: usize, pairs: usize, width: usize, offset: usize, seed: u64) -> Vec<f32> {
+    let v: Vec<i16> = bytes(seed, offset + pairs * 2 * width).into_iter().map(i16::from).collect();
+    let rng = Rng::new(!seed, Stream::Init, 0);
+    // A quarter are the largest.
+    let p = |i: usize| if rng.bits(i as u64) % 4 == 0 { 4095 } else { (rng.bits(i as u64) >> 8) as i16 & 4095 };
+    let p: Vec<i16> = (0..offset + rows * 2 * pairs).map(p).collect();
+    let scales: Vec<f32> = (0..width).map(|d| 0.1 + d as f32).collect();
+    let row_scales: Vec<f32> = (0..rows).map(|r| 1e-6 + r as f32 * 1e-5).collect();
+    let mut out = vec![0.5; rows * (width + 1)];
+    let mut epilogue = Epilogue {
+        scales: &scales,
+        bias: None,
+        row_scales: &row_scales,
+        outputs: 0..width,
+        out: &mut out,
+        stride: width + 1,
+        activation: Activation::Store,
+    };
+    k.mix(&p[offset..], pairs, &v[offset..], width, &mut epilogue);
+    out
 }
 
 /// [`Kernel::mix`] on odd and even sizes.
 pub(crate) fn mixtures<K: Kernel>(k: K) {
     for rows in [1, 4, 6, 11] {
         for (pairs, width) in [(1, 1), (2, 16), (9, 17), (33, 32), (129, 64), (5, 80), (8, 12)] {
-            let v: Vec<i16> = bytes(7, pairs * 2 * width).into_iter().map(i16::from).collect();
-            let rng = Rng::new(8, Stream::Init, 0);
-            let p: Vec<i16> = (0..rows * 2 * pairs).map(|i| (rng.bits(i as u64) % 4096) as i16).collect();
-            let scales: Vec<f32> = (0..width).map(|d| 0.1 + d as f32).collect();
-            let row_scales: Vec<f32> = (0..rows).map(|r| 1e-6 + r as f32 * 1e-5).collect();
-            let run = |mix: &dyn Fn(&mut Epilogue<'_>)| {
-                let mut out = vec![0.5; rows * (width + 1)];
-                mix(&mut Epilogue {
-                    scales: &scales,
-                    bias: None,
-                    row_scales: &row_scales,
-                    outputs: 0..width,
-                    out: &mut out,
-                    stride: width + 1,
-                    activation: Activation::Store,
-                });
-                out
-            };
-            let expected = run(&|e| Scalar.mix(&p, pairs, &v, width, e));
-            let found = run(&|e| k.mix(&p, pairs, &v, width, e));
-            assert!(expected == found, "{}: {rows} {pairs} {width}", K::NAME);
+            let expected = mixture(Scalar, rows, pairs, width, 0, 7);
+            assert!(expected == mixture(k, rows, pairs, width, 0, 7), "{}: {rows} {pairs} {width}", K::NAME);
         }
     }
+}
+
+/// [`Kernel::mix`] on whatever sizes, numbers and addresses.
+pub(crate) fn any_mixture<K: Kernel>(k: K) {
+    proptest!(ProptestConfig::with_cases(96), |(
+        rows in 1usize..=13, pairs in 1usize..=70, width in 1usize..=70, offset in 0usize..17, seed: u64,
+    )| {
+        let expected = mixture(Scalar, rows, pairs, width, offset, seed);
+        prop_assert!(expected == mixture(k, rows, pairs, width, offset, seed), "{}", K::NAME);
+    });
 }
 
 /// The float steps, compiled for this instruction set.

@@ -2,11 +2,15 @@
 
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
+use crate::math::round_to_i32;
+
 /// The parts of the instruction set that our kernels need, enabled by the operating system too.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Features {
     /// AVX2.
     pub avx2: bool,
+    /// AVX2 and AVX-VNNI.
+    pub avx_vnni: bool,
     /// AVX-512 F, BW, DQ, VL and VNNI.
     pub avx512_vnni: bool,
 }
@@ -24,9 +28,11 @@ impl Features {
         let leaf = __cpuid_count(7, 0);
         let (f, dq, bw, vl) = (1 << 16, 1 << 17, 1 << 30, 1 << 31);
         let all = f | dq | bw | vl;
+        let avx2 = ymm && leaf.ebx & (1 << 5) != 0;
         Self {
-            avx2: ymm && leaf.ebx & (1 << 5) != 0,
-            avx512_vnni: zmm && leaf.ebx & (1 << 5) != 0 && leaf.ebx & all == all && leaf.ecx & (1 << 11) != 0,
+            avx2,
+            avx_vnni: avx2 && leaf.eax >= 1 && __cpuid_count(7, 1).eax & (1 << 4) != 0,
+            avx512_vnni: avx2 && zmm && leaf.ebx & all == all && leaf.ecx & (1 << 11) != 0,
         }
     }
 }
@@ -43,6 +49,17 @@ fn xgetbv() -> u64 {
     unsafe { core::arch::x86_64::_xgetbv(0) }
 }
 
+/// Rounds `x * inverse` to bytes with 128 added, for instructions that multiply unsigned by signed bytes.
+#[inline(always)]
+pub(super) fn store_with_offset(x: &[f32], inverse: f32, out: &mut [u8]) {
+    let (head, padding) = out.split_at_mut(x.len());
+    for (q, x) in head.iter_mut().zip(x) {
+        *q = (round_to_i32(*x * inverse) ^ 0x80) as u8; // + 128 in eight bits
+    }
+    let padded = padding.len().min(super::panels::KT);
+    padding[..padded].fill(0); // times weights of 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::Features;
@@ -57,5 +74,6 @@ mod tests {
             && std::is_x86_feature_detected!("avx512dq")
             && std::is_x86_feature_detected!("avx512vl");
         assert_eq!(found.avx512_vnni, vnni);
+        assert_eq!(found.avx_vnni, std::is_x86_feature_detected!("avxvnni"));
     }
 }
