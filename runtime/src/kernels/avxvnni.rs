@@ -172,7 +172,13 @@ mod tests {
         #[derive(Clone, Copy, Debug)]
         pub struct Twin(());
 
-        kernel!(Twin, "avxvnni (AVX-512's encoding)", "avx2,avx512vl,avx512vnni", _mm256_dpbusd_epi32, _mm256_dpwssd_epi32);
+        kernel!(
+            Twin,
+            "avxvnni (AVX-512's encoding)",
+            "avx2,avx512vl,avx512vnni",
+            _mm256_dpbusd_epi32,
+            _mm256_dpwssd_epi32
+        );
 
         suite::suite!(Features::detect().avx512_vnni.then_some(Twin(())));
     }

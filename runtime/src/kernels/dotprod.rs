@@ -94,7 +94,11 @@ fn tile<const R: usize>(t: Tile<'_, i8>, sums: &mut [[i32; LANES]; MR]) {
 /// Four inputs of every row, those of lane `LANE`, times 16 outputs.
 #[target_feature(enable = "dotprod")]
 #[inline]
-fn step<const LANE: usize, const R: usize>(tile: &mut [[int32x4_t; 4]; R], weights: [int8x16_t; 4], x: &[int8x16_t; R]) {
+fn step<const LANE: usize, const R: usize>(
+    tile: &mut [[int32x4_t; 4]; R],
+    weights: [int8x16_t; 4],
+    x: &[int8x16_t; R],
+) {
     for (tile, x) in tile.iter_mut().zip(x) {
         for (sum, w) in tile.iter_mut().zip(weights) {
             *sum = sdot::<LANE>(*sum, w, *x);

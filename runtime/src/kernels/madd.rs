@@ -45,7 +45,12 @@ pub(super) fn store(x: &[f32], inverse: f32, out: &mut [u8]) {
 
 /// [`super::Kernel::gemm`] for weights in [`panels::LAYOUT`].
 #[inline(always)]
-pub(super) fn gemm<V: Vector>(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+pub(super) fn gemm<V: Vector>(
+    weights: Weights<'_>,
+    rows: Rows<'_>,
+    outputs: Range<usize>,
+    epilogue: &mut Epilogue<'_>,
+) {
     // Scratch keeps rows of activations at even addresses.
     let Some(x) = as_i16(rows.values) else { return };
     panels::gemm::<_, MR>(weights, (x, rows.stride / 2, rows.count), outputs, epilogue, |t, rows, sums| {

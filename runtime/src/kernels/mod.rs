@@ -36,17 +36,16 @@ mod epilogue;
 pub(crate) mod helium;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod i8mm;
-#[cfg(any(all(target_arch = "x86_64", target_feature = "sse2"), all(target_arch = "wasm32", target_feature = "simd128")))]
+#[cfg(any(
+    all(target_arch = "x86_64", target_feature = "sse2"),
+    all(target_arch = "wasm32", target_feature = "simd128")
+))]
 mod madd;
 #[cfg(feature = "std")]
 pub(crate) mod map;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
-#[cfg(any(
-    target_arch = "aarch64",
-    target_arch = "x86_64",
-    all(target_arch = "wasm32", target_feature = "simd128")
-))]
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128")))]
 mod panels;
 pub(crate) mod scalar;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
