@@ -4,12 +4,14 @@ use std::sync::OnceLock;
 
 use sorcen_runtime::{
     generate::{generate, Options},
-    pack::{reseal, Data, OwnedPack, Precision, SliceSink, TensorData, Writer},
+    head::Classifier,
+    pack::{reseal, Data, Matrix, OwnedPack, Precision, SliceSink, TensorData, Writer},
     quant::{int4, quantise_matrix, Layout},
     rng::{Rng, Stream},
     sampler::{Greedy, Seeded},
     schema,
     scratch::{Plan, Scratch},
+    self_test::SelfTest,
     Error, Kernels, Model, ModelConfig, Pack,
 };
 
@@ -100,6 +102,14 @@ fn write(
     }
     writer.tokenizer(&core::array::from_fn::<u8, { 5 * 2 * 2 * 3 }, _>(|i| (i * 7) as u8), 5, 2).unwrap();
     writer.card("{\"name\":\"fuzz\"}").unwrap();
+    let weights: [i8; 3 * CONFIG.embed_dim] = core::array::from_fn(|i| (i * 29 % 255) as i8 | 1);
+    let data = Data::Int8 { weights: &weights, scales: &[0.01, 0.02, 0.03], layout: Layout::ROW_MAJOR };
+    let weight = Matrix { rows: 3, cols: CONFIG.embed_dim, data };
+    writer.classifier(&Classifier::new(weight, &[0.5, 0.25, -0.5], Some("a\nb\nc")).unwrap()).unwrap();
+    // Its outputs are not this model's: it finds that.
+    let (ids, features, confidences) = ([1; CONFIG.tokens()], [0.5; CONFIG.embed_dim], [-1.0; CONFIG.tokens()]);
+    let golden = SelfTest::new(&CONFIG, 0.0, &ids, &features, &ids, &confidences).unwrap();
+    writer.self_test(&golden).unwrap();
     let (len, _) = writer.finish().unwrap();
     buffer.truncate(len as usize);
     buffer
@@ -206,7 +216,7 @@ fn edit(bytes: &mut Vec<u8>, input: &mut Input<'_>) {
 /// The largest scratch that a fuzzer waits for.
 const MEMORY: usize = 4 << 20;
 
-/// Features, logits, generation and the tokenizer of an accepted pack: no panic, and the same bits on two kernels.
+/// Features, class, self-test, logits, generation and the tokenizer of an accepted pack: no panic, and the same bits on two kernels.
 fn run(pack: &Pack<'_>, choice: usize) {
     let config = *pack.config();
     assert!(pack.card().is_none_or(|card| card.len() <= pack.bytes()));
@@ -249,6 +259,13 @@ fn outputs(model: &Model<'_>, scratch: &mut Scratch<'_>) -> Result<Vec<u32>, Err
     let mut feature = vec![0.0; config.embed_dim];
     model.features(&ids, scratch, &mut feature)?;
     let mut found: Vec<u32> = feature.iter().map(bits).collect();
+    if model.pack().classifier().is_some() {
+        let prediction = model.classify(&ids, scratch)?;
+        found.extend([prediction.class as u32, bits(&prediction.logit), bits(&prediction.probability)]);
+    }
+    // A golden output that is not ours is an error, and none at all too; neither may panic.
+    let tested = model.self_test(scratch);
+    found.extend(tested.is_ok().then_some(1));
     if !model.pack().has_decoder() {
         return Ok(found);
     }

@@ -1,12 +1,13 @@
 //! AVX-VNNI (processors with VNNI but without AVX-512): 32 products of bytes an instruction.
 //!
-//! `vpdpbusd` multiplies unsigned by signed bytes, so activations are stored with 128 added, and the
-//! accumulators start at -128 times the sum of each channel's weights.
+//! `vpdpbusd` multiplies unsigned by signed bytes, so activations are stored with 128 added; what that adds to the
+//! sums, 128 times those of the weights, is computed beside them and taken off.
 //!
 //! AVX-512 VNNI has the same instructions on the same registers in another encoding. The kernel is a macro over the
 //! encoding, so that its tests run on a processor with either.
 
-use super::x86_64::Features;
+use super::{panels::KT, x86_64::Features};
+use crate::math::round_to_i32;
 
 /// Proof that this CPU has AVX2 and AVX-VNNI.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +17,17 @@ impl AvxVnni {
     pub fn detect() -> Option<Self> {
         Features::detect().avx_vnni.then_some(Self(()))
     }
+}
+
+/// Rounds `x * inverse` to bytes with 128 added.
+#[inline(always)]
+fn store_with_offset(x: &[f32], inverse: f32, out: &mut [u8]) {
+    let (head, padding) = out.split_at_mut(x.len());
+    for (q, x) in head.iter_mut().zip(x) {
+        *q = (round_to_i32(*x * inverse) ^ 0x80) as u8; // + 128 in eight bits
+    }
+    let padded = padding.len().min(KT);
+    padding[..padded].fill(0); // times weights of 0
 }
 
 /// [`Kernel`](super::Kernel) for a proof of `$features`.
@@ -28,7 +40,7 @@ macro_rules! kernel {
             use crate::{
                 kernels::{
                     panels::{self, by_rows, Mixture, Tile, KT},
-                    x86_64::store_with_offset,
+                    avxvnni::store_with_offset,
                     Epilogue, Kernel, Rows, Step, Weights, LANES,
                 },
                 quant::Layout,

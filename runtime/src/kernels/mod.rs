@@ -13,8 +13,24 @@
 //! 3. [`Kernel::mix`]: attention weights (`i16`) times values (`i16` in pairs of tokens).
 //!
 //! Then a variant in [`Kernels`] (and in its `detect`), and `suite!(…)` at the end of the file: the
-//! tests that every instruction set has to pass against [`scalar`], the specification.
+//! tests that every instruction set has to pass against [`scalar`], the specification. `tests/same_bits.rs` lists which
+//! have to be there on which CPU.
 //! Every one of the three functions has a portable default, so that a new file can start with one.
+//!
+//! # Which there are
+//!
+//! | name | instructions | chosen |
+//! |---|---|---|
+//! | `avx512vnni`, `avxvnni`, `avx2` | x86-64, 64, 32 and 16 products at a time | at run time, without std |
+//! | `sse2` | 8 products; every x86-64 | always there |
+//! | `i8mm`, `dotprod` | AArch64 `smmla` and `sdot`, 32 and 16 products | at run time with the feature `std`, else as the program is compiled |
+//! | `neon` | 16 products in two instructions; every AArch64 | always there |
+//! | `simd128` | WebAssembly, 8 products | as the program is compiled: `-Ctarget-feature=+simd128` |
+//! | `helium`, `thumb` | Cortex-M | as the program is compiled, instead of `scalar` |
+//! | `scalar` | plain Rust | always there |
+//!
+//! All but the microcontrollers' want weights in panels of 16 outputs by 4 inputs (`panels`), so that one pack is fast
+//! on all of them.
 //!
 //! # Forcing one
 //!

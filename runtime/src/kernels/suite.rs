@@ -158,7 +158,13 @@ pub(crate) fn extremes<K: Kernel>(k: K) {
     for (rows, outputs, cols) in [(1, 16, 4), (3, 17, 7), (9, 20, 8), (4, 33, 771), (13, 16, 4096)] {
         for w in [-128, -127, 127] {
             for x in [-127, 127] {
-                let flip = |x: i8, i: usize, period: usize| if i / period % 2 == 0 { x } else { x.saturating_neg() };
+                let flip = |x: i8, i: usize, period: usize| {
+                    if (i / period).is_multiple_of(2) {
+                        x
+                    } else {
+                        x.saturating_neg()
+                    }
+                };
                 for period in [1, 2, 4, 5, usize::MAX] {
                     let weights: Vec<i8> = (0..outputs * cols).map(|i| flip(w, i % cols, period)).collect();
                     let x: Vec<i8> = (0..rows * cols).map(|i| flip(x, i % cols, period)).collect();
@@ -191,7 +197,8 @@ fn mixture<K: Kernel>(k: K, rows: usize, pairs: usize, width: usize, offset: usi
     let v: Vec<i16> = bytes(seed, offset + pairs * 2 * width).into_iter().map(i16::from).collect();
     let rng = Rng::new(!seed, Stream::Init, 0);
     // A quarter are the largest.
-    let p = |i: usize| if rng.bits(i as u64) % 4 == 0 { 4095 } else { (rng.bits(i as u64) >> 8) as i16 & 4095 };
+    let p =
+        |i: usize| if rng.bits(i as u64).is_multiple_of(4) { 4095 } else { (rng.bits(i as u64) >> 8) as i16 & 4095 };
     let p: Vec<i16> = (0..offset + rows * 2 * pairs).map(p).collect();
     let scales: Vec<f32> = (0..width).map(|d| 0.1 + d as f32).collect();
     let row_scales: Vec<f32> = (0..rows).map(|r| 1e-6 + r as f32 * 1e-5).collect();

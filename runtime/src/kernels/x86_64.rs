@@ -2,8 +2,6 @@
 
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
-use crate::math::round_to_i32;
-
 /// The parts of the instruction set that our kernels need, enabled by the operating system too.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Features {
@@ -47,17 +45,6 @@ fn saved_state() -> u64 {
 fn xgetbv() -> u64 {
     // SAFETY: register 0 exists wherever the instruction does.
     unsafe { core::arch::x86_64::_xgetbv(0) }
-}
-
-/// Rounds `x * inverse` to bytes with 128 added, for instructions that multiply unsigned by signed bytes.
-#[inline(always)]
-pub(super) fn store_with_offset(x: &[f32], inverse: f32, out: &mut [u8]) {
-    let (head, padding) = out.split_at_mut(x.len());
-    for (q, x) in head.iter_mut().zip(x) {
-        *q = (round_to_i32(*x * inverse) ^ 0x80) as u8; // + 128 in eight bits
-    }
-    let padded = padding.len().min(super::panels::KT);
-    padding[..padded].fill(0); // times weights of 0
 }
 
 #[cfg(test)]
