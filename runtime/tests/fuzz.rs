@@ -1,4 +1,5 @@
 //! The fuzz targets' bodies on their corpus and on inputs of a fixed seed; `runtime/fuzz` has the targets themselves.
+//! `SORCEN_FUZZ_RUNS=1000000` in the environment makes more of the inputs.
 
 use std::{fs, path::Path};
 
@@ -14,9 +15,10 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
     files.map(|file| fs::read(file.unwrap().path()).unwrap()).collect()
 }
 
-/// Random inputs of up to `len` bytes.
+/// Random inputs of up to `len` bytes, so many unless the environment says otherwise.
 fn random(count: u64, len: u64) -> impl Iterator<Item = Vec<u8>> {
-    (0..count).map(move |i| {
+    let wanted = std::env::var("SORCEN_FUZZ_RUNS").ok();
+    (0..wanted.map_or(count, |runs| runs.parse().expect("SORCEN_FUZZ_RUNS is a number"))).map(move |i| {
         let rng = Rng::new(2, Stream::Init, i);
         (0..1 + rng.bits(0) % len).map(|at| rng.bits(1 + at) as u8).collect()
     })
