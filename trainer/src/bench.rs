@@ -15,6 +15,8 @@ use crate::flops;
 use crate::kernels::TrainBackend;
 use crate::masking::{Crop, MaskOptions};
 use crate::model::layers::Dropout;
+use crate::model::precision::product;
+use crate::model::Precision;
 use crate::optim::AdamW;
 use crate::step::{Echo, LossOptions, Method, Networks, Pretraining, StepInputs};
 use crate::teacher::Teacher;
@@ -31,6 +33,8 @@ pub struct BenchOptions {
     pub method: Method,
     /// Images a step.
     pub batch_size: usize,
+    /// What matrix products take.
+    pub precision: Precision,
     /// Dropout rate.
     pub dropout: f32,
     /// Steps before the clock starts.
@@ -79,6 +83,8 @@ fn measure<B: TrainBackend>(options: &BenchOptions) -> BenchReport {
         networks: Networks::new(model, &heads, CLASSES, 0, &device),
         teacher: Teacher::new(model, losses.teacher, 0, &device),
         optimizer: AdamW::new(Default::default()),
+        precision: options.precision,
+        peers: Default::default(),
         device: device.clone(),
     };
     let mut step = 0;
@@ -105,7 +111,7 @@ fn measure<B: TrainBackend>(options: &BenchOptions) -> BenchReport {
     let gflop_per_img = flops::training_step(model, &heads, CLASSES, options.method, kept) / 1e9;
     let img_per_s = options.batch_size as f64 / step_s;
     let gflop_per_s = gflop_per_img * img_per_s;
-    let matmul_gflop_per_s = fastest_matmul::<B::InnerBackend>(model, options.batch_size, &device) / 1e9;
+    let matmul_gflop_per_s = fastest_matmul::<B::InnerBackend>(options, &device) / 1e9;
     BenchReport {
         phase_ms,
         step_ms: 1e3 * step_s,
@@ -139,7 +145,8 @@ fn timed(work: impl FnOnce()) -> f64 {
 }
 
 /// Operations a second of the backend's matrix product: the best over a few large shapes and repetitions.
-fn fastest_matmul<B: Backend>(model: &ModelConfig, batch: usize, device: &B::Device) -> f64 {
+fn fastest_matmul<B: Backend>(options: &BenchOptions, device: &B::Device) -> f64 {
+    let (model, batch) = (&options.model, options.batch_size);
     let rows = (batch * model.sequence()).min(16_384);
     let (width, hidden) = (model.embed_dim, model.hidden_dim());
     let mut best = 0.0f64;
@@ -148,10 +155,10 @@ fn fastest_matmul<B: Backend>(model: &ModelConfig, batch: usize, device: &B::Dev
             let values = (0..rows * columns).map(|i| (i % 17) as f32 - 8.0).collect::<Vec<f32>>();
             Tensor::<B, 2>::from_data(TensorData::new(values, [rows, columns]), device)
         };
-        let (a, b) = (make(m, k), make(k, n));
+        let [a, b] = [make(m, k), make(k, n)].map(|factor| options.precision.round(factor));
         for _ in 0..3 {
             let seconds = timed(|| {
-                let product = a.clone().matmul(b.clone());
+                let product = product(a.clone(), b.clone(), a.dtype());
                 let _ = product.slice([0..1, 0..1]).into_data(); // waits
             });
             best = best.max(2.0 * (m * k * n) as f64 / seconds);

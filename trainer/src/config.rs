@@ -9,6 +9,7 @@ use crate::checkpoint::{self, Keep};
 use crate::data::DataError;
 use crate::device::Device;
 use crate::masking::MaskOptions;
+use crate::model::Precision;
 use crate::optim::AdamWOptions;
 use crate::schedule::{self, LearningRate};
 use crate::step::{HeadSizes, LossOptions, Method};
@@ -107,7 +108,13 @@ pub struct PretrainOptions {
     /// Batches whose gradients are averaged for one update.
     #[serde(default = "one")]
     pub accum_iter: usize,
-    /// Peak learning rate; `None`: `blr * batch_size * accum_iter / 256`.
+    /// Replicas, one a device, each with batches of its own: gradients are averaged over all, negatives are shared.
+    #[serde(default = "one")]
+    pub devices: usize,
+    /// What matrix products take.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Peak learning rate; `None`: `blr * images_per_step / 256`.
     pub lr: Option<f64>,
     /// Base learning rate for 256 images; `None`: 1.5e-4 (official) from 384 wide on, 3e-3 below.
     pub blr: Option<f64>,
@@ -140,6 +147,9 @@ pub struct PretrainOptions {
     pub seed: u64,
     /// A checkpoint to start from.
     pub init: Option<PathBuf>,
+    /// The epoch of the schedules to begin at, with the optimiser of `init`; 0: a run of its own.
+    #[serde(default)]
+    pub start_epoch: u64,
     /// Go on where an earlier run in `output_dir` stopped, if there is one.
     pub resume: bool,
     /// Steps between checkpoints.
@@ -170,6 +180,8 @@ impl PretrainOptions {
             duration,
             batch_size: 64,
             accum_iter: 1,
+            devices: 1,
+            precision: Precision::default(),
             lr: None,
             blr: None,
             min_lr: 0.0,
@@ -186,6 +198,7 @@ impl PretrainOptions {
             teacher_init: TeacherInit::default(),
             seed: 0,
             init: None,
+            start_epoch: 0,
             resume: false,
             save_every: 1000,
             keep: Keep::default(),
@@ -214,6 +227,9 @@ impl PretrainOptions {
         check(value > 0.0 && value.is_finite(), name, "a number above 0", &value)?;
         check(self.batch_size >= 2, "batch_size", "at least 2", &self.batch_size)?;
         check(self.accum_iter >= 1, "accum_iter", "at least 1", &self.accum_iter)?;
+        check((1..=1024).contains(&self.devices), "devices", "1 to 1024", &self.devices)?;
+        let timed = matches!(self.duration, Duration::Minutes(_));
+        check(self.devices == 1 || !timed, "minutes", "steps or epochs, with several devices", &value)?;
         for (name, lr) in [("lr", self.lr), ("blr", self.blr), ("min_lr", Some(self.min_lr))] {
             let lr = lr.unwrap_or(0.0);
             check(lr >= 0.0 && lr.is_finite(), name, "0 or more", &lr)?;
@@ -243,6 +259,7 @@ impl PretrainOptions {
         check(self.ema_epochs > 0.0, "ema_epochs", "above 0", &self.ema_epochs)?;
         check(self.save_every >= 1, "save_every", "at least 1", &self.save_every)?;
         check(self.keep.last >= 1, "keep_last", "at least 1", &self.keep.last)?;
+        check(self.start_epoch == 0 || self.init.is_some(), "start_epoch", "init too", &"none")?;
         check(self.print_freq >= 1, "print_freq", "at least 1", &self.print_freq)?;
         let watch = &self.watch;
         let given = |every: u64, file: &Option<PathBuf>| every == 0 || file.is_some();
@@ -252,7 +269,7 @@ impl PretrainOptions {
 
     /// Images of one update.
     pub fn images_per_step(&self) -> usize {
-        self.batch_size * self.accum_iter
+        self.batch_size * self.accum_iter * self.devices
     }
 
     /// Widths of the heads beside a model `width` wide: the official ones from 768 on, in proportion below.

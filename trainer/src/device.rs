@@ -17,6 +17,25 @@ pub enum Device {
     Wgpu,
 }
 
+impl Device {
+    /// How many of its kind this machine has, where each replica of a run needs one of its own.
+    pub fn count(self) -> Option<usize> {
+        match self {
+            Self::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda => Some(count::<burn::backend::Cuda>()),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => None, // replicas share the one that is chosen
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn count<B: burn::tensor::backend::Backend>() -> usize {
+    use burn::tensor::backend::DeviceOps as _;
+    B::device_count(B::Device::default().id().type_id)
+}
+
 /// Evaluates `$body` with `$backend` bound to the backend of a [`Device`], without autodiff.
 macro_rules! with_backend {
     ($device:expr, $backend:ident => $body:expr) => {

@@ -14,8 +14,9 @@ use crate::model::batch_norm::BatchStatistics;
 use crate::model::heads::{Classifier, Projector};
 use crate::model::layers::Dropout;
 use crate::model::weight::{weights, Weights};
-use crate::model::{indices, pool, Layout, Sorcen};
+use crate::model::{indices, pool, Layout, Precision, Sorcen};
 use crate::optim::{self, AdamW};
+use crate::replicas::Peers;
 use crate::teacher::{follow, Teacher, TeacherKind};
 
 /// What is learned.
@@ -198,6 +199,23 @@ pub struct Statistics<B: TrainBackend> {
     predictor: BatchStatistics<B>,
 }
 
+/// What the contrast compares, `[B, P]` and `[N, P]`.
+#[derive(Clone, Debug)]
+struct Pair<B: TrainBackend> {
+    echoes: Tensor<B, 2>,
+    anchors: Tensor<B, 2>,
+}
+
+/// What the networks make of one batch.
+struct Forward<B: TrainBackend> {
+    reconstruction: Tensor<B, 1>,
+    classifier: Tensor<B, 1>,
+    /// Mean of all tokens of the normed latent, `[B, D]`.
+    pooled: Tensor<B, 2>,
+    /// Absent for MAGE.
+    pair: Option<(Pair<B>, Statistics<B>)>,
+}
+
 /// The state of pretraining: networks, teacher, optimiser.
 #[derive(Clone, Debug)]
 pub struct Pretraining<B: TrainBackend> {
@@ -211,13 +229,18 @@ pub struct Pretraining<B: TrainBackend> {
     pub teacher: Teacher<B::InnerBackend>,
     /// Moments and update count.
     pub optimizer: AdamW<B>,
+    /// What matrix products take.
+    pub precision: Precision,
+    /// Whom it shares steps with.
+    pub peers: Peers,
     /// Where all of it lives.
     pub device: B::Device,
 }
 
 impl<B: TrainBackend> Pretraining<B> {
     /// One step: for each batch the teacher follows, forward, backward; then one update with the mean of the
-    /// gradients. Returns the means of the numbers named in [`REPORT`], on the device.
+    /// gradients, over the batches and over all replicas. Returns the means of the numbers named in [`REPORT`], on
+    /// the device.
     ///
     /// The teacher moves *first* (official): it sees the result of this update in the next step. It moves, and
     /// BatchNorm and negatives are those of a batch, once for each batch of an accumulated step (official too).
@@ -243,6 +266,8 @@ impl<B: TrainBackend> Pretraining<B> {
             }
             clock.lap::<B>(Phase::Backward, &self.device);
         }
+        gradients.average(&self.peers);
+        let report = self.peers.sum(report) / self.peers.size() as f64;
         let norm = self.optimizer.apply(&mut self.networks, gradients, lr);
         clock.lap::<B>(Phase::Optimizer, &self.device);
         Tensor::cat(vec![report, norm], 0)
@@ -269,8 +294,29 @@ impl<B: TrainBackend> Pretraining<B> {
     }
 
     fn losses_timed(&self, inputs: &StepInputs, clock: &mut Clock) -> (Losses<B>, Option<Statistics<B>>) {
+        let Forward { reconstruction, classifier, pooled, pair } = self.forward(inputs, clock);
+        let zero = || Tensor::zeros([1], &self.device);
+        let Some((pair, statistics)) = pair else {
+            let total = reconstruction.clone() + classifier.clone();
+            let losses = Losses { reconstruction, uniformity: zero(), contrast: zero(), classifier, total };
+            return (losses, None);
+        };
+        let (uniformity, contrast) = match self.peers.size() {
+            1 => self.between_images(pooled, pair, 0),
+            _ => self.between_all_images(pooled, pair),
+        };
+        clock.lap::<B>(Phase::Teacher, &self.device);
+        let total =
+            reconstruction.clone() + uniformity.clone() + contrast.clone() * self.options.lambda + classifier.clone();
+        (Losses { reconstruction, uniformity, contrast, classifier, total }, Some(statistics))
+    }
+
+    /// The networks' part of the forward pass, on one batch.
+    fn forward(&self, inputs: &StepInputs, clock: &mut Clock) -> Forward<B> {
         let (config, device, options) = (&self.config, &self.device, &self.options);
-        let student = &self.networks.student;
+        B::seed_dropout(&inputs.dropout.source(), device);
+        let networks = &self.networks;
+        let student = &self.precision.view(&networks.student);
 
         // Student: masked ids replaced, dropped tokens left out.
         let layout = Layout::new(config, &masked_ids(config, inputs), &inputs.masks.dropped);
@@ -285,48 +331,79 @@ impl<B: TrainBackend> Pretraining<B> {
         clock.lap::<B>(Phase::Decoder, device);
         // Pooled twice: with the class token for uniformity and classifier, without it for the contrast.
         let pooled = pool(latent.clone(), 0);
-        let zero = || Tensor::zeros([1], device);
 
-        let classifier = match &self.networks.classifier {
-            None => zero(),
+        let classifier = match &networks.classifier {
+            None => Tensor::zeros([1], device),
             Some(classifier) => {
                 let labels: Vec<i32> = inputs.labels.iter().map(|&label| i32::from(label)).collect();
                 losses::cross_entropy(classifier.forward(pooled.clone()), indices(&labels, device))
             }
         };
-
         if options.method == Method::Mage {
-            let total = reconstruction.clone() + classifier.clone();
-            let losses = Losses { reconstruction, uniformity: zero(), contrast: zero(), classifier, total };
-            return (losses, None);
+            return Forward { reconstruction, classifier, pooled, pair: None };
         }
-
-        let uniformity = losses::uniformity(pooled) * options.uniformity;
 
         // Teacher: the echo, seen through the kept square.
         let echo = self.echo_ids(inputs, logits.inner());
         let ids = echo::teacher_ids(config, echo, &inputs.crop, device);
         let positions = echo::whole_positions(config, layout.batch, device);
-        let teacher = self.teacher.forward(student, ids, positions, layout.batch, &inputs.dropout);
+        let teacher = self.precision.view(&self.teacher);
+        let teacher = teacher.forward(student, ids, positions, layout.batch, &inputs.dropout);
 
         // Contrast: echoes are rows, anchors columns. The momentum projector gets a gradient too (official).
-        let (echoes, momentum_projector) = self.networks.momentum_projector.forward(Tensor::from_inner(teacher));
+        let (echoes, momentum_projector) = networks.momentum_projector.forward(Tensor::from_inner(teacher));
         let echoes = match options.teacher {
             TeacherKind::Blocks => echoes,
             TeacherKind::Whole => echoes.detach(),
         };
-        let (anchors, projector) = self.networks.projector.forward(pool(latent, 1));
-        let (anchors, predictor) = self.networks.predictor.forward(anchors);
-        let contrast = match options.contrast {
-            Contrast::Infonce => losses::infonce(echoes, anchors, options.temperature, 0),
-            Contrast::L2 => losses::squared_distance(echoes, anchors),
-        };
-        clock.lap::<B>(Phase::Teacher, device);
+        let (anchors, projector) = networks.projector.forward(pool(latent, 1));
+        let (anchors, predictor) = networks.predictor.forward(anchors);
+        let pair = Some((Pair { echoes, anchors }, Statistics { projector, momentum_projector, predictor }));
+        Forward { reconstruction, classifier, pooled, pair }
+    }
 
-        let total =
-            reconstruction.clone() + uniformity.clone() + contrast.clone() * options.lambda + classifier.clone();
-        let losses = Losses { reconstruction, uniformity, contrast, classifier, total };
-        (losses, Some(Statistics { projector, momentum_projector, predictor }))
+    /// Uniformity (weighted) and contrast of pooled features `[N, D]` and anchors `[N, P]` of all images, and the
+    /// echoes `[B, P]` of those from `first` on.
+    fn between_images(&self, pooled: Tensor<B, 2>, pair: Pair<B>, first: usize) -> (Tensor<B, 1>, Tensor<B, 1>) {
+        let (options, Pair { echoes, anchors }) = (&self.options, pair);
+        let uniformity = losses::uniformity(pooled) * options.uniformity;
+        let contrast = match options.contrast {
+            Contrast::Infonce => losses::infonce(echoes, anchors, options.temperature, first),
+            Contrast::L2 => {
+                let ([count, _], [_, width]) = (echoes.dims(), anchors.dims());
+                losses::squared_distance(echoes, anchors.slice([first..first + count, 0..width]))
+            }
+        };
+        (uniformity, contrast)
+    }
+
+    /// The same over the images of all replicas, from this one's own.
+    ///
+    /// These terms are differentiated apart, by leaves, since what each replica derives by the rows of another goes
+    /// back to that one: as in the official code's gather, a row's gradient is the sum over all replicas. The terms
+    /// that are returned are numbers to which `row · gradient`, of value zero, is added: that hands it on.
+    fn between_all_images(&self, pooled: Tensor<B, 2>, pair: Pair<B>) -> (Tensor<B, 1>, Tensor<B, 1>) {
+        let peers = &self.peers;
+        let leaf = |rows: Tensor<B::InnerBackend, 2>| Tensor::<B, 2>::from_inner(rows).require_grad();
+        let all = |rows: &Tensor<B, 2>| leaf(peers.gather(rows.clone().inner()));
+        let (all_pooled, all_anchors) = (all(&pooled), all(&pair.anchors));
+        let echoes = leaf(pair.echoes.clone().inner());
+        let [count, _] = echoes.dims();
+        let leaves = Pair { echoes: echoes.clone(), anchors: all_anchors.clone() };
+        let (uniformity, contrast) = self.between_images(all_pooled.clone(), leaves, peers.rank() * count);
+        let (uniformity_value, contrast_value) = (uniformity.clone().inner(), contrast.clone().inner());
+        let grads = (uniformity + contrast * self.options.lambda).backward();
+
+        let gradient = |leaf: &Tensor<B, 2>| leaf.grad(&grads).unwrap_or_else(|| leaf.clone().inner().zeros_like());
+        let gathered = |leaf: &Tensor<B, 2>| peers.own(peers.sum(gradient(leaf)));
+        let carry = |rows: Tensor<B, 2>, gradient: Tensor<B::InnerBackend, 2>| {
+            let product = (rows * Tensor::from_inner(gradient)).sum();
+            product.clone() - product.detach()
+        };
+        let carried = carry(pooled, gathered(&all_pooled))
+            + carry(pair.anchors, gathered(&all_anchors))
+            + carry(pair.echoes, gradient(&echoes));
+        (Tensor::from_inner(uniformity_value) + carried, Tensor::from_inner(contrast_value))
     }
 
     /// The echo's ids `[B*T]`, before spatial masking; drawn on the device where they are drawn.
@@ -353,3 +430,7 @@ fn masked_ids(config: &ModelConfig, inputs: &StepInputs) -> Vec<i32> {
     let hide = |(&id, &masked): (&u16, &bool)| if masked { config.mask_token_id as i32 } else { i32::from(id) };
     inputs.ids.iter().zip(&inputs.masks.masked).map(hide).collect()
 }
+
+#[cfg(test)]
+#[path = "step_tests.rs"]
+mod tests;

@@ -101,6 +101,63 @@ fn step_gives_the_official_losses_and_gradients() {
     close(name, &floats(&output, &format!("param/{name}")), &expected, 2e-5);
 }
 
+/// A run's checkpoint as an official file and back: every bit of it, optimiser included.
+#[test]
+fn an_exported_pth_is_imported_to_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let emoji = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/emoji/train").display().to_string();
+    let train = ["pretrain", "--data", &emoji, "--model", "micro", "--batch_size", "4", "--lr", "1e-3"];
+    succeed(&[&train, &["--steps", "3", "--output_dir", &path("run")][..]].concat());
+    let (run, pth, back) = (path("run/checkpoint"), path("run.pth"), path("back"));
+    succeed(&["export", "--checkpoint", &run, "--out", &pth]);
+    let heads = ["--heads", "4", "--decoder_heads", "4", "--with_training_state"];
+    succeed(&[&["import", "--from", &pth, "--out", &back], &heads[..]].concat());
+    for file in ["model.safetensors", "training_state/state.safetensors"] {
+        let [first, second] = [&run, &back].map(|dir| std::fs::read(Path::new(dir).join(file)).unwrap());
+        let [first, second] = [&first, &second].map(|bytes| SafeTensors::deserialize(bytes).unwrap());
+        assert_eq!(first.len(), second.len(), "{file}");
+        for (name, tensor) in first.tensors() {
+            assert!(tensor.data() == second.tensor(&name).unwrap().data(), "{file}: {name}");
+        }
+    }
+    let state = std::fs::read_to_string(Path::new(&back).join("training_state/state.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_str(&state).unwrap();
+    assert_eq!((state["updates"].as_u64(), state["epochs"].as_u64()), (Some(3), Some(1)), "{state}");
+
+    // The run goes on where the schedules are: at the start of the epoch that is asked for.
+    let per_epoch = std::fs::read_to_string(Path::new(&path("run")).join("run.json")).unwrap();
+    let per_epoch = serde_json::from_str::<serde_json::Value>(&per_epoch).unwrap()["plan"]["steps_per_epoch"].as_u64();
+    let steps = (2 * per_epoch.unwrap() + 2).to_string();
+    let on = ["--init", &back, "--start_epoch", "2", "--steps", &steps, "--output_dir", &path("on")];
+    succeed(&[&train, &on[..]].concat());
+    let state = std::fs::read_to_string(dir.path().join("on/checkpoint/training_state/state.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_str(&state).unwrap();
+    assert_eq!((state["updates"].as_u64(), state["step"].as_u64()), (Some(5), steps.parse().ok()), "{state}");
+
+    // Without a training state it is encoder and decoder alone; what is unused is there, and zero.
+    let bare = path("bare");
+    succeed(&[&["import", "--from", &pth, "--out", &bare], &heads[..4]].concat());
+    succeed(&["export", "--checkpoint", &bare, "--out", &path("bare.pth")]);
+    use sorcen_trainer::checkpoint::WeightSource;
+    use sorcen_trainer::import::PthFile;
+    let [whole, bare] = ["run.pth", "bare.pth"].map(|file| PthFile::open(&dir.path().join(file)).unwrap());
+    assert!(bare.shape("projector.projector.0.weight").is_none() && whole.shape("classifier.0.bias").is_some());
+    assert!(bare.read("cls_token").unwrap().iter().all(|&x| x == 0.0));
+}
+
+/// An optimiser is that of the official code's groups over the model, or refused; a file may also have none.
+#[test]
+fn how_far_a_pth_was_is_told() {
+    use sorcen_trainer::import::{History, PthFile};
+
+    let history = |file: &str| PthFile::open(&official(file)).unwrap().history();
+    let message = history("common/checkpoint_layout_tiny.pth").unwrap_err().to_string();
+    assert!(message.contains("groups of [1, 1] parameters, where the model has [3, 1]"), "{message}");
+    assert_eq!(history("common/checkpoint_layout_legacy.pth").unwrap(), History { updates: 0, epochs: 4 });
+    assert_eq!(history("T/checkpoint.pth").unwrap(), History::default());
+}
+
 #[test]
 fn both_formats_are_read_and_damage_is_named() {
     use sorcen_trainer::checkpoint::WeightSource;

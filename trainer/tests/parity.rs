@@ -39,6 +39,8 @@ fn pretraining() -> Pretraining<B> {
         networks: Networks::new(&config(), &sizes, 1000, 0, &DEVICE),
         teacher: Teacher::new(&config(), TeacherKind::Blocks, 0, &DEVICE),
         optimizer: AdamW::new(AdamWOptions::default()),
+        precision: Default::default(),
+        peers: Default::default(),
         device: DEVICE,
     };
     let weights = TensorFile::open(&fixture("T/weights.safetensors")).unwrap();

@@ -145,7 +145,7 @@ mod tests {
         move |dir| {
             let state = dir.join(TRAINING_STATE);
             fs::create_dir_all(&state).map_err(DataError::io(&state))?;
-            write_json(&state.join(STATE_JSON), &State { step, updates: step, seed: 0 })?;
+            write_json(&state.join(STATE_JSON), &State { step, updates: step, epochs: 0, seed: 0 })?;
             write_json(&dir.join(CONFIG), &step)
         }
     }

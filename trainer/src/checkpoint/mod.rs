@@ -42,8 +42,10 @@ pub const MODEL: &str = "model.safetensors";
 pub const TRAINING_STATE: &str = "training_state";
 const STATE_JSON: &str = "state.json";
 const STATE_TENSORS: &str = "state.safetensors";
-const FIRST_MOMENT: &str = "optimizer.exp_avg";
-const SECOND_MOMENT: &str = "optimizer.exp_avg_sq";
+/// First part of the names of first moments.
+pub const FIRST_MOMENT: &str = "optimizer.exp_avg";
+/// First part of the names of second moments.
+pub const SECOND_MOMENT: &str = "optimizer.exp_avg_sq";
 
 /// Contents of `training_state/state.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +55,9 @@ pub struct State {
     pub step: u64,
     /// Updates the optimiser has made.
     pub updates: u64,
+    /// Epochs done, rounded down; of an imported checkpoint, whose steps are not known, too.
+    #[serde(default)]
+    pub epochs: u64,
     /// Seed of the run.
     pub seed: u64,
 }
@@ -139,24 +144,33 @@ pub fn restore<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<
     let state = read_state(dir)?;
     let tensors = restore_networks(dir, run)?;
     run.optimizer.updates = state.updates;
+    fill_moments(&tensors, run)?;
+    Ok(state)
+}
+
+/// Loads the moments that a file has: as we write them, or in the shapes of their weights.
+///
+/// # Errors
+/// As [`WeightSource::values`], for the first that fails.
+pub fn fill_moments<B: TrainBackend>(source: &dyn WeightSource, run: &mut Pretraining<B>) -> Result<(), DataError> {
     let mut result = Ok(());
     let device = run.device.clone();
     let moments = &mut run.optimizer.moments;
     run.networks.visit("", &mut |name, weight| {
         let (first, second) = (join(FIRST_MOMENT, name), join(SECOND_MOMENT, name));
-        if result.is_ok() && tensors.shape(&first).is_some() {
-            let shape = weight.get().dims();
-            let load = |name: &str| {
-                let values = tensors.values(name, &shape)?;
-                Ok(Tensor::from_data(TensorData::new(values, shape), &device))
-            };
-            match load(&first).and_then(|first| Ok((first, load(&second)?))) {
-                Ok(pair) => drop(moments.insert(name.to_string(), pair)),
-                Err(error) => result = Err(error),
-            }
+        let Some(found) = source.shape(&first).filter(|_| result.is_ok()) else { return };
+        let shape = weight.get().dims();
+        let dims = if found == weight.dims() { weight.dims() } else { &shape };
+        let load = |name: &str| {
+            let values = source.values(name, dims)?;
+            Ok(Tensor::from_data(TensorData::new(values, shape), &device))
+        };
+        match load(&first).and_then(|first| Ok((first, load(&second)?))) {
+            Ok(pair) => drop(moments.insert(name.to_string(), pair)),
+            Err(error) => result = Err(error),
         }
     });
-    result.map(|()| state)
+    result
 }
 
 /// How far the run of a checkpoint was.
@@ -217,6 +231,8 @@ pub fn empty_training<B: TrainBackend>(
         networks: Networks::new(config, &sizes, classes, 0, device),
         teacher: Teacher::new(config, teacher, 0, device),
         optimizer: AdamW::new(AdamWOptions::default()),
+        precision: Default::default(),
+        peers: Default::default(),
         device: device.clone(),
     })
 }
@@ -240,15 +256,7 @@ fn restore_networks<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Re
 /// # Errors
 /// [`DataError`] where the model cannot be loaded or has other sizes.
 pub fn initialise<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<(), DataError> {
-    let config = read_config(dir)?;
-    if config != run.config {
-        return Err(DataError::invalid(
-            &dir.join(CONFIG),
-            "config",
-            format!("that of this run, {:?}", run.config),
-            format!("{config:?}"),
-        ));
-    }
+    check_config(dir, run)?;
     let mut whole = run.clone();
     if restore_networks(dir, &mut whole).is_ok() {
         *run = whole;
@@ -257,6 +265,24 @@ pub fn initialise<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Resu
     let device = run.device.clone();
     fill(&TensorFile::open(&dir.join(MODEL))?, &mut run.networks.student, "", &device)?;
     run.follow(0.0);
+    Ok(())
+}
+
+/// Starts `run` where another run's checkpoint, of the same sizes, stopped: its optimiser too.
+///
+/// # Errors
+/// [`DataError`] where anything is missing or has other sizes.
+pub fn go_on<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<(), DataError> {
+    check_config(dir, run)?;
+    restore(dir, run).map(drop)
+}
+
+fn check_config<B: TrainBackend>(dir: &Path, run: &Pretraining<B>) -> Result<(), DataError> {
+    let config = read_config(dir)?;
+    if config != run.config {
+        let expected = format!("that of this run, {:?}", run.config);
+        return Err(DataError::invalid(&dir.join(CONFIG), "config", expected, format!("{config:?}")));
+    }
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use clap::Subcommand;
 use crate::bench::{train_steps, BenchOptions};
 use crate::config::ModelChoice;
 use crate::device::Device;
+use crate::model::Precision;
 use crate::step::Method;
 
 /// Measure speed.
@@ -19,6 +20,8 @@ pub enum Args {
 /// Operations are counted as the official method needs them (208.9 GFLOP an image for vit_b). The line `step` is
 /// what training takes; the phases are timed in a second pass that waits for the device after each, so on a GPU
 /// they add up to more.
+///
+/// Example, the paper's protocol on one GPU: sorcen bench train --device cuda --precision bf16
 #[derive(clap::Args)]
 #[command(rename_all = "snake_case")]
 pub struct TrainArgs {
@@ -37,6 +40,9 @@ pub struct TrainArgs {
     /// Images a step.
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(2..))]
     batch_size: u32,
+    /// What matrix products take: f32, or bf16 with everything else, and the weights, in f32.
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: Precision,
     /// Dropout rate.
     #[arg(long, default_value_t = 0.1)]
     dropout: f32,
@@ -69,6 +75,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         model,
         method: args.method,
         batch_size: args.batch_size as usize,
+        precision: args.precision,
         dropout: args.dropout,
         warmup: args.warmup,
         steps: args.steps as usize,

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
-use crate::checkpoint::TRAINING_STATE;
-use crate::import::{import, ImportOptions};
+use crate::import::{import, History, ImportOptions, Imported};
 
 /// Turn an official checkpoint (.pth, or .safetensors under the official names) into a checkpoint folder.
 ///
-/// A .pth is read as data: no code in it is executed. Sizes are read from the shapes.
+/// A .pth, of PyTorch's new format or the older one, is read as data: no code in it is executed. Sizes are read from
+/// the shapes. `sorcen export` is the way back.
+///
+/// Example: sorcen import --from sorcen_vit_b.pth --out vit_b --with_training_state
 #[derive(clap::Args)]
 #[command(rename_all = "snake_case")]
 pub struct Args {
@@ -23,7 +25,8 @@ pub struct Args {
     /// Decoder heads [default: the official 16, for widths 768 and 1024].
     #[arg(long)]
     decoder_heads: Option<usize>,
-    /// Import teacher, projectors and classifier too, where the file has a teacher (MAGE's have none).
+    /// Import teacher, projectors, classifier and optimiser too, where the file has them (MAGE's have no teacher):
+    /// for `sorcen step`, and `sorcen pretrain --init OUT --start_epoch E`.
     #[arg(long)]
     with_training_state: bool,
 }
@@ -34,7 +37,8 @@ pub struct Args {
 /// A file that cannot be read, or lacks a tensor.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let Args { heads, decoder_heads, with_training_state, .. } = *args;
-    let config = import(&args.from, &args.out, &ImportOptions { heads, decoder_heads, with_training_state })?;
+    let options = ImportOptions { heads, decoder_heads, with_training_state };
+    let Imported { config, training } = import(&args.from, &args.out, &options)?;
     println!(
         "{}: {}+{} blocks, {} wide, {}×{} tokens of {} codes",
         args.out.display(),
@@ -45,8 +49,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         config.grid,
         config.codebook_size
     );
-    if with_training_state && !args.out.join(TRAINING_STATE).exists() {
-        println!("no training_state: the file has no teacher (blocks_momentum.*), as MAGE's");
+    match training {
+        None if with_training_state => {
+            println!("no training_state: the file has no teacher (blocks_momentum.*), as MAGE's")
+        }
+        None => {}
+        Some(History { updates: 0, .. }) => println!("training_state: the file has no optimiser, which starts fresh"),
+        Some(History { updates, epochs }) => println!("training_state: {updates} updates, {epochs} epochs done"),
     }
     Ok(())
 }

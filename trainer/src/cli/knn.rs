@@ -16,11 +16,12 @@ use crate::tokenizer;
 
 /// Classify held-back images by their nearest neighbours: what features are worth
 ///
-/// Gives the accuracy with the features of a checkpoint or a pack beside that with the plain tokens:
-/// features that are no better have learned nothing.
+/// Gives the accuracy with the features of a checkpoint or a pack beside that with the plain
+/// tokens: features that are no better have learned nothing.
 ///
-/// Reads the token datasets DATA/BANK (labels known) and DATA/SPLIT (to classify). Tune on val, look at
-/// test once. The feature is the linear probe's: the mean of the last block's patch tokens.
+/// Reads the token datasets DATA/BANK (labels known) and DATA/SPLIT (to classify). Tune on val,
+/// look at test once. The feature is the linear probe's: the mean of the last block's patch
+/// tokens.
 ///
 /// Example: sorcen knn --data trainer/assets/emoji --only skin_variation=0 --pack model.srcn
 #[derive(clap::Args, Debug)]

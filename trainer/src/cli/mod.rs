@@ -2,7 +2,9 @@
 
 mod bench;
 mod compare;
+mod curves;
 mod decode;
+mod export;
 mod features;
 mod fewshot;
 mod images;
@@ -37,12 +39,14 @@ enum Verb {
     Demo(quickstart::DemoArgs),
     Pretrain(Box<pretrain::Args>),
     Import(import::Args),
+    Export(export::Args),
     Run(run::Args),
     Step(step::Args),
     Knn(knn::Args),
     Linprobe(linprobe::Args),
     Fewshot(fewshot::Args),
     Compare(compare::Args),
+    Curves(curves::Args),
     #[command(subcommand)]
     Bench(bench::Args),
     #[command(subcommand)]
@@ -71,6 +75,7 @@ pub fn main() -> ExitCode {
         Verb::Tokenize(args) => tokenize::run(args),
         Verb::Pretrain(args) => pretrain::run(args),
         Verb::Import(args) => import::run(args),
+        Verb::Export(args) => export::run(args),
         Verb::Run(args) => run::run(args),
         Verb::Step(args) => step::run(args),
         Verb::Tokens(args) => tokens::run(args),
@@ -88,6 +93,7 @@ pub fn main() -> ExitCode {
         Verb::Linprobe(args) => linprobe::run(args),
         Verb::Fewshot(args) => fewshot::run(args),
         Verb::Compare(args) => compare::run(args),
+        Verb::Curves(args) => curves::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -13,6 +13,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use crate::checkpoint;
 use crate::config::{self, ModelChoice, PretrainOptions};
 use crate::device::Device;
+use crate::model::Precision;
 use crate::step::{Contrast, Method};
 use crate::teacher::{TeacherInit, TeacherKind};
 use crate::train::{self, PretrainReport, Progress};
@@ -26,6 +27,8 @@ use crate::train::{self, PretrainReport, Progress};
 ///
 /// Ctrl-C or SIGTERM stops after the step, with a checkpoint. However a run ends, the same command with
 /// --resume auto goes on from the last checkpoint, and on the CPU ends with the same bits as without the stop.
+///
+/// Example: sorcen pretrain --data trainer/assets/emoji/train --output_dir run --model micro --minutes 2
 #[derive(clap::Args)]
 #[command(rename_all = "snake_case")]
 pub struct Args {
@@ -57,10 +60,18 @@ pub struct Args {
     /// Images that go through the model together; BatchNorm and negatives are among these.
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
-    /// Batches whose gradients are averaged for one update: a step has batch_size * accum_iter images.
+    /// Batches whose gradients are averaged for one update: a step has batch_size * accum_iter * devices images.
     #[arg(long, default_value_t = 1)]
     accum_iter: usize,
-    /// Peak learning rate [default: blr * batch_size * accum_iter / 256].
+    /// Devices to train on together, each with batches, masks and BatchNorm of its own; gradients are averaged over
+    /// all, and negatives and uniformity are those of all (as in the official code's processes). With cuda, the first
+    /// so many GPUs of this machine; with cpu, threads: for tests, it is no faster.
+    #[arg(long, default_value_t = 1)]
+    devices: usize,
+    /// What matrix products take: f32, or bf16 with everything else, and the weights, in f32.
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: Precision,
+    /// Peak learning rate [default: blr * images of a step / 256].
     #[arg(long)]
     lr: Option<f64>,
     /// Base learning rate [default: 1.5e-4 from 384 wide on, 3e-3 below].
@@ -139,9 +150,13 @@ pub struct Args {
     /// Seed of everything.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Checkpoint folder to start from (weights, not the optimiser).
+    /// Checkpoint folder to start from: its weights, with schedules and optimiser from the beginning.
     #[arg(long)]
     init: Option<PathBuf>,
+    /// Begin at this epoch of the schedules, with the optimiser of --init too: to go on with a run of the official
+    /// code, imported with `sorcen import --with_training_state`.
+    #[arg(long, default_value_t = 0, value_name = "EPOCH", requires = "init")]
+    start_epoch: u64,
     /// auto: go on where an earlier run in OUTPUT_DIR stopped, to the same bits; a new run if there is none.
     #[arg(long, value_enum, default_value = "no")]
     resume: Resume,
@@ -209,6 +224,8 @@ impl Args {
         self.preset.apply(&mut options);
         options.batch_size = self.batch_size;
         options.accum_iter = self.accum_iter;
+        options.devices = self.devices;
+        options.precision = self.precision;
         options.lr = self.lr;
         options.blr = self.blr;
         options.min_lr = self.min_lr;
@@ -237,6 +254,7 @@ impl Args {
         options.ema_epochs = self.ema_epochs;
         options.seed = self.seed;
         options.init = self.init.clone();
+        options.start_epoch = self.start_epoch;
         options.resume = self.resume == Resume::Auto;
         options.save_every = self.save_every;
         options.keep.last = self.keep_last;
@@ -342,6 +360,8 @@ mod tests {
         expected.duration = config::Duration::Steps(7);
         expected.batch_size = 9;
         expected.accum_iter = 3;
+        expected.devices = 2;
+        expected.precision = Precision::Bf16;
         expected.lr = Some(1e-2);
         expected.blr = Some(2e-2);
         expected.min_lr = 1e-5;
@@ -370,6 +390,7 @@ mod tests {
         expected.teacher_init = TeacherInit::Student;
         expected.seed = 11;
         expected.init = Some("i".into());
+        expected.start_epoch = 13;
         expected.resume = true;
         expected.save_every = 12;
         expected.keep.last = 5;
@@ -379,12 +400,12 @@ mod tests {
         expected.watch.tokenizer = Some("t".into());
         expected.watch.knn_every_epochs = 8;
         expected.watch.knn_data = Some("k".into());
-        let flags = "--model vit_l --steps 7 --batch_size 9 --accum_iter 3 --lr 1e-2 --blr 2e-2 --min_lr 1e-5 \
+        let flags = "--model vit_l --steps 7 --batch_size 9 --accum_iter 3 --devices 2 --precision bf16 --lr 1e-2 --blr 2e-2 --min_lr 1e-5 \
             --warmup_epochs 2.5 --weight_decay 0.07 --grad_clip 1.5 --mask_ratio_mu 0.6 --mask_ratio_std 0.2 \
             --mask_ratio_min 0.55 --mask_ratio_max 0.9 --drop_ratio 0.4 --dropout 0.3 --method mage --contrast l2 \
             --teacher whole --label_smoothing 0.2 --lambda 0.5 --temperature 0.4 --uniformity 0.02 --echo_topk 30 \
             --echo_warmup_epochs 4 --projector_dim 256 --no_jsm --ema 0.99 --ema_epochs 50 --teacher_init student \
-            --seed 11 --init i --resume auto --save_every 12 --keep_last 5 --keep_every 24 --print_freq 2 \
+            --seed 11 --init i --start_epoch 13 --resume auto --save_every 12 --keep_last 5 --keep_every 24 --print_freq 2 \
             --picture_every_epochs 6 --tokenizer t --knn_every_epochs 8 --knn_data k";
         assert_eq!(options(flags), expected);
     }

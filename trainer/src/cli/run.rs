@@ -12,6 +12,8 @@ use crate::engine::BurnEngine;
 /// In: `token_ids` [B, T] (the mask id allowed; no class token), optionally `drop_mask` [B, T] (non-zero:
 /// removed before the encoder; the same number in each row). Out: `latent` [B, 1+kept, D], `logits`
 /// [B, T, K], and `features` [B, D] where nothing is dropped. The same files as `sorcen-export run`.
+///
+/// Example: sorcen run --checkpoint trainer/assets/emoji/checkpoint --input ids.safetensors --output out.safetensors
 #[derive(clap::Args)]
 #[command(rename_all = "snake_case")]
 pub struct Args {

@@ -12,6 +12,7 @@ use crate::kernels::TrainBackend;
 use crate::masking::{Crop, MaskOptions};
 use crate::model::layers::Dropout;
 use crate::model::weight::Weights as _;
+use crate::model::Precision;
 use crate::optim::{AdamW, AdamWOptions};
 use crate::schedule::teacher_momentum;
 use crate::step::{Echo, HeadSizes, LossOptions, Method, Networks, Pretraining, StepInputs};
@@ -26,10 +27,12 @@ use crate::teacher::{Teacher, TeacherKind};
 ///
 /// MAGE reads `token_ids`, `all_mask` and `noise` alone and gives `loss_rec` and `loss_total`, the same
 /// number: it has no teacher, no projectors and no classifier. Its optimiser starts fresh.
+///
+/// Example: sorcen step --checkpoint imported --input step.safetensors --epoch 50 --lr 1e-3 --output out.safetensors
 #[derive(clap::Args)]
 #[command(rename_all = "snake_case")]
 pub struct Args {
-    /// Checkpoint folder with a training_state.
+    /// Checkpoint folder, for Sorcen with a training_state.
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
     /// Input tensors (safetensors).
@@ -47,6 +50,9 @@ pub struct Args {
     /// Output tensors (safetensors).
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
+    /// What matrix products take.
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: Precision,
     /// Where to compute.
     #[arg(long, value_enum, default_value = "cpu")]
     device: Device,
@@ -72,6 +78,7 @@ fn step<B: TrainBackend>(args: &Args) -> anyhow::Result<()> {
         Method::Sorcen => checkpoint::open_training(&args.checkpoint, &Default::default())?,
         Method::Mage => open_mage(&args.checkpoint)?,
     };
+    run.precision = args.precision;
     let inputs = read_inputs(args, method, run.config.grid, run.config.codebook_size)?;
 
     run.follow(teacher_momentum(0.996, 1600.0, args.epoch));
@@ -124,6 +131,8 @@ fn open_mage<B: TrainBackend>(dir: &Path) -> anyhow::Result<Pretraining<B>> {
         networks,
         teacher: Teacher::new(&config, TeacherKind::default(), 0, &device),
         optimizer: AdamW::new(AdamWOptions::default()),
+        precision: Default::default(),
+        peers: Default::default(),
         device,
     })
 }

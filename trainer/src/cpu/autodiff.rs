@@ -3,7 +3,7 @@
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use rayon::prelude::*;
 
 use super::math::{self, wide};
@@ -22,6 +22,9 @@ fn slice(gradient: Primitive) -> Slice {
 
 impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
     fn block(block: &Block<Self>, x: Tensor<Self, 3>, dropout: &Dropout) -> Tensor<Self, 3> {
+        if block.precision() != DType::F32 {
+            return block.forward_plain(x, dropout);
+        }
         let dims = x.dims();
         let inner = block.inner();
         let (input, weights) = (Slice::new(x.clone().inner()), BlockWeights::new(&inner));

@@ -7,7 +7,7 @@ mod math;
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::Flex;
-use burn::tensor::{Int, Tensor, TensorData, TensorPrimitive};
+use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
 use rayon::prelude::*;
 use sorcen_runtime::rng::Rng;
 
@@ -62,6 +62,9 @@ fn shape(block: &Block<Flex>, dims: [usize; 3]) -> block::Shape {
 
 impl Kernels for Flex {
     fn block(block: &Block<Self>, x: Tensor<Self, 3>, dropout: &Dropout) -> Tensor<Self, 3> {
+        if block.precision() != DType::F32 {
+            return block.forward_plain(x, dropout);
+        }
         let dims = x.dims();
         let (x, weights) = (Slice::new(x), BlockWeights::new(block));
         let calls = dropout.reserve(4);

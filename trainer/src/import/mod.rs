@@ -1,5 +1,6 @@
 //! Imports official checkpoints: `.pth` or `.safetensors` under the official names.
 
+mod optimizer;
 mod pickle;
 mod pth;
 
@@ -13,7 +14,7 @@ use crate::data::DataError;
 use crate::files::PartialDir;
 use crate::model::Sorcen;
 
-pub use pth::PthFile;
+pub use pth::{History, PthFile};
 
 /// What is not in the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,37 +23,59 @@ pub struct ImportOptions {
     pub heads: Option<usize>,
     /// Decoder heads; `None`: the same.
     pub decoder_heads: Option<usize>,
-    /// Teacher and pretraining heads too, for going on with training; MAGE's files have none.
+    /// Teacher, pretraining heads and optimiser too, for going on with training; MAGE's files have no teacher.
     pub with_training_state: bool,
+}
+
+/// What was imported.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Imported {
+    /// Sizes.
+    pub config: ModelConfig,
+    /// How far the training was, where its state is there.
+    pub training: Option<History>,
 }
 
 /// Turns the file `from` into a checkpoint folder `out`, which must be new or empty.
 ///
+/// With the training state come the optimiser's moments, where the file has an `optimizer` entry. The state of its
+/// gradient scaler is of no use: moments are of unscaled gradients, and nothing here is scaled.
+///
 /// # Errors
 /// [`DataError`] names the file and the first tensor that is missing or of the wrong shape, or the flag
 /// that is needed.
-pub fn import(from: &Path, out: &Path, options: &ImportOptions) -> Result<ModelConfig, DataError> {
+pub fn import(from: &Path, out: &Path, options: &ImportOptions) -> Result<Imported, DataError> {
+    let mut history = History::default();
     let source: Box<dyn WeightSource> = match from.extension() {
         Some(extension) if extension == "safetensors" => Box::new(TensorFile::open(from)?),
-        _ => Box::new(PthFile::open(from)?),
+        _ => {
+            let file = PthFile::open(from)?;
+            if options.with_training_state {
+                history = file.history()?;
+            }
+            Box::new(file)
+        }
     };
     let config = config(source.as_ref(), options)?;
     let device = Default::default();
     let partial = PartialDir::create(out).map_err(DataError::io(out))?;
     let has_teacher = source.shape("blocks_momentum.0.norm1.weight").is_some();
-    if options.with_training_state && has_teacher {
+    let with_training_state = options.with_training_state && has_teacher;
+    if with_training_state {
         let mut run = checkpoint::empty_training::<Autodiff<Flex>>(&config, source.as_ref(), &device)?;
         checkpoint::fill(source.as_ref(), &mut run.networks, "", &device)?;
         checkpoint::fill(source.as_ref(), &mut run.teacher, "", &device)?;
         checkpoint::write_model(partial.path(), &config, &run.networks.student)?;
-        checkpoint::write_training(partial.path(), &run, &State { step: 0, updates: 0, seed: 0 })?;
+        checkpoint::fill_moments(source.as_ref(), &mut run)?;
+        let History { updates, epochs } = history;
+        checkpoint::write_training(partial.path(), &run, &State { step: 0, updates, epochs, seed: 0 })?;
     } else {
         let mut model = Sorcen::<Flex>::new(&config, &device);
         checkpoint::fill(source.as_ref(), &mut model, "", &device)?;
         checkpoint::write_model(partial.path(), &config, &model)?;
     }
     partial.finish().map_err(DataError::io(out))?;
-    Ok(config)
+    Ok(Imported { config, training: with_training_state.then_some(history) })
 }
 
 /// The sizes that the shapes show.

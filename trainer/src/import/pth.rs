@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use sorcen_runtime::MappedFile;
 
+use super::optimizer::{Optimizer, Step};
 use super::pickle::{Id, Node, Pickle};
-use crate::checkpoint::WeightSource;
+use crate::checkpoint::{WeightSource, FIRST_MOMENT, SECOND_MOMENT};
 use crate::data::DataError;
 use crate::exchange::{IntFile, IntKind, Ints};
 use crate::zip::{self, Entry};
@@ -57,7 +58,7 @@ impl Element {
 
 /// A strided view of a storage.
 #[derive(Clone, Debug)]
-struct Tensor {
+pub(super) struct Tensor {
     element: Element,
     storage: String,
     offset: usize,
@@ -66,6 +67,10 @@ struct Tensor {
 }
 
 impl Tensor {
+    pub(super) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
     /// Whether its storage has a byte for each element. A view that repeats itself may have more elements, but
     /// no checkpoint needs one, and a small file could ask for all memory with it.
     fn has_room(&self, storages: &BTreeMap<String, Range<usize>>) -> bool {
@@ -74,13 +79,28 @@ impl Tensor {
     }
 }
 
-/// A checkpoint's tensors: those of its `model` entry, or of the file itself where it is a bare state dict.
+/// A checkpoint's tensors: those of its `model` entry, or of the file itself where it is a bare state dict; and the
+/// moments of its `optimizer` entry as `optimizer.exp_avg.NAME` and `optimizer.exp_avg_sq.NAME`.
 #[derive(Debug)]
 pub struct PthFile {
     path: PathBuf,
     bytes: MappedFile,
     tensors: BTreeMap<String, Tensor>,
     storages: BTreeMap<String, Range<usize>>,
+    /// Names of the model's tensors, in its order.
+    order: Vec<String>,
+    epoch: Option<u64>,
+    /// Counters of the optimiser, one a parameter, or why they cannot be told.
+    steps: Result<Vec<Step>, String>,
+}
+
+/// How far the training of a checkpoint was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// Updates that the optimiser has made; 0 where the file holds none.
+    pub updates: u64,
+    /// Epochs done.
+    pub epochs: u64,
 }
 
 impl PthFile {
@@ -98,37 +118,67 @@ impl PthFile {
         let parsed = if bytes.starts_with(ZIP) { zipped(&bytes) } else { legacy(&bytes) };
         let (pickle, storages) =
             parsed.map_err(|found| DataError::invalid(path, "contents", "a PyTorch checkpoint", found))?;
-        let tensors = tensors(&pickle);
-        if tensors.is_empty() {
+        let model = tensors(&pickle);
+        if model.is_empty() {
             return Err(DataError::invalid(path, "contents", "a state dict, bare or under `model`", "no tensor"));
+        }
+        let order = model.iter().map(|(name, _)| name.clone()).collect();
+        let epoch = match entry(&pickle, "epoch").map(|id| pickle.get(id)) {
+            Some(Node::Int(epoch)) => u64::try_from(*epoch).ok(),
+            _ => None,
+        };
+        let optimizer = entry(&pickle, "optimizer").map(|id| Optimizer::read(&pickle, id));
+        let (moments, steps) = match optimizer.map(|found| found.ok_or("no AdamW's state".to_string())) {
+            None => (BTreeMap::new(), Ok(Vec::new())),
+            Some(found) => match found.and_then(|optimizer| optimizer.named(&model)) {
+                Ok((moments, steps)) => (moments, Ok(steps)),
+                Err(error) => (BTreeMap::new(), Err(error)),
+            },
+        };
+        let mut tensors: BTreeMap<String, Tensor> = model.into_iter().collect();
+        for (name, [first, second]) in moments {
+            tensors.insert(format!("{FIRST_MOMENT}.{name}"), first);
+            tensors.insert(format!("{SECOND_MOMENT}.{name}"), second);
         }
         if let Some((name, tensor)) = tensors.iter().find(|(_, tensor)| !tensor.has_room(&storages)) {
             let found = format!("shape {:?}", tensor.shape);
             return Err(DataError::invalid(path, name, "no more elements than its storage has bytes", found));
         }
-        Ok(Self { path: path.to_path_buf(), bytes, tensors, storages })
+        Ok(Self { path: path.to_path_buf(), bytes, tensors, storages, order, epoch, steps })
     }
 
-    fn invalid<T>(&self, name: &str, expected: &str, found: impl std::fmt::Display) -> Result<T, DataError> {
-        Err(DataError::invalid(&self.path, name, expected, found))
-    }
-}
-
-impl WeightSource for PthFile {
-    fn path(&self) -> &Path {
-        &self.path
+    /// Names of the model's tensors, in its order.
+    pub fn in_order(&self) -> &[String] {
+        &self.order
     }
 
-    fn names(&self) -> Vec<String> {
-        self.tensors.keys().cloned().collect()
+    /// How far the training was.
+    ///
+    /// # Errors
+    /// [`DataError`] where the optimiser's entry is not the official code's AdamW over this model.
+    pub fn history(&self) -> Result<History, DataError> {
+        const AT_MOST: f32 = 1e15;
+        let steps = match &self.steps {
+            Ok(steps) => steps,
+            Err(found) => return self.invalid("optimizer", "AdamW with the official code's two groups", found),
+        };
+        let mut updates = 0;
+        for step in steps {
+            let count = match step {
+                Step::Number(count) => u64::try_from(*count).ok(),
+                Step::Tensor(tensor) => match self.values_of("optimizer step", tensor)?[..] {
+                    [count] if (0.0..AT_MOST).contains(&count) => Some(count as u64),
+                    _ => None,
+                },
+            };
+            let Some(count) = count else { return self.invalid("optimizer step", "a count", format!("{step:?}")) };
+            updates = updates.max(count);
+        }
+        Ok(History { updates, epochs: self.epoch.map_or(0, |epoch| epoch.saturating_add(1)) })
     }
 
-    fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.tensors.get(name).map(|tensor| tensor.shape.clone())
-    }
-
-    fn read(&self, name: &str) -> Result<Vec<f32>, DataError> {
-        let Some(tensor) = self.tensors.get(name) else { return self.invalid(name, "a tensor", "none of this name") };
+    /// The numbers of `tensor`, called `name`, row-major.
+    fn values_of(&self, name: &str, tensor: &Tensor) -> Result<Vec<f32>, DataError> {
         let size = tensor.element.bytes();
         if matches!(tensor.element, Element::Int(_) | Element::Other) {
             return self.invalid(name, "floating-point numbers", "another element type");
@@ -162,6 +212,30 @@ impl WeightSource for PthFile {
             })
         };
         Ok((0..count).map(|i| element(index(i))).collect())
+    }
+    fn invalid<T>(&self, name: &str, expected: &str, found: impl std::fmt::Display) -> Result<T, DataError> {
+        Err(DataError::invalid(&self.path, name, expected, found))
+    }
+}
+
+impl WeightSource for PthFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors.get(name).map(|tensor| tensor.shape.clone())
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<f32>, DataError> {
+        match self.tensors.get(name) {
+            Some(tensor) => self.values_of(name, tensor),
+            None => self.invalid(name, "a tensor", "none of this name"),
+        }
     }
 }
 
@@ -272,17 +346,20 @@ fn storage(pickle: &Pickle, id: Id) -> Option<(&str, &str)> {
     }
 }
 
-/// The tensors of the `model` entry, or of the whole.
-fn tensors(pickle: &Pickle) -> BTreeMap<String, Tensor> {
-    let entries = |id: Id| pickle.dict(id).unwrap_or_default();
-    let root = entries(pickle.root);
-    let model = root.iter().find(|(key, _)| matches!(pickle.str(*key), Some("model" | "state_dict")));
-    let state = model.map_or(root, |(_, value)| entries(*value));
+/// The entry `name` of the whole.
+fn entry(pickle: &Pickle, name: &str) -> Option<Id> {
+    pickle.dict(pickle.root)?.iter().find(|(key, _)| pickle.str(*key) == Some(name)).map(|&(_, value)| value)
+}
+
+/// The tensors of the `model` entry, or of the whole, in order.
+fn tensors(pickle: &Pickle) -> Vec<(String, Tensor)> {
+    let state = entry(pickle, "model").or_else(|| entry(pickle, "state_dict")).unwrap_or(pickle.root);
+    let state = pickle.dict(state).unwrap_or_default();
     state.iter().filter_map(|&(key, value)| Some((pickle.str(key)?.to_string(), tensor(pickle, value)?))).collect()
 }
 
 /// A tensor, or a parameter around one.
-fn tensor(pickle: &Pickle, id: Id) -> Option<Tensor> {
+pub(super) fn tensor(pickle: &Pickle, id: Id) -> Option<Tensor> {
     match call(pickle, id)? {
         ("torch._utils _rebuild_parameter", arguments) => rebuilt(pickle, *arguments.first()?),
         _ => rebuilt(pickle, id),

@@ -1,9 +1,10 @@
 //! A pre-norm transformer block.
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{activation, Tensor};
+use burn::tensor::{activation, DType, Tensor};
 
 use super::layers::{Dropout, LayerNorm, Linear};
+use super::precision::product;
 use super::weight::weights;
 use crate::kernels::Kernels;
 
@@ -73,6 +74,11 @@ impl<B: Kernels> Block<B> {
         self.norm1.eps()
     }
 
+    /// What its matrix products take.
+    pub fn precision(&self) -> DType {
+        self.qkv.precision()
+    }
+
     /// `[B, N, D]` to `[B, N, D]`, by the backend's best means.
     pub fn forward(&self, x: Tensor<B, 3>, dropout: &Dropout) -> Tensor<B, 3> {
         B::block(self, x, dropout)
@@ -98,8 +104,8 @@ impl<B: Kernels> Block<B> {
                 .slice([i..i + 1, 0..batch, 0..self.heads, 0..tokens, 0..head])
                 .reshape([batch, self.heads, tokens, head])
         };
-        let scores = (part(0) * (head as f32).powf(-0.5)).matmul(part(1).swap_dims(2, 3));
-        let mixed = dropout.apply(activation::softmax(scores, 3)).matmul(part(2));
+        let scores = product(part(0) * (head as f32).powf(-0.5), part(1).swap_dims(2, 3), self.precision());
+        let mixed = product(dropout.apply(activation::softmax(scores, 3)), part(2), self.precision());
         let joined = mixed.swap_dims(1, 2).reshape([rows, width]);
         dropout.apply(self.proj.forward(joined))
     }

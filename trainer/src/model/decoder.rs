@@ -7,6 +7,7 @@ use sorcen_runtime::ModelConfig;
 
 use super::block::{self, Block};
 use super::layers::{Dropout, LayerNorm, Linear};
+use super::precision::product;
 use super::weight::{weights, Weight};
 use crate::kernels::Kernels;
 
@@ -100,6 +101,6 @@ impl<B: Kernels> Head<B> {
     fn forward(&self, rows: Tensor<B, 2>, codes: Tensor<B, 2>) -> Tensor<B, 2> {
         let hidden = self.norm.forward(B::gelu_rows(self.fc.forward(rows)));
         let [count, _] = codes.dims();
-        hidden.matmul(codes.transpose()) + self.bias.get().slice([0..1, 0..count])
+        product(hidden, codes.transpose(), self.fc.precision()) + self.bias.get().slice([0..1, 0..count])
     }
 }

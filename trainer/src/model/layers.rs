@@ -3,9 +3,10 @@
 use std::cell::Cell;
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 use sorcen_runtime::rng::{Rng, Stream};
 
+use super::precision::product;
 use super::weight::{weights, Weight};
 use crate::cpu::wide;
 use crate::kernels::Kernels;
@@ -35,9 +36,14 @@ impl<B: Backend> Linear<B> {
         Linear { weight: self.weight.inner(), bias: self.bias.inner() }
     }
 
-    /// `[rows, in]` to `[rows, out]`.
+    /// `[rows, in]` to `[rows, out]`, in the precision of the weight.
     pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        x.matmul(self.weight.get().transpose()) + self.bias.get()
+        product(x, self.weight.get().transpose(), self.precision()) + self.bias.get()
+    }
+
+    /// What its product takes.
+    pub fn precision(&self) -> DType {
+        self.weight.get().dtype()
     }
 }
 
@@ -101,6 +107,16 @@ impl DropoutSource {
         self.rate <= 0.0
     }
 
+    /// Probability of being dropped.
+    pub fn rate(&self) -> f32 {
+        self.rate
+    }
+
+    /// A number of this step, for a generator that is to be seeded.
+    pub fn seed(&self) -> u64 {
+        self.rng.bits(u64::MAX)
+    }
+
     /// Factors of elements `start..` of the tensor that call number `call` drops from: 0 or `1 / (1 - rate)`.
     pub fn fill(&self, call: u64, start: u64, out: &mut [f32]) {
         // 16 bits an element, four elements a draw.
@@ -159,16 +175,13 @@ impl Dropout {
     }
 
     /// Drops elements of `x`, any shape: one call.
-    pub fn apply<B: Backend, const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+    pub fn apply<B: Kernels, const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
         let call = self.reserve(1);
         if self.source.is_off() {
             return x;
         }
-        let shape = x.shape();
-        let mut mask = vec![0.0; shape.num_elements()];
-        self.source.fill(call, 0, &mut mask);
-        let mask = Tensor::from_data(TensorData::new(mask, shape), &x.device());
-        x * mask
+        let factors = B::dropout(&self.source, call, x.dims(), &x.device());
+        x * factors
     }
 }
 

@@ -7,6 +7,7 @@ pub mod embed;
 pub mod heads;
 pub mod init;
 pub mod layers;
+pub mod precision;
 pub mod weight;
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
@@ -21,6 +22,7 @@ use embed::Embedding;
 use layers::{standardise, Dropout, LayerNorm};
 use weight::weights;
 
+pub use precision::Precision;
 pub use weight::Weight;
 
 /// Student encoder and decoder: everything that inference needs, in the order of the schema.

@@ -3,7 +3,7 @@
 //! Optimiser, teacher update, checkpoint and initialisation are loops over this walk.
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{FloatDType, Tensor, TensorData};
 
 use super::init;
 
@@ -82,13 +82,18 @@ impl<B: Backend> Weight<B> {
 
     /// Whether weight decay applies: not to vectors, nor to anything named `.bias` (official rule).
     pub fn decays(&self, name: &str) -> bool {
-        self.dims.len() > 1 && !name.ends_with(".bias")
+        decays(name, &self.dims)
     }
 
     /// Replaces the value (`[rows, columns]`, the same shape); the new one is a leaf of autodiff.
     pub fn set(&mut self, value: Tensor<B, 2>) {
         let value = value.detach();
         self.value = if self.trained { value.require_grad() } else { value };
+    }
+
+    /// Rounds the value to `dtype`; what is computed from it is differentiated by the value that was there.
+    pub fn round(&mut self, dtype: FloatDType) {
+        self.value = self.value.clone().cast(dtype);
     }
 
     /// The values on the host, row-major.
@@ -101,6 +106,11 @@ impl<B: Backend> Weight<B> {
         let shape = self.value.shape();
         self.set(Tensor::from_data(TensorData::new(values, shape), device));
     }
+}
+
+/// Whether weight decay applies to the weight `name` of shape `dims`: [`Weight::decays`].
+pub fn decays(name: &str, dims: &[usize]) -> bool {
+    dims.len() > 1 && !name.ends_with(".bias")
 }
 
 /// A module: weights under names, in a fixed order.

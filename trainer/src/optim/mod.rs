@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernels::{Kernels, TrainBackend};
 use crate::model::weight::Weights;
+use crate::replicas::Peers;
 
 pub use lars::{Lars, LarsOptions};
 
@@ -123,6 +124,17 @@ impl<B: TrainBackend> Gradients<B> {
             };
             self.0.push(gradient);
         });
+    }
+
+    /// Those that there are.
+    pub fn iter(&self) -> impl Iterator<Item = &Tensor<B::InnerBackend, 2>> {
+        self.0.iter().flatten()
+    }
+
+    /// Puts the means over all replicas in their place.
+    pub fn average(&mut self, peers: &Peers) {
+        let mut means = peers.mean(self.iter().cloned().collect()).into_iter();
+        self.0.iter_mut().flatten().zip(&mut means).for_each(|(gradient, mean)| *gradient = mean);
     }
 }
 

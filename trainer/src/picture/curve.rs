@@ -1,6 +1,6 @@
 //! The course of a run as a PNG: one panel a quantity, from the log's JSON lines.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use font8x8::UnicodeFonts;
 use image::RgbImage;
@@ -9,14 +9,18 @@ use sorcen_export::picture::{save_png, Picture};
 
 use crate::data::DataError;
 
-/// A line to draw: a name, and points whose x never falls.
+/// A quantity to draw: a name, and the points of one run or of several; x never falls.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curve {
     /// What it is called in the picture (ASCII).
     pub name: String,
-    /// (x, y), finite.
-    pub points: Vec<(f64, f64)>,
+    /// (x, y) of each run, finite.
+    pub runs: Vec<Vec<(f64, f64)>>,
 }
+
+/// Colours of the runs; of more, the last.
+const COLOURS: [RGBColor; 4] =
+    [RGBColor(31, 90, 180), RGBColor(230, 110, 20), RGBColor(30, 140, 60), RGBColor(150, 50, 150)];
 
 const WIDTH: u32 = 800;
 /// Height of a panel, and what it leaves free for text.
@@ -46,13 +50,28 @@ pub fn read_log(path: &Path, x: &str, fields: &[&str]) -> Result<Vec<Curve>, Dat
         if points.is_empty() {
             return Err(DataError::invalid(path, format_args!("`{field}` against `{x}`"), "numbers", "none"));
         }
-        Ok(Curve { name: field.into(), points })
+        Ok(Curve { name: field.into(), runs: vec![points] })
     };
     fields.iter().map(curve).collect()
 }
 
-/// Draws the curves below each other, with one axis of x, and writes a PNG: the points pale, their running mean
-/// over them.
+/// The same of several logs, whose runs are laid over each other.
+///
+/// # Errors
+/// As [`read_log`], for the first that fails.
+pub fn read_logs(paths: &[PathBuf], x: &str, fields: &[&str]) -> Result<Vec<Curve>, DataError> {
+    let mut all: Vec<Curve> = fields.iter().map(|field| Curve { name: field.to_string(), runs: Vec::new() }).collect();
+    for path in paths {
+        for (curve, run) in all.iter_mut().zip(read_log(path, x, fields)?) {
+            curve.runs.extend(run.runs);
+        }
+    }
+    Ok(all)
+}
+
+/// Draws the curves below each other, with one axis of x, and writes a PNG. Of one run: the points pale, their
+/// running mean over them. Of several: the points of each, from a broad line to thin ones, so that equal ones are
+/// all seen.
 ///
 /// # Errors
 /// [`DataError`] where the file cannot be written.
@@ -66,11 +85,11 @@ pub fn save_curves(curves: &[Curve], x_name: &str, path: &Path) -> Result<(), Da
 fn draw(curves: &[Curve], x_name: &str) -> Result<RgbImage, Box<dyn std::error::Error>> {
     let height = PANEL * curves.len().max(1) as u32;
     let mut sheet = RgbImage::from_pixel(WIDTH, height, image::Rgb([255; 3]));
-    let xs = curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.0));
+    let xs = curves.iter().flat_map(|curve| curve.runs.iter().flatten().map(|point| point.0));
     let x_range = spread(xs);
     for (number, curve) in curves.iter().enumerate() {
         let top = PANEL * number as u32;
-        let y_range = spread(curve.points.iter().map(|point| point.1));
+        let y_range = spread(curve.runs.iter().flatten().map(|point| point.1));
         let (x_ticks, y_ticks) = (ticks(x_range, 8), ticks(y_range, 5));
         // Plotters draws lines into a panel of its own; text is ours, since it would want fonts of the system.
         let mut panel = vec![255; (WIDTH * PANEL * 3) as usize];
@@ -90,9 +109,20 @@ fn draw(curves: &[Curve], x_name: &str) -> Result<RgbImage, Box<dyn std::error::
             for &y in &y_ticks {
                 chart.draw_series(LineSeries::new([(x_range.0, y), (x_range.1, y)], grey))?;
             }
-            let (pale, blue) = (RGBColor(170, 200, 235), RGBColor(31, 90, 180).stroke_width(2));
-            chart.draw_series(LineSeries::new(curve.points.iter().copied(), pale))?;
-            chart.draw_series(LineSeries::new(smooth(&curve.points), blue))?;
+            match &curve.runs[..] {
+                [points] => {
+                    let (pale, blue) = (RGBColor(170, 200, 235), COLOURS[0].stroke_width(2));
+                    chart.draw_series(LineSeries::new(points.iter().copied(), pale))?;
+                    chart.draw_series(LineSeries::new(smooth(points), blue))?;
+                }
+                runs => {
+                    for (number, points) in runs.iter().enumerate() {
+                        let width = 2 + 3 * (runs.len() - 1 - number) as u32;
+                        let style = COLOURS[number.min(COLOURS.len() - 1)].stroke_width(width);
+                        chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
+                    }
+                }
+            }
             root.present()?;
         }
         let panel = RgbImage::from_raw(WIDTH, PANEL, panel).ok_or("a panel of WIDTH x PANEL pixels")?;
@@ -208,7 +238,7 @@ mod tests {
         let line = |step: i32| format!("{{\"step\":{step},\"loss\":{}}}\n", 100 - step);
         std::fs::write(&log, (0..100).map(line).collect::<String>() + "{\"step\":100,\"loss\":null}\n").unwrap();
         let curves = read_log(&log, "step", &["loss"]).unwrap();
-        assert_eq!((curves[0].points.len(), curves[0].points[99]), (100, (99.0, 1.0)));
+        assert_eq!((curves[0].runs[0].len(), curves[0].runs[0][99]), (100, (99.0, 1.0)));
         save_curves(&curves, "step", &png).unwrap();
         let picture = image::open(&png).unwrap().to_rgb8();
         assert_eq!(picture.dimensions(), (WIDTH, PANEL));
@@ -220,6 +250,21 @@ mod tests {
         let (right, low) = (WIDTH - 16 - 12, PANEL - BOTTOM - 12);
         assert_eq!([blue(LEFT, TOP), blue(right, low), blue(right, TOP), blue(LEFT, low)], [true, true, false, false]);
         assert!(picture.enumerate_pixels().any(|(x, _, pixel)| x < LEFT - 4 && pixel.0 == [60; 3]), "labels");
+    }
+
+    #[test]
+    fn equal_runs_are_both_seen() {
+        let temp = tempfile::tempdir().unwrap();
+        let logs = ["a.txt", "b.txt"].map(|name| temp.path().join(name));
+        for log in &logs {
+            std::fs::write(log, (0..50).map(|i| format!("{{\"step\":{i},\"loss\":{i}}}\n")).collect::<String>())
+                .unwrap();
+        }
+        let curves = read_logs(&logs, "step", &["loss"]).unwrap();
+        assert!(curves.len() == 1 && curves[0].runs.len() == 2 && curves[0].runs[0] == curves[0].runs[1]);
+        let picture = draw(&curves, "step").unwrap();
+        let count = |colour: RGBColor| picture.pixels().filter(|p| p.0 == [colour.0, colour.1, colour.2]).count();
+        assert!(count(COLOURS[0]) > 200 && count(COLOURS[1]) > 200);
     }
 
     #[test]
@@ -235,7 +280,7 @@ mod tests {
 
     #[test]
     fn one_point_and_no_curve_are_drawn() {
-        let curve = Curve { name: "x".into(), points: vec![(3.0, 4.0)] };
+        let curve = Curve { name: "x".into(), runs: vec![vec![(3.0, 4.0)]] };
         assert!(draw(&[curve], "step").is_ok() && draw(&[], "step").is_ok());
     }
 }

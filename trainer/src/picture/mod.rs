@@ -2,5 +2,5 @@
 
 mod curve;
 
-pub use curve::{read_log, save_curves, Curve};
+pub use curve::{read_log, read_logs, save_curves, Curve};
 pub use sorcen_export::picture::{from_tokens, interleaved, save_png, Grid};

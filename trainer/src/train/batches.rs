@@ -12,16 +12,17 @@ use crate::step::{Echo, StepInputs};
 pub struct Batches<'a> {
     dataset: &'a TokenDataset,
     options: &'a PretrainOptions,
+    rank: u64,
     steps_per_epoch: u64,
     /// An epoch and its order.
     order: (u64, Vec<u32>),
 }
 
 impl<'a> Batches<'a> {
-    /// Batches of `dataset`; what is left over at the end of an epoch is left out.
-    pub fn new(dataset: &'a TokenDataset, options: &'a PretrainOptions) -> Self {
+    /// The batches of replica `rank`; what is left over at the end of an epoch is left out.
+    pub fn new(dataset: &'a TokenDataset, options: &'a PretrainOptions, rank: usize) -> Self {
         let steps_per_epoch = (dataset.len() / options.images_per_step()) as u64;
-        Self { dataset, options, steps_per_epoch, order: (u64::MAX, Vec::new()) }
+        Self { dataset, options, rank: rank as u64, steps_per_epoch, order: (u64::MAX, Vec::new()) }
     }
 
     /// Updates in one pass over the dataset.
@@ -29,10 +30,11 @@ impl<'a> Batches<'a> {
         self.steps_per_epoch
     }
 
-    /// Everything that step `step` is given: `accum_iter` batches.
+    /// Everything that step `step` is given: `accum_iter` batches. Those of all replicas have numbers of one row.
     pub fn of_step(&mut self, plan: &Plan, step: u64) -> Vec<StepInputs> {
-        let parts = self.options.accum_iter as u64;
-        (0..parts).map(|part| self.batch(plan, step, step * parts + part)).collect()
+        let (parts, replicas) = (self.options.accum_iter as u64, self.options.devices as u64);
+        let first = step * parts * replicas + self.rank;
+        (0..parts).map(|part| self.batch(plan, step, first + part * replicas)).collect()
     }
 
     /// Batch number `batch` of the run, which belongs to step `step`.
@@ -61,7 +63,7 @@ impl<'a> Batches<'a> {
 
     /// The images of batch `batch`: a new order each epoch.
     fn images(&mut self, batch: u64) -> &[u32] {
-        let per_epoch = self.steps_per_epoch * self.options.accum_iter as u64;
+        let per_epoch = self.steps_per_epoch * (self.options.accum_iter * self.options.devices) as u64;
         let (epoch, batch) = (batch / per_epoch, (batch % per_epoch) as usize);
         if self.order.0 != epoch {
             let rng = Rng::new(self.options.seed, Stream::Shuffle, epoch);

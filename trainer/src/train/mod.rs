@@ -2,11 +2,13 @@
 
 mod batches;
 mod meter;
+mod others;
 mod record;
 mod watch;
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Instant;
 
 use burn::backend::Autodiff;
@@ -21,10 +23,12 @@ use crate::kernels::TrainBackend;
 use crate::metrics::tensorboard::Events;
 use crate::metrics::{Log, LogLine};
 use crate::optim::AdamW;
+use crate::replicas::Peers;
 use crate::step::{Networks, Pretraining};
 use crate::teacher::{Teacher, TeacherInit};
 pub use batches::Batches;
 use meter::{now_s, Meter};
+use others::Others;
 use watch::Watch;
 pub use watch::PICTURES;
 
@@ -125,26 +129,78 @@ fn run<B: TrainBackend>(
     let dataset = TokenDataset::open(&options.data)?;
     let model = options.model.config(dataset.grid(), dataset.codebook_size())?;
     check_fit(&model, &dataset, options)?;
+    if let Some(available) = options.device.count() {
+        if options.devices > available {
+            let message =
+                format!("devices: expected at most {available}, those of this machine, found {}", options.devices);
+            return Err(TrainError::Option(message));
+        }
+    }
     let out = &options.output_dir;
     std::fs::create_dir_all(out).map_err(DataError::io(out))?;
 
     let started = Instant::now();
-    let mut training = new_run::<B>(options, &model, &dataset);
-    let mut batches = Batches::new(&dataset, options);
-    let watch = Watch::open(options, &model, &dataset)?;
     let earlier = if options.resume { checkpoint::find(&out.join(CHECKPOINT)) } else { None };
-    let (plan, mut step) = match &earlier {
-        Some(dir) => {
-            let plan = record::resumed_plan(&out.join(RUN), options, &model, &dataset)?;
-            (plan, checkpoint::restore(dir, &mut training)?.step)
+    let start = Start { options, model: &model, dataset: &dataset, earlier: earlier.as_deref() };
+    let mut places = Peers::of_run(options.devices).into_iter();
+    let mine = places.next().unwrap_or_default();
+    thread::scope(|scope| {
+        let _here = mine.presence();
+        let others = Others::begin::<B>(scope, &start, places)?;
+        train::<B>(&start, mine, &others, started, progress)
+    })
+}
+
+/// What every replica of a run starts from.
+#[derive(Clone, Copy)]
+struct Start<'a> {
+    options: &'a PretrainOptions,
+    model: &'a ModelConfig,
+    dataset: &'a TokenDataset,
+    /// The checkpoint to go on from.
+    earlier: Option<&'a Path>,
+}
+
+impl Start<'_> {
+    /// A replica, and the steps that its checkpoint has behind it.
+    fn replica<B: TrainBackend>(&self, peers: Peers) -> Result<(Pretraining<B>, u64), TrainError> {
+        let mut training = new_run::<B>(self.options, self.model, self.dataset, peers);
+        let mut step = 0;
+        match (self.earlier, &self.options.init) {
+            (Some(dir), _) => step = checkpoint::restore(dir, &mut training)?.step,
+            (None, Some(dir)) if self.options.start_epoch > 0 => checkpoint::go_on(dir, &mut training)?,
+            (None, Some(dir)) => checkpoint::initialise(dir, &mut training)?,
+            (None, None) => {}
         }
+        Ok((training, step))
+    }
+}
+
+/// The run as its first replica sees it, which writes everything.
+fn train<B: TrainBackend>(
+    start: &Start<'_>,
+    peers: Peers,
+    others: &Others,
+    started: Instant,
+    progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
+) -> Result<PretrainReport, TrainError> {
+    let Start { options, model, dataset, earlier } = *start;
+    let out = &options.output_dir;
+    let mut batches = Batches::new(dataset, options, peers.rank());
+    let watch = Watch::open(options, model, dataset)?;
+    let (mut training, behind) = start.replica::<B>(peers)?;
+    let (plan, mut step) = match earlier {
+        Some(_) => (record::resumed_plan(&out.join(RUN), options, model, dataset)?, behind),
         None => {
-            if let Some(dir) = &options.init {
-                checkpoint::initialise(dir, &mut training)?;
-            }
             let plan = plan(options, &training, &mut batches, started);
-            record::write(&out.join(RUN), options, &model, &plan, &dataset)?;
-            (plan, 0)
+            let first = options.start_epoch.saturating_mul(plan.steps_per_epoch);
+            if first >= plan.steps {
+                let (epoch, steps) = (options.start_epoch, plan.steps);
+                let message = format!("start_epoch: expected one within the run of {steps} steps, found {epoch}");
+                return Err(TrainError::Option(message));
+            }
+            record::write(&out.join(RUN), options, model, &plan, dataset)?;
+            (plan, first)
         }
     };
 
@@ -155,6 +211,7 @@ fn run<B: TrainBackend>(
     let mut meter = Meter::<B>::new();
     let (first_step, mut last) = (step, None);
     while step < plan.steps {
+        others.step(&plan, step);
         let inputs = batches.of_step(&plan, step);
         let report = training.step(&inputs, plan.momentum(step), plan.learning_rate(step), &mut Clock::off());
         meter.add(step, report);
@@ -183,7 +240,8 @@ fn run<B: TrainBackend>(
             last = Some(line);
         }
         if stop || save {
-            let state = State { step, updates: training.optimizer.updates, seed: options.seed };
+            let state =
+                State { step, updates: training.optimizer.updates, epochs: plan.epoch(step), seed: options.seed };
             checkpoint::save(&out.join(CHECKPOINT), &training, &state, &options.keep)?;
         }
         if stop {
@@ -195,7 +253,7 @@ fn run<B: TrainBackend>(
     Ok(PretrainReport {
         checkpoint: out.join(CHECKPOINT),
         log: log_path,
-        model,
+        model: *model,
         steps: step,
         planned_steps: plan.steps,
         images: step * options.images_per_step() as u64,
@@ -223,8 +281,13 @@ fn check_fit(model: &ModelConfig, dataset: &TokenDataset, options: &PretrainOpti
     Ok(())
 }
 
-fn new_run<B: TrainBackend>(options: &PretrainOptions, model: &ModelConfig, dataset: &TokenDataset) -> Pretraining<B> {
-    let device = B::Device::default();
+fn new_run<B: TrainBackend>(
+    options: &PretrainOptions,
+    model: &ModelConfig,
+    dataset: &TokenDataset,
+    peers: Peers,
+) -> Pretraining<B> {
+    let device = peers.device::<B>();
     let sizes = options.head_sizes(model.embed_dim);
     let mut run = Pretraining {
         config: *model,
@@ -232,6 +295,8 @@ fn new_run<B: TrainBackend>(options: &PretrainOptions, model: &ModelConfig, data
         networks: Networks::new(model, &sizes, dataset.class_names().len(), options.seed, &device),
         teacher: Teacher::new(model, options.losses.teacher, options.seed, &device),
         optimizer: AdamW::new(options.adamw),
+        precision: options.precision,
+        peers,
         device,
     };
     if options.teacher_init == TeacherInit::Student {

@@ -1,0 +1,44 @@
+//! `sorcen curves`: the course of training, as a picture.
+
+use std::path::PathBuf;
+
+use crate::picture::{read_logs, save_curves};
+use crate::train::LOG;
+
+/// Draw losses of one or several runs against the step.
+///
+/// One run: pale points and their running mean. Several: laid over each other, the first as a
+/// broad line and the later ones thinner (blue, orange, green, violet), so that equal ones are
+/// all seen. For instance a run that was killed and resumed over one that was not:
+///
+///     sorcen curves --runs straight --runs resumed --out resumed.png
+#[derive(clap::Args)]
+#[command(rename_all = "snake_case", verbatim_doc_comment)]
+pub struct Args {
+    /// Folder of a run (OUTPUT_DIR of pretrain), or its log.txt; may be given several times.
+    #[arg(long, value_name = "DIR", required = true)]
+    runs: Vec<PathBuf>,
+    /// Fields of the log, one panel each.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "train_rec_loss,train_nn_loss,train_class_loss,train_grad_norm"
+    )]
+    fields: Vec<String>,
+    /// The PNG to write.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// A log that cannot be read, or has no such field.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let logs: Vec<PathBuf> =
+        args.runs.iter().map(|run| if run.is_dir() { run.join(LOG) } else { run.clone() }).collect();
+    let fields: Vec<&str> = args.fields.iter().map(String::as_str).collect();
+    save_curves(&read_logs(&logs, "step", &fields)?, "step", &args.out)?;
+    println!("{}", args.out.display());
+    Ok(())
+}
