@@ -117,7 +117,7 @@ fn draw(curves: &[Curve], x_name: &str) -> Result<RgbImage, Box<dyn std::error::
                 }
                 runs => {
                     for (number, points) in runs.iter().enumerate() {
-                        let width = 2 + 3 * (runs.len() - 1 - number) as u32;
+                        let width = 2 + 4 * (runs.len() - 1 - number) as u32;
                         let style = COLOURS[number.min(COLOURS.len() - 1)].stroke_width(width);
                         chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
                     }

@@ -141,7 +141,11 @@ fn run<B: TrainBackend>(
 
     let started = Instant::now();
     let earlier = if options.resume { checkpoint::find(&out.join(CHECKPOINT)) } else { None };
-    let start = Start { options, model: &model, dataset: &dataset, earlier: earlier.as_deref() };
+    let earlier = match &earlier {
+        Some(dir) => Some((dir.as_path(), record::resumed_plan(&out.join(RUN), options, &model, &dataset)?)),
+        None => None,
+    };
+    let start = Start { options, model: &model, dataset: &dataset, earlier };
     let mut places = Peers::of_run(options.devices).into_iter();
     let mine = places.next().unwrap_or_default();
     thread::scope(|scope| {
@@ -157,8 +161,8 @@ struct Start<'a> {
     options: &'a PretrainOptions,
     model: &'a ModelConfig,
     dataset: &'a TokenDataset,
-    /// The checkpoint to go on from.
-    earlier: Option<&'a Path>,
+    /// The checkpoint to go on from, and the plan of its run.
+    earlier: Option<(&'a Path, Plan)>,
 }
 
 impl Start<'_> {
@@ -167,7 +171,7 @@ impl Start<'_> {
         let mut training = new_run::<B>(self.options, self.model, self.dataset, peers);
         let mut step = 0;
         match (self.earlier, &self.options.init) {
-            (Some(dir), _) => step = checkpoint::restore(dir, &mut training)?.step,
+            (Some((dir, _)), _) => step = checkpoint::restore(dir, &mut training)?.step,
             (None, Some(dir)) if self.options.start_epoch > 0 => checkpoint::go_on(dir, &mut training)?,
             (None, Some(dir)) => checkpoint::initialise(dir, &mut training)?,
             (None, None) => {}
@@ -190,7 +194,7 @@ fn train<B: TrainBackend>(
     let watch = Watch::open(options, model, dataset)?;
     let (mut training, behind) = start.replica::<B>(peers)?;
     let (plan, mut step) = match earlier {
-        Some(_) => (record::resumed_plan(&out.join(RUN), options, model, dataset)?, behind),
+        Some((_, plan)) => (plan, behind),
         None => {
             let plan = plan(options, &training, &mut batches, started);
             let first = options.start_epoch.saturating_mul(plan.steps_per_epoch);
