@@ -45,12 +45,12 @@ pub(crate) mod avx512;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avxvnni;
 pub(crate) mod bytes;
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) mod dotprod;
 mod epilogue;
 #[cfg(sorcen_mve)]
 pub(crate) mod helium;
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) mod i8mm;
 #[cfg(any(
     all(target_arch = "x86_64", target_feature = "sse2"),
@@ -59,9 +59,13 @@ pub(crate) mod i8mm;
 mod madd;
 #[cfg(feature = "std")]
 pub(crate) mod map;
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) mod neon;
-#[cfg(any(target_arch = "aarch64", target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128")))]
+#[cfg(any(
+    all(target_arch = "aarch64", target_feature = "neon"),
+    target_arch = "x86_64",
+    all(target_arch = "wasm32", target_feature = "simd128")
+))]
 mod panels;
 pub(crate) mod scalar;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
@@ -255,11 +259,11 @@ kernels! {
     Sse2(sse2::Sse2) Some(sse2::Sse2),
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     Simd128(simd128::Simd128) Some(simd128::Simd128),
-    #[cfg(target_arch = "aarch64")]
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     I8mm(i8mm::I8mm) i8mm::I8mm::detect(),
-    #[cfg(target_arch = "aarch64")]
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     DotProd(dotprod::DotProd) dotprod::DotProd::detect(),
-    #[cfg(target_arch = "aarch64")]
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     Neon(neon::Neon) Some(neon::Neon),
     #[cfg(sorcen_mve)]
     Helium(helium::Helium) Some(helium::Helium::COMPILED),
