@@ -58,7 +58,8 @@ pub const BOARDS: [Board; 7] = [
 ];
 
 /// The example programs.
-pub const EXAMPLES: [&str; 7] = ["features", "fewshot", "generate", "inpaint", "tokenize", "product", "kernels"];
+pub const EXAMPLES: [&str; 8] =
+    ["features", "fewshot", "generate", "inpaint", "tokenize", "selftest", "product", "kernels"];
 
 impl Board {
     /// The board of a name.
