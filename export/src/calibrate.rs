@@ -1,15 +1,20 @@
-//! The range of the numbers that enter each linear: what static quantisation of activations needs.
+//! What enters each linear of a model, seen on images: ranges, for activations in fixed steps (int8 ONNX), and Gram
+//! matrices, for rounding weights (int4 packs).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use ndarray::ArrayView2;
+use ndarray::{linalg::general_mat_mul, Array2, ArrayView2};
 use rayon::prelude::*;
-use sorcen_runtime::schema::Param;
+use sorcen_runtime::schema::{self, Param};
 
 use crate::{
     checkpoint::Checkpoint,
     engine::{check_encode, Kept},
     error::Error,
+    gptq::Feedback,
     reference::Reference,
     verify::drop_and_mask,
 };
@@ -55,37 +60,95 @@ impl Ranges {
         if !(0.5..=1.0).contains(&share) {
             return Err(Error::value("share of the numbers inside the range", "0.5 to 1", share));
         }
-        let config = &checkpoint.config;
-        let whole = Kept::of(tokens, None, config)?;
-        let (ids, dropped) = drop_and_mask(config, tokens);
-        let part = Kept::of(ids.view(), Some(dropped.view()), config)?;
-        let reference = Reference::new(checkpoint.clone());
         let mut all = Self(BTreeMap::new());
-        for kept in [whole, part] {
-            let images = check_encode(config, kept.ids.view(), kept.positions.view())?;
-            let ranges: Vec<Self> = images
-                .par_iter()
-                .enumerate()
-                .map(|(b, image)| {
-                    let mut ranges = BTreeMap::new();
-                    let mut tap = |name: &str, x: ArrayView2<f32>| {
-                        if name.ends_with(".weight") {
-                            ranges.insert(name.to_owned(), range(x, share));
-                        }
-                    };
-                    let (latent, _) = reference.encode_image(&image.ids, &image.positions, &mut tap);
-                    let source: Vec<usize> = kept.source.row(b).iter().map(|&row| row as usize).collect();
-                    reference.decode_image(latent.view(), &source, &mut tap);
-                    Self(ranges)
-                })
-                .collect();
-            for (name, range) in ranges.into_iter().flat_map(|ranges| ranges.0) {
-                let widest = all.0.entry(name).or_default();
-                *widest = widest.widen(range);
-            }
-        }
+        for_each_linear(
+            checkpoint,
+            tokens,
+            |_, x| Some(range(x, share)),
+            |images| {
+                for (name, range) in images.into_iter().flatten() {
+                    let widest = all.0.entry(name).or_default();
+                    *widest = widest.widen(range);
+                }
+            },
+        )?;
         Ok(all)
     }
+}
+
+/// Gram matrices `[in, in]` of the inputs of linears, by the weight's name: `xᵀ x`, summed over tokens and images.
+pub struct Grams(BTreeMap<String, Array2<f32>>);
+
+impl Grams {
+    /// Runs images `tokens` `[B, T]` through the float reference, whole and with dropped and masked tokens, and looks at
+    /// the linears of the weights that are `wanted`: a square of the width each, so 38 MB for the widest of ViT-B.
+    ///
+    /// # Errors
+    /// [`Error::Value`] where tokens are no codes of the model, or there is no image.
+    pub fn measure(
+        checkpoint: &Arc<Checkpoint>,
+        tokens: ArrayView2<i64>,
+        wanted: impl Fn(Param) -> bool,
+    ) -> Result<Self, Error> {
+        let names = schema::params(&checkpoint.config).filter(|&param| wanted(param)).map(|param| {
+            let width = param.shape(&checkpoint.config).matrix().1;
+            (param.to_string(), Array2::zeros((width, width)))
+        });
+        let mut grams: BTreeMap<String, Array2<f32>> = names.collect();
+        let names: BTreeSet<String> = grams.keys().cloned().collect();
+        for_each_linear(
+            checkpoint,
+            tokens,
+            |name, x| names.contains(name).then(|| x.to_owned()),
+            |images| {
+                grams.par_iter_mut().for_each(|(name, gram)| {
+                    for x in images.iter().filter_map(|image| image.get(name)) {
+                        general_mat_mul(1.0, &x.t(), x, 1.0, gram);
+                    }
+                });
+            },
+        )?;
+        Ok(Self(grams))
+    }
+
+    /// How to round the weights of a linear; `None` where it was not looked at, or nothing ever entered it.
+    pub fn feedback(&self, weight: Param) -> Option<Feedback> {
+        self.0.get(&weight.to_string()).and_then(Feedback::new)
+    }
+}
+
+/// Runs images `tokens` `[B, T]` through the float reference, whole and with dropped and masked tokens. `look(name, x)`
+/// makes something of what enters a linear, `x` `[rows, in]`, `name` its weight's; `take` gets what came of several
+/// images, always in the order of the images, so that sums do not depend on the number of threads.
+fn for_each_linear<T: Send>(
+    checkpoint: &Arc<Checkpoint>,
+    tokens: ArrayView2<i64>,
+    look: impl Fn(&str, ArrayView2<f32>) -> Option<T> + Sync,
+    mut take: impl FnMut(Vec<BTreeMap<String, T>>),
+) -> Result<(), Error> {
+    let config = &checkpoint.config;
+    let (ids, dropped) = drop_and_mask(config, tokens);
+    let reference = Reference::new(checkpoint.clone());
+    for kept in [Kept::of(tokens, None, config)?, Kept::of(ids.view(), Some(dropped.view()), config)?] {
+        let images = check_encode(config, kept.ids.view(), kept.positions.view())?;
+        let one = |b: usize| {
+            let mut seen = BTreeMap::new();
+            let mut tap = |name: &str, x: ArrayView2<f32>| {
+                if name.ends_with(".weight") {
+                    seen.extend(look(name, x).map(|made| (name.to_owned(), made)));
+                }
+            };
+            let (latent, _) = reference.encode_image(&images[b].ids, &images[b].positions, &mut tap);
+            let source: Vec<usize> = kept.source.row(b).iter().map(|&row| row as usize).collect();
+            reference.decode_image(latent.view(), &source, &mut tap);
+            seen
+        };
+        let order: Vec<usize> = (0..images.len()).collect();
+        for few in order.chunks(rayon::current_num_threads()) {
+            take(few.par_iter().map(|&b| one(b)).collect());
+        }
+    }
+    Ok(())
 }
 
 /// The range of the numbers of `x`, `share` of them inside.

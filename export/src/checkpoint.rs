@@ -4,7 +4,12 @@
 //! mapped and f32 weights are borrowed from the map, so that no second copy of them is in memory. It must not be
 //! changed meanwhile (our own tools replace files, which leaves a map as it was).
 
-use std::{borrow::Cow, fs, ops::Range, path::Path};
+use std::{
+    borrow::Cow,
+    fs,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 use half::{bf16, f16};
 use safetensors::{tensor::View, Dtype, SafeTensors};
@@ -25,6 +30,7 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 pub struct Checkpoint {
     /// Sizes of the model; valid.
     pub config: ModelConfig,
+    dir: PathBuf,
     bytes: MappedFile,
     values: Vec<Values>, // in schema order
 }
@@ -47,9 +53,14 @@ impl Checkpoint {
         let path = dir.join(WEIGHTS_FILE);
         let bytes = map::open(&path)?;
         let values = find_values(&path, &bytes, &config)?;
-        let checkpoint = Self { config, bytes, values };
+        let checkpoint = Self { config, dir: dir.to_owned(), bytes, values };
         checkpoint.check_finite(&path)?;
         Ok(checkpoint)
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The values of a weight, row-major in its schema shape.

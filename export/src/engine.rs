@@ -202,11 +202,11 @@ pub(crate) fn check_decode(
 }
 
 /// Arrays of one shape, at least one, as one array with a new first axis.
-pub(crate) fn stack<D>(items: &[Array<f32, D>]) -> Array<f32, D::Larger>
+pub(crate) fn stack<D>(items: &[Array<f32, D>]) -> Result<Array<f32, D::Larger>, Error>
 where
     D: Dimension,
     D::Larger: RemoveAxis,
 {
     let views: Vec<_> = items.iter().map(Array::view).collect();
-    ndarray::stack(Axis(0), &views).expect("a batch has at least one image, and all have the model's shapes")
+    ndarray::stack(Axis(0), &views).map_err(|error| Error::value("batch", "images of one shape", error))
 }

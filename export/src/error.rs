@@ -24,6 +24,14 @@ pub enum Error {
         /// Where and why parsing stopped.
         reason: serde_json::Error,
     },
+    /// A file that is not JSON.
+    #[error("{}: expected JSON, found: {reason}", path.display())]
+    Json {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why parsing stopped.
+        reason: serde_json::Error,
+    },
     /// Something read from a file fails the runtime's checks (config ranges, a pack's structure, …).
     #[error("{}: {reason}", path.display())]
     Invalid {

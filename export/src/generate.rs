@@ -3,7 +3,7 @@
 //! A pack is run by the runtime's own loop; for the others the same loop stands here, over the same
 //! sampler, schedule and re-masking, with all logits of a batch from one [`engine::run`].
 
-use ndarray::{s, Array2, Array3, ArrayView2, ArrayView3, Axis};
+use ndarray::{s, Array2, Array3, ArrayView2, ArrayView3, Axis, Ix3};
 use rayon::prelude::*;
 use sorcen_runtime::{
     generate::{self as runtime, CountFrom, Options},
@@ -51,8 +51,8 @@ impl Replay {
     /// # Errors
     /// Any [`Error`] naming file, tensor, expected and found.
     pub fn read(file: &TensorFile, config: &ModelConfig) -> Result<Self, Error> {
-        let ids = file.ints("raw_sampled_ids", 3)?;
-        let gumbel = file.numbers("gumbel", 3)?;
+        let ids = file.ints_as::<Ix3>("raw_sampled_ids")?;
+        let gumbel = file.numbers_as::<Ix3>("gumbel")?;
         let tokens = config.tokens();
         if ids.shape() != gumbel.shape() || ids.shape()[2] != tokens {
             let expected = format!("both of one shape [N, B, {tokens}]");
@@ -62,11 +62,7 @@ impl Replay {
         if let Some(id) = ids.iter().find(|id| !(0..config.codebook_size as i64).contains(id)) {
             return Err(Error::value("`raw_sampled_ids`", format!("codes below {}", config.codebook_size), id));
         }
-        let three = "the rank was checked";
-        Ok(Self {
-            raw_sampled_ids: ids.mapv(|id| id as u16).into_dimensionality().expect(three),
-            gumbel: gumbel.into_dimensionality().expect(three),
-        })
+        Ok(Self { raw_sampled_ids: ids.mapv(|id| id as u16), gumbel })
     }
 }
 
@@ -205,8 +201,10 @@ pub fn generate_pack(
         Ok((inputs, ids))
     };
     let done: Vec<_> = images.into_par_iter().enumerate().map(one).collect::<Result<_, _>>()?;
-    let inputs: Vec<_> = done.iter().map(|(inputs, _)| inputs.view()).collect();
-    let input_ids = ndarray::stack(Axis(1), &inputs).expect("at least one image, all of one shape");
+    let mut input_ids = Array3::zeros((options.steps, done.len(), config.tokens()));
+    for (mut place, (inputs, _)) in input_ids.axis_iter_mut(Axis(1)).zip(&done) {
+        place.assign(inputs);
+    }
     let final_ids = Array2::from_shape_fn(start.dim(), |(b, t)| i64::from(done[b].1[t]));
     Ok(Generated { input_ids, final_ids })
 }
@@ -219,7 +217,7 @@ pub fn read_inputs(file: &TensorFile) -> Result<Option<Array3<i64>>, Error> {
     if !file.has("input_ids") {
         return Ok(None);
     }
-    let ids: Array3<i64> = file.ints("input_ids", 3)?.into_dimensionality().expect("the rank was checked");
+    let ids = file.ints_as::<Ix3>("input_ids")?;
     if ids.dim().0 == 0 || ids.dim().1 == 0 {
         return Err(Error::value("`input_ids`", "at least one step and one image", format!("{:?}", ids.shape())));
     }

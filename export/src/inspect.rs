@@ -8,13 +8,13 @@ use sha2::{Digest, Sha256};
 use sorcen_runtime::{
     pack::Data,
     quant::Layout,
-    schema,
+    schema::{self, Param},
     scratch::{Plan, Scratch},
     ModelConfig,
 };
 
 use crate::{
-    checkpoint,
+    card, checkpoint,
     error::Error,
     fits::{Budget, Fit},
     map, onnx,
@@ -47,7 +47,7 @@ pub struct Inspection {
     pub classifier: Option<ClassifierInfo>,
     /// Self-test inside, if any, run on this machine.
     pub self_test: Option<SelfTestInfo>,
-    /// Where it comes from: a pack's model card, the metadata of ONNX files.
+    /// Where it comes from: the model card of a pack or of ONNX files, the training run of a checkpoint.
     pub card: Option<serde_json::Value>,
 }
 
@@ -139,6 +139,8 @@ fn inspect_checkpoint(dir: &Path) -> Result<Inspection, Error> {
         let (precision, bytes) = checkpoint.stored(param);
         inspection.tensors.push(TensorInfo { name: param.to_string(), shape: shape.dims().to_vec(), precision, bytes });
     }
+    let run = card::of_run(dir, &checkpoint.config)?;
+    inspection.card = (!run.is_empty()).then_some(run.into());
     Ok(inspection)
 }
 
@@ -149,9 +151,13 @@ fn inspect_pack(path: &Path) -> Result<Inspection, Error> {
     let mut inspection = Inspection::new("pack", config);
     inspection.files.push(file_info(path)?);
     for param in schema::params(&config) {
+        let mut shape = param.shape(&config).dims().to_vec();
+        if param == Param::WordEmbedding {
+            shape[0] = pack.matrix(param).rows; // those that are stored
+        }
         inspection.tensors.push(TensorInfo {
             name: param.to_string(),
-            shape: param.shape(&config).dims().to_vec(),
+            shape,
             precision: pack.precision(param).map_or("absent", |precision| precision.name()),
             bytes: pack.tensor_bytes(param),
         });
@@ -195,21 +201,18 @@ fn inspect_onnx(dir: &Path) -> Result<Inspection, Error> {
     for name in [onnx::ENCODER_FILE, onnx::DECODER_FILE] {
         inspection.files.push(file_info(&dir.join(name))?);
     }
-    inspection.card = Some(serde_json::json!({
-        "checkpoint_sha256": metadata.checkpoint_sha256,
-        "precision": metadata.precision,
-        "tool": metadata.tool,
-        "licence": metadata.licence,
-    }));
+    inspection.card = Some(metadata.card);
     Ok(inspection)
 }
 
-/// `x86-vnni (16x4)`
+/// `x86-vnni, wasm (16x4)`
 fn layout_name(layout: Layout) -> String {
-    let target = Target::of(layout).and_then(|target| Some(target.to_possible_value()?.get_name().to_owned()));
-    match (target, layout.kt) {
-        (Some(target), 0) => format!("{target} (rows)"),
-        (target, kt) => format!("{} ({}x{kt})", target.as_deref().unwrap_or("no known target"), layout.nr),
+    let names = Target::of(layout).filter_map(|target| Some(target.to_possible_value()?.get_name().to_owned()));
+    let names = names.collect::<Vec<_>>().join(", ");
+    let names = if names.is_empty() { "no known target" } else { &names };
+    match layout.kt {
+        0 => format!("{names} (rows)"),
+        kt => format!("{names} ({}x{kt})", layout.nr),
     }
 }
 
@@ -343,7 +346,8 @@ impl std::fmt::Display for Inspection {
         let ScratchInfo { features, generate } = &self.scratch;
         writeln!(f, "memory      {features} bytes for features, {generate} to generate, beside the weights")?;
         if let Some(card) = &self.card {
-            writeln!(f, "card        {card}")?;
+            let lines = format!("{card:#}");
+            writeln!(f, "card        {}", lines.replace('\n', "\n            "))?;
         }
         Ok(())
     }

@@ -27,14 +27,17 @@
 pub mod atomic;
 pub mod batch;
 pub mod calibrate;
+pub mod card;
 pub mod checkpoint;
 pub mod classifier;
 pub mod cli;
+pub mod dataset;
 pub mod engine;
 pub mod error;
 pub mod fits;
 pub mod generate;
 pub mod given;
+pub mod gptq;
 pub mod inspect;
 pub mod map;
 pub mod onnx;

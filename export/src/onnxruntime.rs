@@ -5,7 +5,7 @@ use std::{
     process::Command,
 };
 
-use ndarray::{Array3, ArrayView2, ArrayView3, Ix2, Ix3};
+use ndarray::{Array3, ArrayView2, ArrayView3};
 use sorcen_runtime::ModelConfig;
 
 use crate::{
@@ -104,8 +104,8 @@ impl Engine for OnnxRuntime {
         inputs.ints("token_ids", ids);
         inputs.ints("positions", positions);
         let outputs = self.run(onnx::ENCODER_FILE, &inputs)?;
-        let latent = outputs.floats("latent", 3)?.into_dimensionality::<Ix3>().expect("the rank was checked");
-        let features = outputs.floats("features", 2)?.into_dimensionality::<Ix2>().expect("the rank was checked");
+        let latent = outputs.floats_as("latent")?;
+        let features = outputs.floats_as("features")?;
         Ok(Encoded { latent, features })
     }
 
@@ -115,6 +115,6 @@ impl Engine for OnnxRuntime {
         inputs.floats("latent", latent);
         inputs.ints("source", source);
         let outputs = self.run(onnx::DECODER_FILE, &inputs)?;
-        Ok(outputs.floats("logits", 3)?.into_dimensionality::<Ix3>().expect("the rank was checked"))
+        outputs.floats_as("logits")
     }
 }

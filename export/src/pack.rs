@@ -1,6 +1,6 @@
 //! Packs: written from a checkpoint, opened, and run by the runtime as an [`Engine`].
 
-use std::{fs, path::Path};
+use std::{borrow::Cow, fs, path::Path};
 
 use clap::ValueEnum;
 use half::f16;
@@ -17,6 +17,8 @@ use sorcen_runtime::{
 
 use crate::{
     atomic,
+    calibrate::Grams,
+    card::{self, Card},
     checkpoint::Checkpoint,
     classifier::LinearHead,
     engine::{check_decode, check_encode, stack, Encoded, Engine},
@@ -32,32 +34,48 @@ pub enum Target {
     /// Plain rows: good everywhere.
     #[default]
     Generic,
+    /// Arm Cortex-M4, M7, M33: the DSP instructions.
+    CortexM4,
+    /// Arm Cortex-M55, M85: Helium.
+    CortexM55,
     /// x86-64 with AVX2 or AVX-512 VNNI.
     X86Vnni,
+    /// AArch64 with dot products (`sdot`).
+    NeonDotprod,
+    /// AArch64 with matrix products (`smmla`).
+    NeonI8mm,
+    /// WebAssembly with `simd128`.
+    Wasm,
 }
 
 impl Target {
-    /// The order of int8 weights.
+    /// The order of int8 weights: what the kernels of that machine multiply fastest
+    /// ([`sorcen_runtime::Kernels::layout`] there).
     pub const fn layout(self) -> Layout {
         match self {
-            Target::Generic => Layout::ROW_MAJOR,
+            Target::Generic | Target::CortexM4 | Target::CortexM55 => Layout::ROW_MAJOR,
             Target::X86Vnni => Layout { nr: 16, kt: 4 },
+            Target::NeonDotprod => Layout { nr: 16, kt: 4 },
+            Target::NeonI8mm => Layout { nr: 16, kt: 8 },
+            Target::Wasm => Layout { nr: 16, kt: 4 },
         }
     }
 
-    /// The target whose order this is, if any.
-    pub fn of(layout: Layout) -> Option<Self> {
-        Self::value_variants().iter().copied().find(|target| target.layout() == layout)
+    /// The targets whose order this is.
+    pub fn of(layout: Layout) -> impl Iterator<Item = Self> {
+        Self::value_variants().iter().copied().filter(move |target| target.layout() == layout)
     }
 }
 
 /// How to write a pack.
 pub struct PackOptions<'a> {
-    /// Of every matrix that no rule is about. Vectors and position tables are f32 in an int8 pack; in an int4 pack
-    /// the tables are f16 and the word embedding, which is the output layer too, int8.
+    /// Of every matrix that no rule is about. In an int8 or int4 pack vectors are f32 and position tables f16; in an
+    /// int4 pack the word embedding, which is the output layer too, is int8.
     pub precision: Precision,
     /// What certain weights are stored as; the first rule that fits counts.
     pub rules: Vec<Rule>,
+    /// What enters the linears, to round int4 weights by; without it each goes to the nearest number.
+    pub grams: Option<&'a Grams>,
     /// Arrangement of int8 weights.
     pub target: Target,
     /// Leave the decoder out: features only.
@@ -68,8 +86,10 @@ pub struct PackOptions<'a> {
     pub classifier: Option<&'a LinearHead>,
     /// Golden inputs `[N, T]`, whose outputs are computed when all else is written; none: no self-test.
     pub self_test: Array2<i64>,
-    /// More entries for the model card (a JSON object), beside tool, checkpoint hash and precision.
-    pub card: serde_json::Map<String, serde_json::Value>,
+    /// The terms of the weights, for the model card.
+    pub licence: Option<&'a str>,
+    /// More entries for the model card; see [`card::of`] for those that it has anyway.
+    pub card: Card,
 }
 
 impl PackOptions<'_> {
@@ -79,13 +99,35 @@ impl PackOptions<'_> {
         Self {
             precision,
             rules: Vec::new(),
+            grams: None,
             target,
             encoder_only: false,
             tokenizer: None,
             classifier: None,
             self_test: Array2::default((0, 0)),
-            card: serde_json::Map::new(),
+            licence: None,
+            card: Card::new(),
         }
+    }
+
+    /// What a weight is stored as; `None` where it is left out.
+    pub fn precision_of(&self, param: Param) -> Option<Precision> {
+        if self.encoder_only && param.is_decoder() {
+            return None;
+        }
+        let name = param.to_string();
+        let table = matches!(param, Param::PositionEmbedding | Param::DecoderPosition);
+        let wanted = match self.rules.iter().find(|rule| rule.fits(&name)) {
+            Some(rule) => rule.precision,
+            None if table && matches!(self.precision, Precision::Int8 | Precision::Int4) => Precision::F16,
+            None if self.precision == Precision::Int4 && param == Param::WordEmbedding => Precision::Int8,
+            None => self.precision,
+        };
+        Some(match wanted {
+            // Only what is multiplied by is worth so few bits.
+            Precision::Int8 | Precision::Int4 if !param.is_matrix() => Precision::F32,
+            wanted => wanted,
+        })
     }
 }
 
@@ -93,7 +135,7 @@ impl PackOptions<'_> {
 ///
 /// # Errors
 /// [`Error::Io`] where the file cannot be written, [`Error::Value`] where a weight does not fit f16 or the
-/// tokenizer does not fit the model.
+/// tokenizer does not fit the model; as [`card::of`].
 pub fn write(checkpoint: &Checkpoint, path: &Path, options: &PackOptions) -> Result<u64, Error> {
     let config = &checkpoint.config;
     if let Some(tokenizer) = options.tokenizer.filter(|tokenizer| tokenizer.codes() != config.codebook_size) {
@@ -103,10 +145,7 @@ pub fn write(checkpoint: &Checkpoint, path: &Path, options: &PackOptions) -> Res
             tokenizer.codes(),
         ));
     }
-    let mut card = options.card.clone();
-    card.insert("tool".into(), concat!("sorcen-export ", env!("CARGO_PKG_VERSION")).into());
-    card.insert("checkpoint_sha256".into(), checkpoint.sha256().into());
-    card.insert("precision".into(), options.precision.name().into());
+    let card = card::of(checkpoint, options.precision.name(), options.licence, &options.card)?;
     let card = serde_json::Value::Object(card).to_string();
 
     let mut bytes = 0;
@@ -162,21 +201,16 @@ fn add_self_test<S: Sink>(
     writer.self_test(&test).map_err(failed)
 }
 
-/// What a weight is stored as.
-fn precision_of(param: Param, options: &PackOptions) -> Precision {
-    let name = param.to_string();
-    let table = matches!(param, Param::PositionEmbedding | Param::DecoderPosition);
-    let wanted = match options.rules.iter().find(|rule| rule.fits(&name)) {
-        Some(rule) => rule.precision,
-        None if options.precision == Precision::Int4 && table => Precision::F16,
-        None if options.precision == Precision::Int4 && param == Param::WordEmbedding => Precision::Int8,
-        None => options.precision,
-    };
-    match wanted {
-        // Only what is multiplied by is worth so few bits.
-        Precision::Int8 | Precision::Int4 if !param.is_matrix() => Precision::F32,
-        wanted => wanted,
+/// A weight as it is stored, in floats: of the word embedding only the rows of ids that occur.
+fn stored_values(checkpoint: &Checkpoint, param: Param) -> Cow<'_, [f32]> {
+    let c = &checkpoint.config;
+    let values = checkpoint.tensor(param);
+    if param != Param::WordEmbedding || c.vocab_size == c.used_ids() {
+        return values.into();
     }
+    let row = |id: usize| &values[id * c.embed_dim..][..c.embed_dim];
+    let codes = &values[..c.codebook_size * c.embed_dim];
+    [codes, row(c.class_token_id), row(c.mask_token_id)].concat().into()
 }
 
 /// Converts one weight and hands it on.
@@ -186,10 +220,12 @@ fn write_tensor(
     options: &PackOptions,
     mut write: impl FnMut(TensorData) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let values = checkpoint.tensor(param);
-    let matrix = param.shape(&checkpoint.config).matrix();
-    match precision_of(param, options) {
-        _ if options.encoder_only && param.is_decoder() => write(TensorData::Absent),
+    let values = stored_values(checkpoint, param);
+    let values = &*values;
+    let cols = param.shape(&checkpoint.config).matrix().1;
+    let matrix = (values.len() / cols, cols);
+    let Some(precision) = options.precision_of(param) else { return write(TensorData::Absent) };
+    match precision {
         Precision::F16 => {
             let halves: Vec<u16> = values.iter().map(|&value| f16::from_f32(value).to_bits()).collect();
             if let Some(at) = halves.iter().position(|&bits| !f16::from_bits(bits).is_finite()) {
@@ -209,7 +245,8 @@ fn write_tensor(
                 let expected = format!("at most {} columns", quant::int4::MAX_COLS);
                 return Err(Error::value(format!("tensor `{param}` as int4"), expected, matrix.1));
             }
-            let Int4 { packed, scales } = quantize::int4(values, matrix);
+            let feedback = options.grams.and_then(|grams| grams.feedback(param));
+            let Int4 { packed, scales } = quantize::int4(values, matrix, feedback.as_ref());
             write(TensorData::Int4 { packed: &packed, scales: &scales })
         }
         Precision::F32 => write(TensorData::F32(values)),
@@ -278,8 +315,7 @@ impl<'p> PackEngine<'p> {
         let mut outputs = Vec::new();
         let mut memory = self.scratch()?;
         self.model.encode_blocks(&ids, &mut memory.get()?, |_, x| {
-            let rows = ArrayView2::from_shape((x.len() / width, width), x);
-            outputs.push(rows.expect("the runtime shows [1+T, D]").to_owned());
+            outputs.push(Array2::from_shape_fn((x.len() / width, width), |(row, col)| x[row * width + col]));
         })?;
         Ok(outputs)
     }
@@ -291,9 +327,8 @@ impl<'p> PackEngine<'p> {
         let mut feature = Array1::zeros(self.model.config().embed_dim);
         encoded.probe_feature(feature.as_slice_mut().unwrap_or(&mut []))?;
         let latent = encoded.into_latent();
-        let rows = ArrayView2::from_shape((ids.len() + 1, feature.len()), latent.rows());
-        let latent = rows.expect("the runtime returns [1+N, D]").to_owned();
-        Ok((latent, feature))
+        let (rows, width) = (latent.rows(), feature.len());
+        Ok((Array2::from_shape_fn((rows.len() / width, width), |(row, col)| rows[row * width + col]), feature))
     }
 
     /// The decoder with `source` as [`Engine::decode`] takes it. The runtime wants to know which token stands
@@ -335,7 +370,7 @@ impl Engine for PackEngine<'_> {
             .map(|kept| self.encode_image(&small(&kept.ids), &small(&kept.positions)))
             .collect::<Result<_, _>>()?;
         let (latent, features): (Vec<_>, Vec<_>) = encoded.into_iter().unzip();
-        Ok(Encoded { latent: stack(&latent), features: stack(&features) })
+        Ok(Encoded { latent: stack(&latent)?, features: stack(&features)? })
     }
 
     fn decode(&self, latent: ArrayView3<f32>, source: ArrayView2<i64>) -> Result<Array3<f32>, Error> {
@@ -345,6 +380,6 @@ impl Engine for PackEngine<'_> {
             .enumerate()
             .map(|(b, source)| self.decode_image(latent.index_axis(Axis(0), b), source))
             .collect::<Result<_, _>>()?;
-        Ok(stack(&logits))
+        stack(&logits)
     }
 }

@@ -8,6 +8,8 @@ use sorcen_runtime::{
     quant::int4::{self, GROUP},
 };
 
+use crate::gptq::Feedback;
+
 /// A rule: weights whose name fits the pattern are stored so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -57,37 +59,57 @@ pub struct Int4 {
 }
 
 /// Quantises a row-major matrix `[rows, cols]`, `cols` at most [`int4::MAX_COLS`]: for each group of 32 the step
-/// with the smallest squared error, among steps from the one that cuts nothing off down to half of it.
-pub fn int4(values: &[f32], (rows, cols): (usize, usize)) -> Int4 {
-    let quantised: Vec<Row> = values.par_chunks_exact(cols).map(quantise_row).collect();
+/// with the smallest squared error, among steps from the one that cuts nothing off down to half of it; then each weight
+/// to the nearest multiple, or by `feedback` where the linear's inputs are known.
+pub fn int4(values: &[f32], (rows, cols): (usize, usize), feedback: Option<&Feedback>) -> Int4 {
+    let steps: Vec<Steps> = values.par_chunks_exact(cols).map(Steps::of).collect();
     let mut packed = vec![0; int4::bytes(rows, cols)];
     let (weights, multipliers) = packed.split_at_mut(int4::weight_bytes(rows, cols));
-    for (index, row) in quantised.iter().enumerate() {
-        multipliers[index * int4::groups(cols)..][..int4::groups(cols)].copy_from_slice(&row.multipliers);
-        row.q.iter().enumerate().for_each(|(col, &q)| int4::set(weights, index, col, cols, q));
+    for (multipliers, steps) in multipliers.chunks_exact_mut(int4::groups(cols)).zip(&steps) {
+        multipliers.copy_from_slice(&steps.multipliers);
     }
-    Int4 { packed, scales: quantised.iter().map(|row| row.scale).collect() }
-}
-
-struct Row {
-    q: Vec<i8>,
-    multipliers: Vec<u8>,
-    scale: f32,
-}
-
-fn quantise_row(x: &[f32]) -> Row {
-    let steps: Vec<f32> = x.chunks(GROUP).map(best_step).collect();
-    let scale = steps.iter().fold(0.0, |most: f32, &step| most.max(step)) / 255.0;
-    if scale < f32::MIN_POSITIVE {
-        return Row { q: vec![0; x.len()], multipliers: vec![0; steps.len()], scale: 0.0 };
-        // all but zero
-    }
-    let multipliers: Vec<u8> = steps.iter().map(|step| (step / scale).round().clamp(1.0, 255.0) as u8).collect();
-    let round = |(group, &multiplier): (&[f32], &u8)| {
-        let step = scale * f32::from(multiplier);
-        group.iter().map(move |&x| to_int4(x, 1.0 / step)).collect::<Vec<i8>>()
+    let rounded; // multiples of the steps already
+    let values = match feedback {
+        Some(feedback) => {
+            let nearest = |row: usize, col: usize, x| steps[row].step(col) * f32::from(steps[row].to_int4(col, x));
+            rounded = feedback.round(values, nearest);
+            &rounded
+        }
+        None => values,
     };
-    Row { q: x.chunks(GROUP).zip(&multipliers).flat_map(round).collect(), multipliers, scale }
+    for (row, (x, steps)) in values.chunks_exact(cols).zip(&steps).enumerate() {
+        x.iter().enumerate().for_each(|(col, &x)| int4::set(weights, row, col, cols, steps.to_int4(col, x)));
+    }
+    Int4 { packed, scales: steps.iter().map(|steps| steps.scale).collect() }
+}
+
+/// The steps of a row's groups: `scale * multiplier`, all 0 where the row is (all but) zero.
+struct Steps {
+    scale: f32,
+    multipliers: Vec<u8>,
+}
+
+impl Steps {
+    fn of(row: &[f32]) -> Self {
+        let steps: Vec<f32> = row.chunks(GROUP).map(best_step).collect();
+        let scale = steps.iter().fold(0.0, |most: f32, &step| most.max(step)) / 255.0;
+        if scale < f32::MIN_POSITIVE {
+            return Self { scale: 0.0, multipliers: vec![0; steps.len()] };
+        }
+        let multiplier = |step: &f32| (step / scale).round().clamp(1.0, 255.0) as u8;
+        Self { scale, multipliers: steps.iter().map(multiplier).collect() }
+    }
+
+    fn step(&self, col: usize) -> f32 {
+        self.scale * f32::from(self.multipliers[col / GROUP])
+    }
+
+    fn to_int4(&self, col: usize, x: f32) -> i8 {
+        match self.step(col) {
+            0.0 => 0,
+            step => to_int4(x, 1.0 / step),
+        }
+    }
 }
 
 /// The step for a group: of [`CANDIDATES`], the one with the smallest squared error.
@@ -139,13 +161,13 @@ mod tests {
             };
             values.iter().enumerate().map(|(i, x)| (x - restored(i)).powi(2)).sum::<f32>() / values.len() as f32
         };
-        let ours = int4(&values, (rows, cols));
+        let ours = int4(&values, (rows, cols), None);
         let (mut packed, mut scales) = (vec![0; int4::bytes(rows, cols)], vec![0.0; rows]);
         int4::quantise_matrix(&values, (rows, cols), &mut packed, &mut scales).unwrap();
         let (ours, plain) = (error(&ours.packed, &ours.scales), error(&packed, &scales));
         println!("mean squared error of unit normals: {ours:.4} searched, {plain:.4} by the largest");
         assert!(ours < 0.9 * plain && ours < 0.01, "{ours} {plain}");
-        let zeros = int4(&[0.0; 70], (2, 35));
+        let zeros = int4(&[0.0; 70], (2, 35), None);
         assert!(zeros.packed.iter().all(|&byte| byte == 0) && zeros.scales == [0.0; 2]);
     }
 }

@@ -195,7 +195,7 @@ impl Engine for Reference {
         let encoded: Vec<_> =
             images.par_iter().map(|kept| self.encode_image(&kept.ids, &kept.positions, &mut |_, _| ())).collect();
         let (latent, features): (Vec<_>, Vec<_>) = encoded.into_iter().unzip();
-        Ok(Encoded { latent: stack(&latent), features: stack(&features) })
+        Ok(Encoded { latent: stack(&latent)?, features: stack(&features)? })
     }
 
     fn decode(&self, latent: ArrayView3<f32>, source: ArrayView2<i64>) -> Result<Array3<f32>, Error> {
@@ -205,6 +205,6 @@ impl Engine for Reference {
             .enumerate()
             .map(|(b, source)| self.decode_image(latent.index_axis(Axis(0), b), source, &mut |_, _| ()))
             .collect();
-        Ok(stack(&logits))
+        stack(&logits)
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use half::{bf16, f16};
-use ndarray::{ArrayD, ArrayView, Dimension, IxDyn};
+use ndarray::{Array, ArrayD, ArrayView, Dimension, IxDyn};
 use safetensors::{tensor::TensorView, Dtype, SafeTensorError, SafeTensors};
 
 use crate::{atomic, error::Error};
@@ -87,6 +87,37 @@ impl TensorFile {
     /// As [`ints`](Self::ints).
     pub fn floats(&self, name: &str, rank: usize) -> Result<ArrayD<f32>, Error> {
         Ok(self.numbers(name, rank)?.mapv(|value| value as f32))
+    }
+
+    /// [`ints`](Self::ints) of as many dimensions as `D` has.
+    ///
+    /// # Errors
+    /// As [`ints`](Self::ints).
+    pub fn ints_as<D: Dimension>(&self, name: &str) -> Result<Array<i64, D>, Error> {
+        self.of_rank(name, self.ints(name, D::NDIM.unwrap_or(0))?)
+    }
+
+    /// [`numbers`](Self::numbers) of as many dimensions as `D` has.
+    ///
+    /// # Errors
+    /// As [`ints`](Self::ints).
+    pub fn numbers_as<D: Dimension>(&self, name: &str) -> Result<Array<f64, D>, Error> {
+        self.of_rank(name, self.numbers(name, D::NDIM.unwrap_or(0))?)
+    }
+
+    /// [`floats`](Self::floats) of as many dimensions as `D` has.
+    ///
+    /// # Errors
+    /// As [`ints`](Self::ints).
+    pub fn floats_as<D: Dimension>(&self, name: &str) -> Result<Array<f32, D>, Error> {
+        self.of_rank(name, self.floats(name, D::NDIM.unwrap_or(0))?)
+    }
+
+    fn of_rank<T, D: Dimension>(&self, name: &str, values: ArrayD<T>) -> Result<Array<T, D>, Error> {
+        let found = values.shape().to_vec();
+        let expected = || format!("of {} dimensions", D::NDIM.unwrap_or(0));
+        let (path, tensor) = (self.path.clone(), name.to_owned());
+        values.into_dimensionality().map_err(|_| Error::Shape { path, tensor, expected: expected(), found })
     }
 
     fn parsed(&self) -> Result<SafeTensors<'_>, Error> {

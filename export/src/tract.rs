@@ -113,17 +113,16 @@ pub struct Metadata {
     pub checkpoint_sha256: String,
     /// How the matrices are stored: `f32`, `f16` or `int8`.
     pub precision: String,
-    /// Which tool wrote it, with its version.
-    pub tool: String,
-    /// Under which terms it may be used.
-    pub licence: String,
+    /// The model card: tool, licence, training run, …
+    pub card: serde_json::Value,
 }
 
 impl Metadata {
     /// Reads a file's metadata.
     ///
     /// # Errors
-    /// [`Error::Onnx`] where it is not ONNX or not of this exporter, [`Error::ConfigJson`], [`Error::Invalid`].
+    /// [`Error::Onnx`] where it is not ONNX or not of this exporter, [`Error::ConfigJson`], [`Error::Invalid`],
+    /// [`Error::Json`].
     pub fn read(path: &Path) -> Result<Self, Error> {
         let proto = tract_onnx::onnx().proto_model_for_path(path).map_err(onnx_error(path))?;
         Self::of(&proto, path)
@@ -144,8 +143,8 @@ impl Metadata {
             config,
             checkpoint_sha256: entry(onnx::key::CHECKPOINT)?,
             precision: entry(onnx::key::PRECISION)?,
-            tool: entry(onnx::key::TOOL)?,
-            licence: entry(onnx::key::LICENCE)?,
+            card: serde_json::from_str(&entry(onnx::key::CARD)?)
+                .map_err(|reason| Error::Json { path: path.to_owned(), reason })?,
         })
     }
 }
@@ -161,7 +160,7 @@ fn open(path: &Path) -> Result<(File, Metadata), Error> {
         return Err(Error::Onnx { path: path.to_owned(), found: found.into() });
     }
     let model = reader
-        .parse(&proto, None)
+        .parse(&proto, path.parent().and_then(Path::to_str))
         .and_then(|parsed| parsed.model.into_typed())
         .and_then(TypedModel::into_decluttered)
         .map_err(onnx_error(path))?;

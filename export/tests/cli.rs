@@ -92,8 +92,9 @@ fn from_checkpoint_to_checked_artefacts() {
     let row = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
     assert!(row("decoder_blocks.1.mlp.fc2.weight").contains("int4"), "{text}");
     assert!(row("token_emb.LayerNorm.bias").contains("f16"), "{text}");
-    assert!(row("decoder_pos_embed_learned").contains("f32"), "{text}");
-    assert!(row("blocks.0.attn.qkv.weight").contains("int8") && text.contains("for x86-vnni (16x4)"), "{text}");
+    assert!(row("decoder_pos_embed_learned").contains("f16"), "{text}");
+    assert!(row("token_emb.word_embeddings.weight").contains("[14, 16]"), "no rows of ids that never occur: {text}");
+    assert!(row("blocks.0.attn.qkv.weight").contains("int8") && text.contains("for x86-vnni"), "{text}");
     succeed(dir, "pack --checkpoint model --precision int4 --out out/4.srcn");
     let table = succeed(dir, "verify --checkpoint model --pack out/f.srcn --pack out/x.srcn --layers");
     assert!(table.contains("| pack f32                    | blocks.1 "), "{table}");
@@ -101,6 +102,7 @@ fn from_checkpoint_to_checked_artefacts() {
 
     // For a device.
     let text = succeed(dir, "inspect out/i.srcn --as_rust");
+    assert_eq!(text, succeed(dir, "inspect out/i.srcn --as-rust"));
     assert!(text.contains("    mask_token_id: 19,\n") && text.contains("    layer_norm_eps: 1e-6,\n};"), "{text}");
     let text = succeed(dir, "inspect out/i.srcn --fits 64K/1M");
     assert!(text.contains("features    fits: RAM") && text.contains("generate    fits: RAM"), "{text}");

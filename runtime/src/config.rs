@@ -129,6 +129,11 @@ impl ModelConfig {
         self.grid * self.grid
     }
 
+    /// Ids that can occur: the codes, the class token and the mask token. The official vocabulary has more.
+    pub const fn used_ids(&self) -> usize {
+        self.codebook_size + 2
+    }
+
     /// Positions of a full sequence: the class token, then the patch tokens.
     pub const fn sequence(&self) -> usize {
         self.tokens() + 1

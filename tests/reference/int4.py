@@ -137,4 +137,5 @@ def main():
     row("GPTQ rounding", lambda name, w: gptq(w, scales(w), hessian[name]))
 
 
-main()
+if __name__ == "__main__":
+    main()

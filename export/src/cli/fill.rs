@@ -181,7 +181,7 @@ impl Originals {
         if let Some(path) = &self.input {
             let file = TensorFile::open(path)?;
             let name = if !file.has("token_ids") && file.has("final_ids") { "final_ids" } else { "token_ids" };
-            let ids = file.ints(name, 2)?.into_dimensionality::<Ix2>()?;
+            let ids = file.ints_as::<Ix2>(name)?;
             let found = ids.dim();
             anyhow::ensure!(
                 found.0 > 0 && found.1 == config.tokens(),

@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let (mut start, mut randomness) = (nothing(args.images as usize), args.draw.randomness());
         let mut count_from = None;
         if let Some(path) = &args.input {
-            start = TensorFile::open(path)?.ints("token_ids", 2)?.into_dimensionality::<Ix2>()?;
+            start = TensorFile::open(path)?.ints_as::<Ix2>("token_ids")?;
         }
         if let Some(path) = &args.replay {
             let file = TensorFile::open(path)?;

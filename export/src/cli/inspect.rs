@@ -13,7 +13,7 @@ pub struct Args {
     #[arg(long)]
     pub tensors: bool,
     /// Print the configuration as a Rust constant, for firmware.
-    #[arg(long = "as_rust", conflicts_with_all = ["json", "tensors"])]
+    #[arg(long = "as_rust", alias = "as-rust", conflicts_with_all = ["json", "tensors"])]
     pub as_rust: bool,
     /// Say whether a pack runs in so much RAM and flash; exit code 1 if not even its features do. K, M and G are
     /// of 1024.

@@ -19,6 +19,9 @@ use crate::{
 /// `latent` and `source` (int64 [B, T]: the row of `latent` at each place, 0 where dropped or masked) and
 /// gives `logits` [B, T, K]; the step takes `token_ids` [B, T], the mask id where unknown, and gives `logits`.
 ///
+/// The model card (model_card.md, and in each file's metadata) says where the weights come from: data, steps, seed and
+/// metrics too where `sorcen pretrain` wrote the checkpoint.
+///
 /// With --tokenizer also tokenizer_encoder.onnx (`image` [B, 3, side, side], 0 to 1 → `ids` int64
 /// [B, grid, grid]) and tokenizer_decoder.onnx, its inverse.
 #[derive(clap::Args)]
@@ -77,7 +80,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     };
     let options = OnnxOptions { weights, licence: &args.licence, tokenizer: tokenizer.as_ref() };
     for path in onnx::write(&checkpoint, &args.out, &options)? {
-        println!("{}: {} bytes", path.display(), std::fs::metadata(&path)?.len());
+        let files = [onnx::data_file(&path), path];
+        for path in files.into_iter().rev().filter(|path| path.exists()) {
+            println!("{}: {} bytes", path.display(), std::fs::metadata(&path)?.len());
+        }
     }
     Ok(())
 }

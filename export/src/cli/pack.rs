@@ -1,13 +1,15 @@
 //! `pack`: a checkpoint as one file that runs in place.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use clap::ValueEnum;
 use ndarray::{s, Array2, Ix2};
-use sorcen_runtime::pack;
+use sorcen_runtime::{pack, schema};
 
+use super::tokens::read_tokens;
 use crate::{
+    calibrate::Grams,
     checkpoint::Checkpoint,
     classifier::LinearHead,
     pack::{write, PackOptions, Target},
@@ -38,6 +40,14 @@ pub struct Args {
     /// Store weights whose name holds the pattern as int4 (after --keep): short for --keep PATTERN=int4.
     #[arg(long, value_name = "PATTERN")]
     pub int4: Vec<String>,
+    /// Images that decide how int4 weights are rounded, so that products come out closer: a token dataset (the folder
+    /// that `sorcen tokenize` writes) or a safetensors file with `token_ids` [B, T].
+    #[arg(long, value_name = "DIR|FILE")]
+    pub calibrate: Option<PathBuf>,
+    /// How many of them.
+    #[arg(long, value_name = "N", default_value_t = 32, requires = "calibrate",
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub images: u32,
     /// Machine that the weights are arranged for; the pack runs everywhere.
     #[arg(long, value_enum, default_value = "generic")]
     pub target: Target,
@@ -58,7 +68,11 @@ pub struct Args {
     /// Images of the self-test: the first of `token_ids` [B, T] in a safetensors file.
     #[arg(long = "self_test_tokens", value_name = "FILE", requires = "self_test")]
     pub self_test_tokens: Option<PathBuf>,
-    /// Entries for the model card: a JSON object (data, steps, seed, metrics, …).
+    /// Terms to note in the model card: those of the weights.
+    #[arg(long, value_name = "TEXT")]
+    pub licence: Option<String>,
+    /// More entries for the model card: a JSON object. Data, steps, seed, metrics are there anyway where `sorcen
+    /// pretrain` wrote the checkpoint (from run.json and log.txt beside it).
     #[arg(long, value_name = "FILE")]
     pub card: Option<PathBuf>,
     /// The pack to write.
@@ -95,7 +109,7 @@ impl From<Precision> for pack::Precision {
 /// # Errors
 /// A bad checkpoint, tokenizer, head, card or images, or a file that cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let checkpoint = Arc::new(Checkpoint::open(&args.checkpoint)?);
     let tokenizer = args.tokenizer.as_deref().map(PatchTokenizer::open).transpose()?;
     let mut options = PackOptions::new(args.precision.into());
     let int4 = |pattern: &String| Rule { pattern: pattern.clone(), precision: pack::Precision::Int4 };
@@ -109,6 +123,18 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(inputs) = args.self_test {
         options.self_test = args.golden_inputs(inputs.into(), &checkpoint)?;
     }
+    let grams;
+    if let Some(path) = &args.calibrate {
+        let tokens = read_tokens(path, &checkpoint.config, args.images as usize)?;
+        let is_int4 = |param| options.precision_of(param) == Some(pack::Precision::Int4);
+        anyhow::ensure!(
+            schema::params(&checkpoint.config).any(is_int4),
+            "--calibrate: expected weights in int4 (--precision int4, --int4 PATTERN), found none: nothing else needs it"
+        );
+        grams = Grams::measure(&checkpoint, tokens.view(), is_int4)?;
+        options.grams = Some(&grams);
+    }
+    options.licence = args.licence.as_deref();
     if let Some(path) = &args.card {
         let json = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
         options.card =
@@ -128,7 +154,7 @@ impl Args {
             tokens.slice_mut(s![.., ..;3]).fill(mask); // as in generation
             return Ok(tokens);
         };
-        let tokens = TensorFile::open(path)?.ints("token_ids", 2)?.into_dimensionality::<Ix2>()?;
+        let tokens = TensorFile::open(path)?.ints_as::<Ix2>("token_ids")?;
         let found = tokens.nrows();
         anyhow::ensure!(found >= count, "{}: expected at least {count} images, found {found}", path.display());
         Ok(tokens.slice_move(s![..count, ..]))

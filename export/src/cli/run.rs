@@ -49,9 +49,9 @@ impl Files {
     /// Bad files, or tensors that do not fit the model.
     pub fn run(&self, engine: &dyn Engine) -> anyhow::Result<()> {
         let file = TensorFile::open(&self.input)?;
-        let ids = file.ints("token_ids", 2)?.into_dimensionality::<Ix2>()?;
+        let ids = file.ints_as::<Ix2>("token_ids")?;
         let dropped = match file.has("drop_mask") {
-            true => Some(file.numbers("drop_mask", 2)?.into_dimensionality::<Ix2>()?.mapv(|value| value != 0.0)),
+            true => Some(file.numbers_as::<Ix2>("drop_mask")?.mapv(|value| value != 0.0)),
             false => None,
         };
         let kept = Kept::of(ids.view(), dropped.as_ref().map(|mask| mask.view()), engine.config())?;

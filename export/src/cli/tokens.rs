@@ -1,17 +1,18 @@
 //! `--tokens`, `--images`, `--seed`: the images that a check or a calibration runs on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ndarray::{s, Array2, Ix2};
 use sorcen_runtime::ModelConfig;
 
-use crate::{tensors::TensorFile, verify::random_tokens};
+use crate::{dataset, error::Error, tensors::TensorFile, verify::random_tokens};
 
 /// Which images.
 #[derive(clap::Args)]
 pub struct TokenArgs {
-    /// Images to use: `token_ids` [B, T] in a safetensors file. Random tokens if not given.
-    #[arg(long, value_name = "FILE")]
+    /// Images to use: a token dataset (the folder that `sorcen tokenize` writes), or a safetensors file with
+    /// `token_ids` [B, T]. Random tokens if not given.
+    #[arg(long, value_name = "DIR|FILE")]
     pub tokens: Option<PathBuf>,
     /// Number of images.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
@@ -27,11 +28,19 @@ impl TokenArgs {
     /// # Errors
     /// A file that cannot be read, or without `token_ids` `[B, T]`.
     pub fn read(&self, config: &ModelConfig) -> anyhow::Result<Array2<i64>> {
-        let Some(path) = &self.tokens else {
-            return Ok(random_tokens(config, self.images as usize, self.seed));
-        };
-        let tokens = TensorFile::open(path)?.ints("token_ids", 2)?.into_dimensionality::<Ix2>()?;
-        let images = tokens.nrows().min(self.images as usize);
-        Ok(tokens.slice_move(s![..images, ..]))
+        match &self.tokens {
+            Some(path) => Ok(read_tokens(path, config, self.images as usize)?),
+            None => Ok(random_tokens(config, self.images as usize, self.seed)),
+        }
     }
+}
+
+/// At most `images` token maps `[B, T]` from a token dataset (evenly over all of it) or a safetensors file (the first).
+pub fn read_tokens(path: &Path, config: &ModelConfig, images: usize) -> Result<Array2<i64>, Error> {
+    if path.is_dir() {
+        return dataset::read(path, config, images);
+    }
+    let tokens = TensorFile::open(path)?.ints_as::<Ix2>("token_ids")?;
+    let images = tokens.nrows().min(images);
+    Ok(tokens.slice_move(s![..images, ..]))
 }

@@ -3,7 +3,10 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
+
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::tokens::TokenArgs;
 use crate::{
@@ -49,6 +52,16 @@ pub struct Args {
     pub out: Option<PathBuf>,
 }
 
+/// Shows on a terminal what is going on, and for how long.
+fn spinner() -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed} in all)") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
 /// Runs the verb.
 ///
 /// # Errors
@@ -68,7 +81,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if let (Some(inputs_file), Some(outputs)) = (&args.tokens.tokens, &args.burn) {
         inputs.dump = Some(Dump { name: "Burn".into(), inputs: inputs_file.clone(), outputs: outputs.clone() });
     }
+    let bar = spinner();
+    let shown = bar.clone();
+    inputs.progress = Box::new(move |what| shown.set_message(what.to_owned()));
     let report = verify(&inputs)?;
+    bar.finish_and_clear();
     if let Some(path) = &args.out {
         let json = path.extension().is_some_and(|extension| extension == "json");
         let text = if json { report.to_json() } else { report.to_markdown() };

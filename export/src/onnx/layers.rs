@@ -2,7 +2,7 @@
 
 use half::f16;
 use sorcen_runtime::{
-    quant::{quantise_matrix, Layout},
+    quant::quantise_row,
     schema::{Param, Part, Stack},
 };
 
@@ -159,8 +159,9 @@ impl Layers<'_> {
     fn bytes(&mut self, stored: &str, (inner, out): (usize, usize), values: &[f32], doc: &str) -> String {
         let rows = transpose(values, inner, out); // a row an output channel, as the quantiser wants it
         let (mut quantised, mut scales) = (vec![0; inner * out], vec![0.0; out]);
-        let fits = quantise_matrix(&rows, (out, inner), Layout::ROW_MAJOR, &mut quantised, &mut scales);
-        fits.expect("lengths made to fit");
+        for ((x, q), scale) in rows.chunks_exact(inner).zip(quantised.chunks_exact_mut(inner)).zip(&mut scales) {
+            *scale = quantise_row(x, q);
+        }
         let columns = || (0..inner * out).map(|i| quantised[i % out * inner + i / out] as u8).collect();
         let g = &mut self.g;
         let q = g.constant(format!("{stored}.int8"), Elem::I8, &[inner, out], columns, doc);

@@ -6,13 +6,21 @@
 
 use std::{
     fs,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
-use onnx_protobuf::{Message, ModelProto, OperatorSetIdProto};
+use onnx_protobuf::{tensor_proto::DataLocation, GraphProto, Message, ModelProto, OperatorSetIdProto};
 use protobuf::MessageField;
 
-use crate::{atomic, calibrate::Ranges, checkpoint::Checkpoint, error::Error, tokenizer::PatchTokenizer};
+use crate::{
+    atomic,
+    calibrate::Ranges,
+    card::{self, Card},
+    checkpoint::Checkpoint,
+    error::Error,
+    tokenizer::PatchTokenizer,
+};
 
 mod graph;
 mod layers;
@@ -29,6 +37,11 @@ pub const STEP_FILE: &str = "step.onnx";
 pub const TOKENIZER_ENCODER_FILE: &str = "tokenizer_encoder.onnx";
 /// File name of the tokenizer's decoder in an export folder.
 pub const TOKENIZER_DECODER_FILE: &str = "tokenizer_decoder.onnx";
+
+/// Bytes of weights that a file holds itself. Protobuf ends at 2 GiB; more goes into a [`data_file`] beside it.
+const EMBEDDED_MAX: usize = 2_000_000_000;
+/// Constants below this stay in the file in any case: shapes, which graphs are optimised by.
+const EXTERNAL_MIN: usize = 1024;
 
 /// Operator set: the first with `LayerNormalization`.
 const OPSET: i64 = 17;
@@ -47,6 +60,8 @@ pub mod key {
     pub const TOOL: &str = "sorcen.tool";
     /// Under which terms the file may be used.
     pub const LICENCE: &str = "licence";
+    /// The model card, JSON: all of this but the config, and the training run where it is known.
+    pub const CARD: &str = "sorcen.card";
 }
 
 /// How the matrices are stored.
@@ -90,13 +105,31 @@ pub fn export(checkpoint: &Checkpoint, dir: &Path, licence: &str) -> Result<Vec<
     write(checkpoint, dir, &OnnxOptions { weights: Weights::F32, licence, tokenizer: None })
 }
 
-/// Writes the files of a model into `dir` (made if missing); returns their paths.
+/// Writes the files of a model into `dir` (made if missing), and their [`card::CARD_FILE`]; returns the paths of the
+/// ONNX files.
 ///
-/// A file above 2 GB is no valid protobuf; the largest, `step.onnx` of ViT-L in f32, takes 1.6 GB.
+/// The largest file of an official size is `step.onnx` of ViT-L in f32, 1.6 GB. Above 2 GB weights go into a
+/// [`data_file`] (ONNX calls it external data).
 ///
 /// # Errors
-/// [`Error::Io`] where a file cannot be written, [`Error::Value`] where the tokenizer is another model's.
+/// [`Error::Io`] where a file cannot be written, [`Error::Value`] where the tokenizer is another model's; as
+/// [`card::of`].
 pub fn write(checkpoint: &Checkpoint, dir: &Path, options: &OnnxOptions) -> Result<Vec<PathBuf>, Error> {
+    write_files(checkpoint, dir, options, EMBEDDED_MAX)
+}
+
+/// Where the weights of an ONNX file are that are too much for it: `encoder.onnx.data`.
+pub fn data_file(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{name}.data"))
+}
+
+fn write_files(
+    checkpoint: &Checkpoint,
+    dir: &Path,
+    options: &OnnxOptions,
+    embedded_max: usize,
+) -> Result<Vec<PathBuf>, Error> {
     let config = &checkpoint.config;
     if let Some(tokenizer) = options.tokenizer.filter(|tokenizer| tokenizer.codes() != config.codebook_size) {
         let expected = format!("{}, the model's", config.codebook_size);
@@ -104,17 +137,23 @@ pub fn write(checkpoint: &Checkpoint, dir: &Path, options: &OnnxOptions) -> Resu
     }
     let (grid, sha256) = (config.grid, checkpoint.sha256());
     let config = serde_json::to_string(config).map_err(|reason| Error::ConfigJson { path: dir.to_owned(), reason })?;
+    let card = card::of(checkpoint, options.weights.name(), Some(options.licence), &Card::new())?;
+    let title = format!("Sorcen as ONNX ({})", options.weights.name());
+    let path = dir.join(card::CARD_FILE);
+    atomic::write_bytes(&path, card::to_markdown(&title, &card).as_bytes())?;
+    let card = serde_json::Value::Object(card).to_string();
     let metadata = [
         (key::CONFIG, config.as_str()),
         (key::CHECKPOINT, &sha256),
         (key::PRECISION, options.weights.name()),
-        (key::TOOL, concat!("sorcen-export ", env!("CARGO_PKG_VERSION"))),
+        (key::TOOL, card::TOOL),
         (key::LICENCE, options.licence),
+        (key::CARD, &card),
     ];
     let mut paths = Vec::new();
     let mut add = |name: &str, graph: graph::Graph| {
         paths.push(dir.join(name));
-        write_file(&dir.join(name), graph, &metadata)
+        write_file(&dir.join(name), graph, &metadata, embedded_max)
     };
     // One after the other: each holds a copy of its weights while it is written.
     add(ENCODER_FILE, model::encoder(checkpoint, options.weights))?;
@@ -127,8 +166,14 @@ pub fn write(checkpoint: &Checkpoint, dir: &Path, options: &OnnxOptions) -> Resu
     Ok(paths)
 }
 
-fn write_file(path: &Path, graph: graph::Graph, metadata: &[(&str, &str)]) -> Result<(), Error> {
-    let graph = graph.finish();
+fn write_file(path: &Path, graph: graph::Graph, metadata: &[(&str, &str)], embedded_max: usize) -> Result<(), Error> {
+    let mut graph = graph.finish();
+    let weights: usize = graph.initializer.iter().map(|constant| constant.raw_data.len()).sum();
+    if weights > embedded_max {
+        move_outside(&mut graph, &data_file(path))?;
+    } else if data_file(path).exists() {
+        fs::remove_file(data_file(path)).map_err(Error::io(path, "remove the old data of"))?;
+    }
     let model = ModelProto {
         ir_version: IR_VERSION,
         opset_import: vec![OperatorSetIdProto { version: OPSET, ..Default::default() }],
@@ -143,4 +188,68 @@ fn write_file(path: &Path, graph: graph::Graph, metadata: &[(&str, &str)]) -> Re
         let mut file = fs::File::create(temporary).map_err(Error::io(path, "write"))?;
         model.write_to_writer(&mut file).map_err(|error| Error::io(path, "write")(std::io::Error::other(error)))
     })
+}
+
+/// Writes the large constants of a graph into a file beside it.
+fn move_outside(graph: &mut GraphProto, path: &Path) -> Result<(), Error> {
+    let location = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    atomic::write(path, |temporary| {
+        let file = fs::File::create(temporary).map_err(Error::io(path, "write"))?;
+        let mut file = io::BufWriter::new(file);
+        let mut offset = 0;
+        for constant in graph.initializer.iter_mut().filter(|constant| constant.raw_data.len() >= EXTERNAL_MIN) {
+            let bytes = std::mem::take(&mut constant.raw_data);
+            file.write_all(&bytes).map_err(Error::io(path, "write"))?;
+            constant.data_location = DataLocation::EXTERNAL.into();
+            let entries = [("location", location.clone()), ("offset", offset.to_string())];
+            let entries = entries.into_iter().chain([("length", bytes.len().to_string())]);
+            constant.external_data = entries.map(|(key, value)| graph::entry(key, &value)).collect();
+            offset += bytes.len();
+        }
+        file.flush().map_err(Error::io(path, "write"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::verify::{random_tokens, verify, VerifyInputs};
+    use sorcen_runtime::{
+        rng::{Rng, Stream},
+        ModelConfig,
+    };
+
+    /// As if the weights were too many: they lie beside the files, which run as before.
+    #[test]
+    fn weights_beside_the_file() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path();
+        Checkpoint::write(dir, &ModelConfig::micro(3, 14), |param| {
+            let rng = Rng::new(1, Stream::Init, param.index(&ModelConfig::micro(3, 14)) as u64);
+            let count = param.shape(&ModelConfig::micro(3, 14)).elements() as u64;
+            (0..count).map(|i| 0.2 * rng.normal(i) as f32).collect::<Vec<_>>().into()
+        })
+        .unwrap();
+        let checkpoint = Arc::new(Checkpoint::open(dir).unwrap());
+        let options = OnnxOptions { weights: Weights::F32, licence: "test", tokenizer: None };
+        let inside = write(&checkpoint, &dir.join("inside"), &options).unwrap();
+        let outside = write_files(&checkpoint, &dir.join("outside"), &options, 10_000).unwrap();
+        let size = |path: &Path| fs::metadata(path).unwrap().len();
+        for (inside, outside) in inside.iter().zip(&outside) {
+            assert!(!data_file(inside).exists());
+            assert!(size(&data_file(outside)) > 3 * size(outside), "most of it is weights");
+            let both = size(outside) + size(&data_file(outside));
+            assert!((both as f64 / size(inside) as f64 - 1.0).abs() < 0.1);
+        }
+        let tokens = random_tokens(&checkpoint.config, 2, 0);
+        let inputs = VerifyInputs { onnx: vec![dir.join("outside")], ..VerifyInputs::new(checkpoint.clone(), tokens) };
+        let report = verify(&inputs).unwrap();
+        assert!(report.passed(), "{}", report.to_markdown());
+
+        // Weights that fit again leave no data behind.
+        write(&checkpoint, &dir.join("outside"), &options).unwrap();
+        assert!(outside.iter().all(|path| !data_file(path).exists()));
+    }
 }

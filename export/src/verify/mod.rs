@@ -46,12 +46,23 @@ pub struct VerifyInputs {
     pub dump: Option<Dump>,
     /// Also compare what each of the encoder's blocks gives, for packs.
     pub layers: bool,
+    /// Told what is begun: a large model takes its minutes.
+    pub progress: Box<dyn Fn(&str)>,
 }
 
 impl VerifyInputs {
     /// Nothing to compare yet.
     pub fn new(checkpoint: Arc<Checkpoint>, tokens: Array2<i64>) -> Self {
-        Self { checkpoint, tokens, onnx: Vec::new(), python: None, packs: Vec::new(), dump: None, layers: false }
+        Self {
+            checkpoint,
+            tokens,
+            onnx: Vec::new(),
+            python: None,
+            packs: Vec::new(),
+            dump: None,
+            layers: false,
+            progress: Box::new(|_| ()),
+        }
     }
 }
 
@@ -83,6 +94,7 @@ pub fn random_tokens(config: &ModelConfig, images: usize, seed: u64) -> Array2<i
 /// error: see [`VerifyReport::passed`].
 pub fn verify(inputs: &VerifyInputs) -> Result<VerifyReport, Error> {
     let reference = Reference::new(inputs.checkpoint.clone());
+    (inputs.progress)(reference.name());
     let expected = Run::of(&reference, inputs.tokens.view())?;
     let mut comparisons = Vec::new();
     let (mut layers, mut notes) = (Vec::new(), Vec::new());
@@ -91,6 +103,7 @@ pub fn verify(inputs: &VerifyInputs) -> Result<VerifyReport, Error> {
             let expected = format!("the checkpoint's configuration, {:?}", inputs.checkpoint.config);
             return Err(Error::value(item.display(), expected, format!("{:?}", engine.config())));
         }
+        (inputs.progress)(engine.name());
         let run = Run::of(engine, inputs.tokens.view())?;
         for (output, expected, found) in expected.pairs(&run) {
             comparisons.push(Comparison::of(engine.name(), link, output, &expected, &found));
@@ -128,10 +141,12 @@ pub fn verify(inputs: &VerifyInputs) -> Result<VerifyReport, Error> {
         let engine = PackEngine::new(pack);
         compare(&engine, link, path)?;
         if inputs.layers {
+            (inputs.progress)(&format!("layers of {}", engine.name()));
             layers.extend(layers::compare(&reference, &engine, inputs.tokens.view())?);
         }
     }
     if let Some(dump) = &inputs.dump {
+        (inputs.progress)(&dump.name);
         comparisons.extend(compare_dump(&reference, dump)?);
     }
     Ok(VerifyReport {
@@ -146,10 +161,9 @@ pub fn verify(inputs: &VerifyInputs) -> Result<VerifyReport, Error> {
 /// The reference on a dump's inputs, beside the dump.
 fn compare_dump(reference: &Reference, dump: &Dump) -> Result<Vec<Comparison>, Error> {
     let inputs = TensorFile::open(&dump.inputs)?;
-    let flat = "the rank was checked";
-    let ids = inputs.ints("token_ids", 2)?.into_dimensionality::<Ix2>().expect(flat);
+    let ids = inputs.ints_as::<Ix2>("token_ids")?;
     let dropped = match inputs.has("drop_mask") {
-        true => Some(inputs.numbers("drop_mask", 2)?.into_dimensionality::<Ix2>().expect(flat).mapv(|v| v != 0.0)),
+        true => Some(inputs.numbers_as::<Ix2>("drop_mask")?.mapv(|v| v != 0.0)),
         false => None,
     };
     let expected = engine::run(reference, ids.view(), dropped.as_ref().map(|mask| mask.view()))?;

@@ -11,6 +11,9 @@ use crate::{
     quant::{self, int4, Layout, ACTIVATION_BYTES},
 };
 
+/// Rows of input that a channel of float weights is multiplied with at a time.
+const FLOAT_ROWS: usize = 16;
+
 /// A linear layer in a pack.
 #[derive(Clone, Copy)]
 pub(crate) struct Linear<'a> {
@@ -117,26 +120,31 @@ impl<'a> Linear<'a> {
         Epilogue { scales, bias: Some(self.bias), row_scales, outputs, out, stride, activation }
     }
 
+    /// `dots(x, w, sums)`: products of a channel with several rows of input, `x` `[rows, columns]`.
     #[inline(always)]
     fn apply_float<W>(
         &self,
         weights: &[W],
-        dot: impl Fn(&[f32], &[W]) -> f32,
+        dots: impl Fn(&[f32], &[W], &mut [f32]),
         input: &Input<'_>,
         count: usize,
         outputs: Range<usize>,
         out: Output<'_>,
     ) {
         let cols = self.weight.cols;
-        let rows = input.floats[..count * cols].chunks_exact(cols);
         let channels = weights.chunks_exact(cols).skip(outputs.start).zip(self.bias.iter_from(outputs.start));
         for (n, (w, bias)) in channels.take(outputs.len()).enumerate() {
-            for (x, row) in rows.clone().zip(out.data.chunks_mut(out.stride)) {
-                let value = dot(x, w) + bias;
-                match out.activation {
-                    Activation::Store => row[n] = value,
-                    Activation::Add => row[n] += value,
-                    Activation::Gelu => row[n] = gelu(value),
+            let blocks = input.floats[..count * cols].chunks(FLOAT_ROWS * cols);
+            for (x, rows) in blocks.zip(out.data.chunks_mut(FLOAT_ROWS * out.stride)) {
+                let mut sums = [0.0; FLOAT_ROWS];
+                dots(x, w, &mut sums[..x.len() / cols]);
+                for (sum, row) in sums.iter().zip(rows.chunks_mut(out.stride)) {
+                    let value = sum + bias;
+                    match out.activation {
+                        Activation::Store => row[n] = value,
+                        Activation::Add => row[n] += value,
+                        Activation::Gelu => row[n] = gelu(value),
+                    }
                 }
             }
         }
@@ -156,7 +164,7 @@ step! {
     fn apply_f32(
         k, linear: &Linear<'_>, weights: &[f32], input: &Input<'_>, count: usize, outputs: Range<usize>, out: Output<'_>,
     ) {
-        linear.apply_float(weights, scalar::dot, input, count, outputs, out);
+        linear.apply_float(weights, dots_f32, input, count, outputs, out);
     }
 }
 
@@ -164,23 +172,30 @@ step! {
     fn apply_f16(
         k, linear: &Linear<'_>, weights: &[u16], input: &Input<'_>, count: usize, outputs: Range<usize>, out: Output<'_>,
     ) {
-        linear.apply_float(weights, dot_f16, input, count, outputs, out);
+        linear.apply_float(weights, dots_f16, input, count, outputs, out);
     }
 }
 
-/// Dot product with half-precision weights, in the lane order of [`scalar::dot`].
 #[inline(always)]
-fn dot_f16(x: &[f32], w: &[u16]) -> f32 {
+fn dots_f32(x: &[f32], w: &[f32], sums: &mut [f32]) {
+    for (sum, x) in sums.iter_mut().zip(x.chunks_exact(w.len())) {
+        *sum = scalar::dot(x, w);
+    }
+}
+
+/// Half-precision weights are widened a piece at a time, once for all the rows.
+#[inline(always)]
+fn dots_f16(x: &[f32], w: &[u16], sums: &mut [f32]) {
     const CHUNK: usize = 8 * LANES;
-    let mut sum = 0.0;
-    for (x, w) in x.chunks(CHUNK).zip(w.chunks(CHUNK)) {
+    for (chunk, halves) in w.chunks(CHUNK).enumerate() {
         let mut wide = [0.0; CHUNK];
-        for (wide, bits) in wide.iter_mut().zip(w) {
+        for (wide, bits) in wide.iter_mut().zip(halves) {
             *wide = f16::from_bits(*bits).to_f32();
         }
-        sum += scalar::dot(x, &wide[..x.len()]);
+        for (sum, x) in sums.iter_mut().zip(x.chunks_exact(w.len())) {
+            *sum += scalar::dot(&x[chunk * CHUNK..][..halves.len()], &wide[..halves.len()]);
+        }
     }
-    sum
 }
 
 impl Matrix<'_> {

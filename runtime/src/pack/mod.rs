@@ -10,8 +10,13 @@
 //!                          not know
 //! ```
 //!
+//! The word embedding is stored whole, or without the rows of ids that never occur: then its K + 2 rows are those of
+//! the codes, the class token and the mask token (see [`Pack::word_row`]).
+//!
 //! Little-endian. Sections start at multiples of 64 bytes, gaps are zero. The byte positions below
 //! are the only place where they are written down; [`reader`](self) and writer share them.
+
+use crate::{config::ModelConfig, schema::Param};
 
 mod classifier;
 pub(crate) mod crc;
@@ -216,6 +221,15 @@ mod tokenizer {
     pub const CODES: usize = 0;
     pub const PATCH: usize = 4;
     pub const BYTES: usize = 16;
+}
+
+/// Rows of a weight as a pack stores it, where the tensor table (or a writer's data) says `found`: those of the schema,
+/// or of the word embedding only those that are used. Any other `found` is for the caller to refuse.
+fn stored_rows(param: Param, config: &ModelConfig, found: usize) -> usize {
+    match param {
+        Param::WordEmbedding if found == config.used_ids() => found,
+        _ => param.shape(config).matrix().0,
+    }
 }
 
 /// Little-endian u32 at a position; 0 past the end (callers have checked the length).

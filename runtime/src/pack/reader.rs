@@ -3,8 +3,8 @@
 use half::f16;
 
 use super::{
-    classifier, config, crc, header, section, self_test, tensor, tokenizer, u32_at, u64_at, Precision, Section, ALIGN,
-    MAGIC, VERSION,
+    classifier, config, crc, header, section, self_test, stored_rows, tensor, tokenizer, u32_at, u64_at, Precision,
+    Section, ALIGN, MAGIC, VERSION,
 };
 use crate::{
     config::ModelConfig,
@@ -213,10 +213,22 @@ impl<'p> Pack<'p> {
         entry.range(tensor::DATA_OFFSET).len() + entry.range(tensor::SCALES_OFFSET).len()
     }
 
-    /// A weight as a matrix; empty where it is absent.
+    /// The row of the word embedding that belongs to an id: the id, unless rows of ids that never occur are left out.
+    pub fn word_row(&self, id: usize) -> usize {
+        let config = &self.config;
+        let left_out = self.matrix(Param::WordEmbedding).rows < config.vocab_size;
+        match id {
+            _ if !left_out || id < config.codebook_size => id,
+            _ if id == config.class_token_id => config.codebook_size,
+            _ => config.codebook_size + 1, // the mask token
+        }
+    }
+
+    /// A weight as a matrix; empty where it is absent. The word embedding has [`ModelConfig::used_ids`] rows where the
+    /// others are left out.
     pub fn matrix(&self, param: Param) -> Matrix<'p> {
         let entry = self.entry(param);
-        let (rows, cols) = param.shape(&self.config).matrix();
+        let (rows, cols) = (entry.stored_rows(param, &self.config), param.shape(&self.config).matrix().1);
         let data = self.payload(entry.range(tensor::DATA_OFFSET));
         let data = match Precision::from_code(entry.code()) {
             Some(Precision::Int8) => Data::Int8 {
@@ -264,7 +276,7 @@ impl<'p> Pack<'p> {
     fn check_tensor(&self, param: Param) -> Result<(), Error> {
         let index = param.index(&self.config) as u16;
         let entry = self.entry(param);
-        let (rows, cols) = param.shape(&self.config).matrix();
+        let (rows, cols) = (entry.stored_rows(param, &self.config), param.shape(&self.config).matrix().1);
         let check = |property, expected: usize, found: u64| {
             if expected as u64 == found {
                 Ok(())
@@ -330,6 +342,10 @@ impl Entry<'_> {
 
     fn is_present(&self) -> bool {
         self.code() != 0
+    }
+
+    fn stored_rows(&self, param: Param, config: &ModelConfig) -> usize {
+        stored_rows(param, config, u32_at(self.0, tensor::ROWS) as usize)
     }
 
     fn layout(&self) -> Layout {

@@ -286,3 +286,57 @@ fn the_writer_refuses_what_does_not_fit() {
     let mut tiny = [0; 10];
     assert!(matches!(Writer::new(SliceSink(&mut tiny), &config), Err(WriteError::Sink(Error::Truncated { .. }))));
 }
+
+/// The official vocabulary has ids that never occur; a pack without their rows says the same of all others.
+#[test]
+fn rows_that_are_not_used_may_be_left_out() {
+    let config = ModelConfig { vocab_size: 25, class_token_id: 17, mask_token_id: 24, ..ModelConfig::micro(3, 14) };
+    let cols = config.embed_dim;
+    let values: Vec<f32> = (0..25 * cols).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
+    let words = |rows: &[usize], precision| {
+        let chosen: Vec<f32> = rows.iter().flat_map(|&row| values[row * cols..][..cols].to_vec()).collect();
+        let mut writer = Writer::new(Vec::new(), &config).unwrap();
+        let layout = Layout { nr: 16, kt: 4 };
+        let (mut weights, mut scales) = (vec![0; layout.elements(rows.len(), cols)], vec![0.0; rows.len()]);
+        quantise_matrix(&chosen, (rows.len(), cols), layout, &mut weights, &mut scales).unwrap();
+        let (mut packed, mut scales4) = (vec![0; int4::bytes(rows.len(), cols)], vec![0.0; rows.len()]);
+        int4::quantise_matrix(&chosen, (rows.len(), cols), &mut packed, &mut scales4).unwrap();
+        writer.tensor(match precision {
+            Precision::Int8 => TensorData::Int8 { weights: &weights, scales: &scales, layout },
+            Precision::Int4 => TensorData::Int4 { packed: &packed, scales: &scales4 },
+            _ => TensorData::F32(&chosen),
+        })?;
+        while let Some(param) = writer.next_param() {
+            writer.tensor(TensorData::F32(&vec![1.0; param.shape(&config).elements()]))?;
+        }
+        let (_, bytes) = writer.finish()?;
+        Ok::<_, WriteError<core::convert::Infallible>>(Aligned64::new(&bytes))
+    };
+    let all: Vec<usize> = (0..25).collect();
+    let used: Vec<usize> = (0..14).chain([17, 24]).collect();
+    assert_eq!(used.len(), config.used_ids());
+    for precision in [Precision::F32, Precision::Int8, Precision::Int4] {
+        let [all, part] = [&all, &used].map(|rows| words(rows, precision).unwrap());
+        let [all, part] = [&all, &part].map(|file| Pack::new(file.bytes()).unwrap());
+        assert_eq!([all, part].map(|pack| pack.matrix(Param::WordEmbedding).rows), [25, 16]);
+        assert!(part.tensor_bytes(Param::WordEmbedding) < all.tensor_bytes(Param::WordEmbedding));
+        for &id in &used {
+            let [expected, found] = [all, part].map(|pack| {
+                let mut row = vec![0.0; cols];
+                pack.matrix(Param::WordEmbedding).row_into(pack.word_row(id), &mut row);
+                row
+            });
+            assert_eq!(expected, found, "{precision:?} {id}");
+        }
+    }
+    assert!(matches!(words(&used[1..], Precision::Int8), Err(WriteError::Pack(Error::Tensor { .. }))));
+    assert!(matches!(words(&all[..17], Precision::F32), Err(WriteError::Pack(Error::Tensor { .. }))));
+
+    // A table that says fewer rows than there are, behind right checksums.
+    let mut file = words(&all, Precision::Int8).unwrap();
+    let at = file.section_start(Section::Tensors) + tensor::ROWS;
+    file.bytes_mut()[at] = 16;
+    file.reseal();
+    let error = Pack::new(file.bytes()).err().unwrap().to_string();
+    assert!(error.contains("bytes"), "{error}");
+}

@@ -1,8 +1,8 @@
 //! [`Writer`]: a pack, tensor by tensor, into any [`Sink`].
 
 use super::{
-    classifier, config, crc::Crc, header, section, self_test, tensor, tokenizer, Precision, Section, ALIGN, MAGIC,
-    VERSION,
+    classifier, config, crc::Crc, header, section, self_test, stored_rows, tensor, tokenizer, Precision, Section,
+    ALIGN, MAGIC, VERSION,
 };
 use crate::{
     config::ModelConfig,
@@ -121,6 +121,18 @@ pub enum TensorData<'a> {
     },
 }
 
+impl TensorData<'_> {
+    /// Rows of `cols` columns that this is, if it is of whole rows.
+    fn rows(&self, cols: usize) -> usize {
+        match self {
+            TensorData::Absent => 0,
+            TensorData::F32(x) => x.len() / cols,
+            TensorData::F16(x) => x.len() / cols,
+            TensorData::Int8 { scales, .. } | TensorData::Int4 { scales, .. } => scales.len(),
+        }
+    }
+}
+
 /// Writes a pack: all tensors in schema order, then optional sections, then [`finish`](Self::finish).
 pub struct Writer<S> {
     sink: S,
@@ -175,14 +187,16 @@ impl<S: Sink> Writer<S> {
         schema::params(&self.model).nth(self.tensors)
     }
 
-    /// Adds the next weight in schema order.
+    /// Adds the next weight in schema order. The word embedding may come without the rows of ids that never occur:
+    /// the codes, the class token, the mask token, in this order.
     ///
     /// # Errors
     /// [`Error::Tensor`] where the data does not have the schema's size or a precision that this
     /// weight cannot have, or the sink's.
     pub fn tensor(&mut self, data: TensorData<'_>) -> Result<(), WriteError<S::Error>> {
         let param = self.next_param().ok_or(Error::Field { field: "tensor count", found: self.tensors as u64 + 1 })?;
-        let (rows, cols) = param.shape(&self.model).matrix();
+        let cols = param.shape(&self.model).matrix().1;
+        let rows = stored_rows(param, &self.model, data.rows(cols));
         let wrong = |property, expected: usize, found: usize| Error::Tensor {
             index: self.tensors as u16,
             property,
