@@ -205,7 +205,7 @@ fn inspect_onnx(dir: &Path) -> Result<Inspection, Error> {
     Ok(inspection)
 }
 
-/// `x86-vnni, wasm (16x4)`
+/// `x86-vnni, neon-dotprod, neon-i8mm, wasm (16x4)`
 fn layout_name(layout: Layout) -> String {
     let names = Target::of(layout).filter_map(|target| Some(target.to_possible_value()?.get_name().to_owned()));
     let names = names.collect::<Vec<_>>().join(", ");

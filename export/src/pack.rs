@@ -54,10 +54,7 @@ impl Target {
     pub const fn layout(self) -> Layout {
         match self {
             Target::Generic | Target::CortexM4 | Target::CortexM55 => Layout::ROW_MAJOR,
-            Target::X86Vnni => Layout { nr: 16, kt: 4 },
-            Target::NeonDotprod => Layout { nr: 16, kt: 4 },
-            Target::NeonI8mm => Layout { nr: 16, kt: 8 },
-            Target::Wasm => Layout { nr: 16, kt: 4 },
+            Target::X86Vnni | Target::NeonDotprod | Target::NeonI8mm | Target::Wasm => Layout { nr: 16, kt: 4 },
         }
     }
 

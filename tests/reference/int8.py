@@ -143,7 +143,7 @@ def main():
             changed, pack = os.path.join(temp, "checkpoint"), os.path.join(temp, "model.srcn")
             os.makedirs(changed, exist_ok=True)
             shutil.copy(f"{checkpoint}/config.json", changed)
-            save_file({name: np.ascontiguousarray(w) for name, w in weights.items()}, f"{changed}/model.safetensors")
+            save_file({name: np.ascontiguousarray(w, np.float32) for name, w in weights.items()}, f"{changed}/model.safetensors")
             subprocess.run([program, "pack", "--checkpoint", changed, "--out", pack], check=True, stdout=subprocess.DEVNULL)
             verify = [program, "verify", "--checkpoint", checkpoint, "--pack", pack, "--images", str(images), "--json"]
             ran = subprocess.run(verify + source, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
