@@ -29,8 +29,9 @@ fn the_demo_pack_is_made_from_the_bundled_checkpoint() {
 
     let dir = tempfile::tempdir().unwrap();
     let again = dir.path().join("again.srcn");
-    pack::write(&checkpoint, &again, &PackOptions { tokenizer: Some(&tokenizer), ..PackOptions::new(Precision::Int8) })
-        .unwrap();
+    let rules = vec!["pos=f32".parse().unwrap()]; // as the README of the bundled data says
+    let options = PackOptions { tokenizer: Some(&tokenizer), rules, ..PackOptions::new(Precision::Int8) };
+    pack::write(&checkpoint, &again, &options).unwrap();
     let again_file = PackFile::open(&again).unwrap();
     let again = again_file.pack(&again).unwrap();
     for param in schema::params(demo.config()) {
