@@ -56,6 +56,7 @@ pub fn of(checkpoint: &Checkpoint, precision: &str, licence: Option<&str>, more:
 /// # Errors
 /// [`Error::Io`] or [`Error::Json`], naming the file.
 pub fn of_run(checkpoint: &Path, config: &ModelConfig) -> Result<Card, Error> {
+    let Ok(checkpoint) = checkpoint.canonicalize() else { return Ok(Card::new()) }; // `.` has a parent too
     let Some(run) = checkpoint.parent() else { return Ok(Card::new()) };
     let Some(record) = read_json(&run.join(RUN_FILE))? else { return Ok(Card::new()) };
     if serde_json::from_value::<ModelConfig>(record["model"].clone()).ok().as_ref() != Some(config) {
