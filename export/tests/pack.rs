@@ -43,7 +43,7 @@ fn every_target_gives_the_same_bits_on_every_kernel() {
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     let ids: Vec<u16> = random_tokens(&config, 1, 0).iter().map(|&id| id as u16).collect();
     for precision in [Precision::Int8, Precision::Int4] {
-        let (mut results, mut files) = (BTreeMap::new(), BTreeSet::new());
+        let (mut results, mut files) = (BTreeMap::<_, Vec<_>>::new(), BTreeSet::new());
         for &target in Target::value_variants() {
             let path = dir.path().join(format!("{target:?}.srcn"));
             pack::write(&checkpoint, &path, &PackOptions { target, ..PackOptions::new(precision) }).unwrap();
@@ -52,7 +52,7 @@ fn every_target_gives_the_same_bits_on_every_kernel() {
             let pack = file.pack(&path).unwrap();
             for kernels in Kernels::available() {
                 let found = bits(&Model::with_kernels(pack, kernels), &ids);
-                results.entry(found).or_insert_with(Vec::new).push((target, kernels.name()));
+                results.entry(found).or_default().push((target, kernels.name()));
             }
         }
         assert_eq!(results.len(), 1, "{precision:?}: {:?}", results.values());
