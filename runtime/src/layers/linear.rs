@@ -136,8 +136,8 @@ impl<'a> Linear<'a> {
         for (n, (w, bias)) in channels.take(outputs.len()).enumerate() {
             let blocks = input.floats[..count * cols].chunks(FLOAT_ROWS * cols);
             for (x, rows) in blocks.zip(out.data.chunks_mut(FLOAT_ROWS * out.stride)) {
-                let mut sums = [0.0; FLOAT_ROWS];
-                dots(x, w, &mut sums[..x.len() / cols]);
+                let sums = &mut [0.0; FLOAT_ROWS][..x.len() / cols];
+                dots(x, w, sums);
                 for (sum, row) in sums.iter().zip(rows.chunks_mut(out.stride)) {
                     let value = sum + bias;
                     match out.activation {
