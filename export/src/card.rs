@@ -76,7 +76,8 @@ pub fn of_run(checkpoint: &Path, config: &ModelConfig) -> Result<Card, Error> {
     };
     add("method", options["losses"]["method"].clone());
     let number = |value: &Value| value.as_u64();
-    let images = || Some(number(&steps)? * number(&options["batch_size"])? * number(&options["accum_iter"])?);
+    let factor = |name: &str| number(&options[name]).unwrap_or(1); // older records lack some
+    let images = || Some(number(&steps)? * factor("batch_size") * factor("accum_iter") * factor("devices"));
     add("images_seen", images().into());
     add("seed", options["seed"].clone());
     add("data", data(options, &record["dataset"]));
