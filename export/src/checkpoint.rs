@@ -26,7 +26,7 @@ pub const CONFIG_FILE: &str = "config.json";
 /// File name of the weights in a checkpoint folder.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 
-/// The weights of a model: every tensor of the schema, right shape, finite.
+/// The weights of a model: every tensor of the schema, right shape, finite; the decoder's may be left out.
 pub struct Checkpoint {
     /// Sizes of the model; valid.
     pub config: ModelConfig,
@@ -37,6 +37,8 @@ pub struct Checkpoint {
 
 /// Where the values of a weight are.
 enum Values {
+    /// Nowhere: the decoder's, where only the encoder was asked for.
+    Absent,
     /// Little-endian f32, aligned, in the file's bytes.
     InFile(Range<usize>),
     /// Converted from another form (f16, bf16, unaligned f32).
@@ -49,10 +51,22 @@ impl Checkpoint {
     /// # Errors
     /// Any [`Error`] of a missing or damaged file, naming file, tensor, expected and found.
     pub fn open(dir: &Path) -> Result<Self, Error> {
+        Self::open_with(dir, |_| true)
+    }
+
+    /// [`open`](Self::open) for the encoder: the file need not hold the decoder, whose tensors are empty.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_encoder(dir: &Path) -> Result<Self, Error> {
+        Self::open_with(dir, |param| !param.is_decoder())
+    }
+
+    fn open_with(dir: &Path, needed: impl Fn(Param) -> bool) -> Result<Self, Error> {
         let config = read_config(&dir.join(CONFIG_FILE))?;
         let path = dir.join(WEIGHTS_FILE);
         let bytes = map::open(&path)?;
-        let values = find_values(&path, &bytes, &config)?;
+        let values = find_values(&path, &bytes, &config, needed)?;
         let checkpoint = Self { config, dir: dir.to_owned(), bytes, values };
         checkpoint.check_finite(&path)?;
         Ok(checkpoint)
@@ -71,6 +85,7 @@ impl Checkpoint {
         match &self.values[param.index(&self.config)] {
             Values::InFile(range) => bytemuck::cast_slice(&self.bytes[range.clone()]),
             Values::Converted { values, .. } => values,
+            Values::Absent => &[],
         }
     }
 
@@ -78,6 +93,7 @@ impl Checkpoint {
     pub(crate) fn stored(&self, param: Param) -> (&'static str, usize) {
         let bytes = |width| param.shape(&self.config).elements() * width;
         match &self.values[param.index(&self.config)] {
+            Values::Absent => ("absent", 0),
             Values::InFile(_) => ("f32", bytes(4)),
             Values::Converted { from: Dtype::F16, .. } => ("f16", bytes(2)),
             Values::Converted { from: Dtype::BF16, .. } => ("bf16", bytes(2)),
@@ -160,11 +176,19 @@ pub fn read_config(path: &Path) -> Result<ModelConfig, Error> {
     Ok(config)
 }
 
-/// Finds every tensor of the schema in the file and checks dtype and shape.
-fn find_values(path: &Path, bytes: &[u8], config: &ModelConfig) -> Result<Vec<Values>, Error> {
+/// Finds every tensor of the schema that is needed in the file and checks dtype and shape.
+fn find_values(
+    path: &Path,
+    bytes: &[u8],
+    config: &ModelConfig,
+    needed: impl Fn(Param) -> bool,
+) -> Result<Vec<Values>, Error> {
     let file = SafeTensors::deserialize(bytes)
         .map_err(|error| Error::Safetensors { path: path.to_owned(), found: error.to_string() })?;
     let find = |param: Param| {
+        if !needed(param) {
+            return Ok(Values::Absent);
+        }
         let tensor = param.to_string();
         let shape = param.shape(config);
         let Ok(view) = file.tensor(&tensor) else {

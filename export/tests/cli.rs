@@ -14,6 +14,7 @@ use sorcen_export::{
     tensors::{TensorFile, TensorWriter},
     tokenizer::PatchTokenizer,
 };
+use sorcen_runtime::{schema, MappedFile, Pack};
 
 fn sorcen_export(dir: &Path, line: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sorcen-export")).args(line.split_whitespace()).current_dir(dir).output().unwrap()
@@ -41,6 +42,31 @@ fn fail(dir: &Path, line: &str, code: i32, parts: &[&str]) {
 /// 12 codes of 2x2 pixels, each of one grey.
 fn tokenizer() -> PatchTokenizer {
     PatchTokenizer::new((0..12u8).flat_map(|code| [code * 20; 12]).collect(), 12, 2).unwrap()
+}
+
+/// The encoder's tensors alone, as an official encoder file has them.
+#[test]
+fn a_checkpoint_without_decoder_makes_a_pack_of_the_encoder() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let whole = common::checkpoint(&dir.join("model"), 1);
+    fs::create_dir(dir.join("encoder")).unwrap();
+    fs::copy(dir.join("model/config.json"), dir.join("encoder/config.json")).unwrap();
+    let bytes = fs::read(dir.join("model/model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let encoder = schema::params(&whole.config).filter(|param| !param.is_decoder()).map(|param| param.to_string());
+    let tensors = encoder.map(|name| (name.clone(), file.tensor(&name).unwrap()));
+    safetensors::serialize_to_file(tensors, None, &dir.join("encoder/model.safetensors")).unwrap();
+
+    succeed(dir, "pack --checkpoint encoder --encoder_only --out e.srcn");
+    succeed(dir, "pack --checkpoint model --encoder_only --out m.srcn");
+    let weights = |name: &str| {
+        let file = MappedFile::open(&dir.join(name)).unwrap();
+        let pack = Pack::new(&file).unwrap();
+        format!("{:?}", schema::params(&whole.config).map(|param| pack.matrix(param).data).collect::<Vec<_>>())
+    };
+    assert_eq!(weights("e.srcn"), weights("m.srcn"));
+    fail(dir, "pack --checkpoint encoder --out e.srcn", 1, &["decoder", "is missing"]);
 }
 
 #[test]

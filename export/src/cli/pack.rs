@@ -51,7 +51,7 @@ pub struct Args {
     /// Machine that the weights are arranged for; the pack runs everywhere.
     #[arg(long, value_enum, default_value = "generic")]
     pub target: Target,
-    /// Leave the decoder out: features only, no generation.
+    /// Leave the decoder out, which the checkpoint need not have then: features only, no generation.
     #[arg(long = "encoder_only")]
     pub encoder_only: bool,
     /// Put a tokenizer in (tokenizer.safetensors: `codebook` [K, P, P, 3]).
@@ -109,7 +109,10 @@ impl From<Precision> for pack::Precision {
 /// # Errors
 /// A bad checkpoint, tokenizer, head, card or images, or a file that cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let checkpoint = Arc::new(Checkpoint::open(&args.checkpoint)?);
+    let checkpoint = Arc::new(match args.encoder_only {
+        true => Checkpoint::open_encoder(&args.checkpoint)?,
+        false => Checkpoint::open(&args.checkpoint)?,
+    });
     let tokenizer = args.tokenizer.as_deref().map(PatchTokenizer::open).transpose()?;
     let mut options = PackOptions::new(args.precision.into());
     let int4 = |pattern: &String| Rule { pattern: pattern.clone(), precision: pack::Precision::Int4 };
