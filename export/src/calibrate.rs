@@ -140,7 +140,9 @@ fn for_each_linear<T: Send>(
             };
             let (latent, _) = reference.encode_image(&images[b].ids, &images[b].positions, &mut tap);
             let source: Vec<usize> = kept.source.row(b).iter().map(|&row| row as usize).collect();
-            reference.decode_image(latent.view(), &source, &mut tap);
+            if checkpoint.has_decoder() {
+                reference.decode_image(latent.view(), &source, &mut tap);
+            }
             seen
         };
         let order: Vec<usize> = (0..images.len()).collect();

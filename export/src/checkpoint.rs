@@ -62,6 +62,11 @@ impl Checkpoint {
         Self::open_with(dir, |param| !param.is_decoder())
     }
 
+    /// Whether the decoder is there (see [`open_encoder`](Self::open_encoder)).
+    pub fn has_decoder(&self) -> bool {
+        !self.values.iter().any(|values| matches!(values, Values::Absent))
+    }
+
     fn open_with(dir: &Path, needed: impl Fn(Param) -> bool) -> Result<Self, Error> {
         let config = read_config(&dir.join(CONFIG_FILE))?;
         let path = dir.join(WEIGHTS_FILE);

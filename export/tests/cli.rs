@@ -67,6 +67,14 @@ fn a_checkpoint_without_decoder_makes_a_pack_of_the_encoder() {
     };
     assert_eq!(weights("e.srcn"), weights("m.srcn"));
     fail(dir, "pack --checkpoint encoder --out e.srcn", 1, &["decoder", "is missing"]);
+
+    let mut images = TensorWriter::default();
+    images.ints("token_ids", Array2::from_shape_fn((2, 9), |(b, t)| ((b * 5 + t) % 12) as i64).view());
+    images.write(&dir.join("images.safetensors")).unwrap();
+    let line = "pack --precision int4 --encoder_only --calibrate images.safetensors";
+    succeed(dir, &format!("{line} --checkpoint encoder --out e.srcn"));
+    succeed(dir, &format!("{line} --checkpoint model --out m.srcn"));
+    assert_eq!(weights("e.srcn"), weights("m.srcn"));
 }
 
 #[test]

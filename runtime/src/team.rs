@@ -1,8 +1,8 @@
 //! The encoder on several threads, over one image or many: the same bits for any number of either.
 //!
 //! Threads share out rows (of all images) where a step takes each row by itself, and queries (of all heads of all
-//! images) in the attention; they wait for each other twice a block. Every weight is multiplied with as many rows as
-//! an image has, or [`ROWS`], before the next one is read.
+//! images) in the attention; they wait for each other twice a block. A thread multiplies every weight with as many rows
+//! as an image has, or [`ROWS`], before it reads the next one.
 
 use alloc::vec::Vec;
 
