@@ -23,7 +23,7 @@ pub enum Runner {
 }
 
 /// All boards; the first is the host, whose output the others have to equal.
-pub const BOARDS: [Board; 7] = [
+pub const BOARDS: [Board; 8] = [
     Board { name: "linux", target: None, runner: Runner::Command(&[]) },
     Board {
         name: "cortex-m4",
@@ -51,6 +51,11 @@ pub const BOARDS: [Board; 7] = [
         runner: Runner::System(&["qemu-system-riscv32", "-machine", "virt", "-bios", "none"]),
     },
     Board {
+        name: "aarch64-linux",
+        target: Some("aarch64-unknown-linux-gnu"),
+        runner: Runner::Command(&["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"]),
+    },
+    Board {
         name: "wasm32",
         target: Some("wasm32-unknown-unknown"),
         runner: Runner::Command(&["node", "boards/wasm32/run.mjs"]),
@@ -73,5 +78,10 @@ impl Board {
     /// Whether the program has the machine for itself: its memory is then measured.
     pub fn is_bare(&self) -> bool {
         matches!(self.runner, Runner::System(_))
+    }
+
+    /// Whether its programs have the standard library.
+    pub fn has_std(&self) -> bool {
+        self.target.is_none_or(|target| target.contains("linux"))
     }
 }

@@ -89,13 +89,17 @@ fn from_source(cargo: &mut Command, board: &Board, target: &str) -> Result<()> {
              (or, on Debian: apt-get install rustc-web rust-web-src)"
         );
     }
+    cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
+    if board.has_std() {
+        cargo.arg("-Zbuild-std=std,panic_abort"); // linked as the board's .cargo/config.toml says
+        return Ok(());
+    }
     let sysroot = output_of("rustc", &["--print", "sysroot"])?;
     let version = output_of("rustc", &["-vV"])?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default();
     let linker = Path::new(sysroot.trim()).join("lib/rustlib").join(host).join("bin/rust-lld");
     let variable = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace(['-', '.'], "_"));
-    cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1").env(variable, linker);
-    cargo.arg("-Zbuild-std=core");
+    cargo.env(variable, linker).arg("-Zbuild-std=core");
     if board.is_bare() {
         let traps = r#"["-Zunstable-options", "-Cpanic=immediate-abort"]"#;
         cargo.args(["--config", &format!("target.{target}.rustflags={traps}")]);
