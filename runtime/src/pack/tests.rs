@@ -336,7 +336,7 @@ fn rows_that_are_not_used_may_be_left_out() {
     let mut file = words(&all, Precision::Int8).unwrap();
     let at = file.section_start(Section::Tensors) + tensor::ROWS;
     file.bytes_mut()[at] = 16;
-    file.reseal();
+    reseal(file.bytes_mut());
     let error = Pack::new(file.bytes()).err().unwrap().to_string();
     assert!(error.contains("bytes"), "{error}");
 }
