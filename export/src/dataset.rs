@@ -15,6 +15,7 @@ use crate::{error::Error, map};
 const META_FILE: &str = "meta.json";
 const STREAM: &str = "vqgan";
 const TOKENS_FILE: &str = "tokens_vqgan.npy";
+const LABELS_FILE: &str = "labels.npy";
 /// Magic and version 1.0 of a numpy file, before the length of its header.
 const NPY: &[u8; 8] = b"\x93NUMPY\x01\x00";
 
@@ -38,12 +39,11 @@ struct Stream {
 /// [`Error::Io`], [`Error::Json`], [`Error::Value`] naming file and item, where something is missing or damaged or of
 /// another grid or codebook than the model's.
 pub fn read(dir: &Path, config: &ModelConfig, images: usize) -> Result<Array2<i64>, Error> {
-    let path = dir.join(META_FILE);
-    let json = fs::read(&path).map_err(Error::io(&path, "read"))?;
+    let meta = read_meta(dir)?;
     let wrong = |item: &str, expected: &dyn ToString, found: &dyn ToString| {
+        let path = dir.join(META_FILE);
         Error::value(format!("{}: {item}", path.display()), expected.to_string(), found.to_string())
     };
-    let meta: Meta = serde_json::from_slice(&json).map_err(|reason| Error::Json { path: path.clone(), reason })?;
     let Some(stream) = meta.streams.get(STREAM) else {
         let names: Vec<_> = meta.streams.keys().cloned().collect();
         return Err(wrong("streams", &format!("one called `{STREAM}`"), &names.join(", ")));
@@ -58,18 +58,44 @@ pub fn read(dir: &Path, config: &ModelConfig, images: usize) -> Result<Array2<i6
     if meta.count == 0 {
         return Err(wrong("count", &"at least one image", &0));
     }
+    let row = row_bytes(config.tokens(), stream.bits);
+    let rows = read_rows(dir, TOKENS_FILE, &meta, row, images)?;
+    let mut tokens = Array2::zeros((rows.len() / row, config.tokens()));
+    let mut ids = vec![0; config.tokens()];
+    for (packed, mut tokens) in rows.chunks_exact(row).zip(tokens.rows_mut()) {
+        unpack_row(packed, stream.bits, &mut ids)?;
+        tokens.iter_mut().zip(&ids).for_each(|(token, &id)| *token = id.into());
+    }
+    Ok(tokens)
+}
 
-    let path = dir.join(TOKENS_FILE);
+/// Classes `[images]` of the images that [`read`] gives.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_labels(dir: &Path, images: usize) -> Result<Vec<u16>, Error> {
+    let rows = read_rows(dir, LABELS_FILE, &read_meta(dir)?, 2, images)?;
+    Ok(rows.chunks_exact(2).map(|label| u16::from_le_bytes([label[0], label[1]])).collect())
+}
+
+fn read_meta(dir: &Path) -> Result<Meta, Error> {
+    let path = dir.join(META_FILE);
+    let json = fs::read(&path).map_err(Error::io(&path, "read"))?;
+    serde_json::from_slice(&json).map_err(|reason| Error::Json { path, reason })
+}
+
+/// Rows of `row` bytes of a numpy file, `images` of them evenly over all; all, where there are fewer.
+fn read_rows(dir: &Path, name: &str, meta: &Meta, row: usize, images: usize) -> Result<Vec<u8>, Error> {
+    let path = dir.join(name);
     let file = map::open(&path)?;
     let damaged = |expected: &dyn ToString, found: &dyn ToString| {
         Error::value(path.display(), expected.to_string(), found.to_string())
     };
     let sha256: String = Sha256::digest(&*file).iter().map(|byte| format!("{byte:02x}")).collect();
-    let expected = meta.sha256.get(TOKENS_FILE).map_or("an entry in meta.json", String::as_str);
+    let expected = meta.sha256.get(name).map_or("an entry in meta.json", String::as_str);
     if sha256 != expected {
         return Err(damaged(&format!("SHA-256 {expected}"), &sha256));
     }
-    let row = row_bytes(config.tokens(), stream.bits);
     let start = match file.get(..10) {
         Some(head) if head.starts_with(NPY) => 10 + usize::from(u16::from_le_bytes([head[8], head[9]])),
         _ => return Err(damaged(&"a numpy file, format 1.0", &"another")),
@@ -78,11 +104,5 @@ pub fn read(dir: &Path, config: &ModelConfig, images: usize) -> Result<Array2<i6
         return Err(damaged(&format!("{} rows of {row} bytes", meta.count), &format!("{} bytes", file.len())));
     };
     let images = images.min(meta.count);
-    let mut tokens = Array2::zeros((images, config.tokens()));
-    let mut ids = vec![0; config.tokens()];
-    for (i, mut tokens) in tokens.rows_mut().into_iter().enumerate() {
-        unpack_row(&rows[i * meta.count / images * row..][..row], stream.bits, &mut ids)?;
-        tokens.iter_mut().zip(&ids).for_each(|(token, &id)| *token = id.into());
-    }
-    Ok(tokens)
+    Ok((0..images).flat_map(|i| &rows[i * meta.count / images * row..][..row]).copied().collect())
 }

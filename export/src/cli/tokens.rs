@@ -33,6 +33,17 @@ impl TokenArgs {
             None => Ok(random_tokens(config, self.images as usize, self.seed)),
         }
     }
+
+    /// The classes of the same images `[B]`, where they come from a token dataset.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn read_labels(&self) -> anyhow::Result<Option<Vec<u16>>> {
+        match &self.tokens {
+            Some(path) if path.is_dir() => Ok(Some(dataset::read_labels(path, self.images as usize)?)),
+            _ => Ok(None),
+        }
+    }
 }
 
 /// At most `images` token maps `[B, T]` from a token dataset (evenly over all of it) or a safetensors file (the first).

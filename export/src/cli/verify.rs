@@ -70,6 +70,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let checkpoint = Arc::new(Checkpoint::open(&args.checkpoint)?);
     let tokens = args.tokens.read(&checkpoint.config)?;
     let mut inputs = VerifyInputs::new(checkpoint, tokens);
+    inputs.labels = args.tokens.read_labels()?;
     inputs.onnx = args.onnx.clone();
     inputs.packs = args.pack.clone();
     inputs.layers = args.layers;

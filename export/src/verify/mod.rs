@@ -28,6 +28,7 @@ use crate::{
 mod layers;
 mod report;
 
+use report::same_class;
 pub use report::{Comparison, Distance, Layer, VerifyReport};
 
 /// What to compare.
@@ -36,6 +37,8 @@ pub struct VerifyInputs {
     pub checkpoint: Arc<Checkpoint>,
     /// Token maps `[B, T]` of images; [`random_tokens`] where there are none.
     pub tokens: Array2<i64>,
+    /// Their classes `[B]`, where they are known.
+    pub labels: Option<Vec<u16>>,
     /// Export folders with ONNX files, of any precision.
     pub onnx: Vec<PathBuf>,
     /// Where onnxruntime is, to run the ONNX files there too. Without it int8 files cannot be run at all.
@@ -56,6 +59,7 @@ impl VerifyInputs {
         Self {
             checkpoint,
             tokens,
+            labels: None,
             onnx: Vec::new(),
             python: None,
             packs: Vec::new(),
@@ -106,7 +110,11 @@ pub fn verify(inputs: &VerifyInputs) -> Result<VerifyReport, Error> {
         (inputs.progress)(engine.name());
         let run = Run::of(engine, inputs.tokens.view())?;
         for (output, expected, found) in expected.pairs(&run) {
-            comparisons.push(Comparison::of(engine.name(), link, output, &expected, &found));
+            let mut comparison = Comparison::of(engine.name(), link, output, &expected, &found);
+            if let (Output::Features, Some(labels)) = (output, &inputs.labels) {
+                comparison.same_class = same_class(&expected, &found, labels);
+            }
+            comparisons.push(comparison);
         }
         Ok(())
     };

@@ -23,6 +23,8 @@ pub struct Comparison {
     pub top1: Option<f32>,
     /// Share of images whose nearest other image by cosine is the same (features of three images or more only).
     pub nearest: Option<f32>,
+    /// Share of images whose class by the [`NEIGHBOURS`] nearest others is the same (features of images of known class).
+    pub same_class: Option<f32>,
     /// Bound on `max_abs`, where there is one.
     pub max_abs_bound: Option<f32>,
     /// Bound on `cosine_min`.
@@ -104,6 +106,7 @@ impl Comparison {
             distance,
             top1: (output == Output::Logits).then(|| share(agreeing())),
             nearest: (output == Output::Features && expected.nrows() > 2).then(|| share(neighbours())),
+            same_class: None,
             max_abs_bound: bounds.max_abs.is_finite().then_some(bounds.max_abs),
             cosine_bound: bounds.min_cosine,
             passed: distance.max_abs <= bounds.max_abs && distance.cosine_min >= bounds.min_cosine,
@@ -123,12 +126,35 @@ fn best(row: ArrayView1<f32>) -> usize {
     row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i, x) } else { best }).0
 }
 
+/// Images that vote for a class.
+const NEIGHBOURS: usize = 5;
+
+/// Share of rows to which the nearest other rows give the same class in both; none where there are no more than they.
+pub fn same_class(expected: &Array2<f32>, found: &Array2<f32>, labels: &[u16]) -> Option<f32> {
+    let same = || voted(expected, labels).zip(voted(found, labels)).filter(|(a, b)| a == b).count();
+    (labels.len() > NEIGHBOURS).then(|| same() as f32 / labels.len() as f32)
+}
+
+/// For each row the class that most of the rows nearest to it have, the least on ties.
+fn voted<'a>(rows: &'a Array2<f32>, labels: &'a [u16]) -> impl Iterator<Item = u16> + 'a {
+    (0..rows.nrows()).map(move |i| {
+        let mut others: Vec<(f32, usize)> = cosines(rows, i).collect();
+        others.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let votes = |class: u16| others.iter().take(NEIGHBOURS).filter(|(_, j)| labels[*j] == class).count();
+        let classes = others.iter().take(NEIGHBOURS).map(|(_, j)| labels[*j]);
+        classes.max_by_key(|&class| (votes(class), std::cmp::Reverse(class))).unwrap_or(labels[i])
+    })
+}
+
 /// For each row the other row nearest to it by cosine.
 fn nearest(rows: &Array2<f32>) -> impl Iterator<Item = usize> + '_ {
-    (0..rows.nrows()).map(|i| {
-        let near = |j: usize| if j == i { f32::NEG_INFINITY } else { cosine(rows.row(i), rows.row(j)) };
-        best((0..rows.nrows()).map(near).collect::<ndarray::Array1<f32>>().view())
-    })
+    (0..rows.nrows())
+        .map(|i| cosines(rows, i).fold((f32::NEG_INFINITY, 0), |near, (c, j)| if c > near.0 { (c, j) } else { near }).1)
+}
+
+/// How near each other row is to row `i`, by cosine.
+fn cosines(rows: &Array2<f32>, i: usize) -> impl Iterator<Item = (f32, usize)> + '_ {
+    (0..rows.nrows()).filter(move |&j| j != i).map(move |j| (cosine(rows.row(i), rows.row(j)), j))
 }
 
 impl VerifyReport {
@@ -141,21 +167,21 @@ impl VerifyReport {
     pub fn to_markdown(&self) -> String {
         let mut text = String::new();
         let percent = |share: Option<f32>| share.map_or(String::new(), |share| format!("{:.1} %", 100.0 * share));
-        let head = "| against the float reference | output   |  rows | cosine min | cosine mean |  max abs | relative | bound                  |   top-1 | nearest | result |";
-        let rule = "|-----------------------------|----------|------:|-----------:|------------:|---------:|---------:|------------------------|--------:|--------:|--------|";
+        let head = "| against the float reference | output   |  rows | cosine min | cosine mean |  max abs | relative | bound                  |   top-1 | nearest |    5-NN | result |";
+        let rule = "|-----------------------------|----------|------:|-----------:|------------:|---------:|---------:|------------------------|--------:|--------:|--------:|--------|";
         let _ = writeln!(text, "{head}\n{rule}"); // a String takes everything
         for c in &self.comparisons {
             let bound = match c.max_abs_bound {
                 Some(max_abs) => format!("abs {max_abs:.0e}, cos {}", c.cosine_bound),
                 None => format!("cos {}", c.cosine_bound),
             };
-            let (top1, nearest) = (percent(c.top1), percent(c.nearest));
+            let (top1, nearest, class) = (percent(c.top1), percent(c.nearest), percent(c.same_class));
             let result = if c.passed { "ok" } else { "FAILED" };
             let d = c.distance;
             let _ = writeln!(
                 text,
-                "| {:<27} | {:<8} | {:>5} | {:>10.6} | {:>11.6} | {:>8.1e} | {:>8.1e} | {:<22} | {:>7} | {:>7} | {:<6} |",
-                c.engine, c.output, c.rows, d.cosine_min, d.cosine_mean, d.max_abs, d.relative, bound, top1, nearest, result
+                "| {:<27} | {:<8} | {:>5} | {:>10.6} | {:>11.6} | {:>8.1e} | {:>8.1e} | {:<22} | {:>7} | {:>7} | {:>7} | {:<6} |",
+                c.engine, c.output, c.rows, d.cosine_min, d.cosine_mean, d.max_abs, d.relative, bound, top1, nearest, class, result
             );
         }
         if !self.layers.is_empty() {
@@ -202,5 +228,25 @@ mod tests {
         assert!(broken.cosine_min.is_nan() && broken.max_abs.is_nan());
         let rows = array![[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.6, 0.8]];
         assert_eq!(nearest(&rows).collect::<Vec<_>>(), [1, 0, 3, 2]);
+    }
+
+    #[test]
+    fn classes_by_the_nearest() {
+        // Two bundles of four directions each; the last but one has the other bundle's class.
+        let rows = ndarray::Array2::from_shape_fn((8, 2), |(i, axis)| {
+            let angle = i as f32 * 0.01 + if i < 4 { 0.0 } else { 1.5 };
+            if axis == 0 {
+                angle.cos()
+            } else {
+                angle.sin()
+            }
+        });
+        let labels = [3, 3, 3, 3, 1, 1, 3, 1];
+        assert_eq!(voted(&rows, &labels).collect::<Vec<_>>(), [3, 3, 3, 3, 3, 3, 1, 3]);
+        assert_eq!(same_class(&rows, &rows, &labels), Some(1.0));
+        let mut moved = rows.clone();
+        moved.row_mut(6).assign(&rows.row(0));
+        assert!(same_class(&rows, &moved, &labels).is_some_and(|share| share < 1.0));
+        assert_eq!(same_class(&rows, &rows, &labels[..NEIGHBOURS]), None);
     }
 }
