@@ -11,7 +11,7 @@ use crate::train::LOG;
 /// broad line and the later ones thinner (blue, orange, green, violet), so that equal ones are
 /// all seen. For instance a run that was killed and resumed over one that was not:
 ///
-///     sorcen curves --runs straight --runs resumed --out resumed.png
+///   sorcen curves --runs straight --runs resumed --out resumed.png
 #[derive(clap::Args)]
 #[command(rename_all = "snake_case", verbatim_doc_comment)]
 pub struct Args {
