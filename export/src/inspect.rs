@@ -10,6 +10,7 @@ use sorcen_runtime::{
     quant::Layout,
     schema::{self, Param},
     scratch::{Plan, Scratch},
+    vit::VitConfig,
     ModelConfig,
 };
 
@@ -43,6 +44,8 @@ pub struct Inspection {
     pub arranged_for: Vec<String>,
     /// Patch tokenizer inside, if any: codes and side of a patch.
     pub tokenizer: Option<[usize; 2]>,
+    /// ViT tokenizer inside, if any.
+    pub vit: Option<VitInfo>,
     /// Linear head inside, if any.
     pub classifier: Option<ClassifierInfo>,
     /// Self-test inside, if any, run on this machine.
@@ -73,6 +76,17 @@ pub struct TensorInfo {
     pub precision: &'static str,
     /// Bytes, scales included.
     pub bytes: usize,
+}
+
+/// A ViT tokenizer in a pack.
+#[derive(Debug, Serialize)]
+pub struct VitInfo {
+    /// Sizes.
+    pub config: VitConfig,
+    /// Bytes of its section.
+    pub bytes: usize,
+    /// Working memory on a device, in bytes.
+    pub scratch: usize,
 }
 
 /// A linear head.
@@ -172,6 +186,11 @@ fn inspect_pack(path: &Path) -> Result<Inspection, Error> {
     }
     inspection.arranged_for = layouts.into_iter().map(layout_name).collect();
     inspection.has_decoder = pack.has_decoder();
+    inspection.vit = pack.vit().map(|vit| VitInfo {
+        config: *vit.config(),
+        bytes: vit.bytes().len(),
+        scratch: Scratch::vit_bytes(vit.config()),
+    });
     inspection.tokenizer = pack.tokenizer().map(|tokenizer| [tokenizer.codes(), tokenizer.patch()]);
     inspection.classifier = pack.classifier().map(|head| ClassifierInfo {
         classes: head.classes(),
@@ -244,6 +263,7 @@ impl Inspection {
             has_decoder: true,
             arranged_for: Vec::new(),
             tokenizer: None,
+            vit: None,
             classifier: None,
             self_test: None,
             card: None,
@@ -325,6 +345,10 @@ impl std::fmt::Display for Inspection {
         }
         if let Some([codes, patch]) = self.tokenizer {
             writeln!(f, "tokenizer   {codes} patches of {patch}x{patch} pixels")?;
+        }
+        if let Some(VitInfo { config: c, bytes, scratch }) = &self.vit {
+            let sizes = format!("{} codes, {1}x{1} tokens of {2}x{2} pixels", c.codes, c.grid, c.patch);
+            writeln!(f, "tokenizer   ViT of {sizes}; {bytes} bytes; memory {scratch} bytes")?;
         }
         if let Some(ClassifierInfo { classes, names, precision }) = &self.classifier {
             let names = if names.is_empty() { "without names".into() } else { names.join(", ") };

@@ -25,7 +25,7 @@ use crate::{
     error::Error,
     map,
     quantize::{self, Int4, Rule},
-    tokenizer::PatchTokenizer,
+    tokenizer::AnyTokenizer,
 };
 
 /// The machine a pack's int8 weights are arranged for. A pack for one still runs on another, with the same bits.
@@ -77,8 +77,9 @@ pub struct PackOptions<'a> {
     pub target: Target,
     /// Leave the decoder out: features only.
     pub encoder_only: bool,
-    /// A tokenizer to put in; its K must be the model's.
-    pub tokenizer: Option<&'a PatchTokenizer>,
+    /// A tokenizer to put in; its K must be the model's. The matrices of a ViT are int8 in an int8 or int4 pack, else
+    /// all its weights are f32.
+    pub tokenizer: Option<&'a AnyTokenizer>,
     /// A linear head for the probe's feature to put in.
     pub classifier: Option<&'a LinearHead>,
     /// Golden inputs `[N, T]`, whose outputs are computed when all else is written; none: no self-test.
@@ -135,13 +136,7 @@ impl PackOptions<'_> {
 /// tokenizer does not fit the model; as [`card::of`].
 pub fn write(checkpoint: &Checkpoint, path: &Path, options: &PackOptions) -> Result<u64, Error> {
     let config = &checkpoint.config;
-    if let Some(tokenizer) = options.tokenizer.filter(|tokenizer| tokenizer.codes() != config.codebook_size) {
-        return Err(Error::value(
-            "tokenizer: codes",
-            format!("{}, the model's", config.codebook_size),
-            tokenizer.codes(),
-        ));
-    }
+    options.tokenizer.map_or(Ok(()), |tokenizer| tokenizer.check_fit(config.codebook_size, config.grid))?;
     let card = card::of(checkpoint, options.precision.name(), options.licence, &options.card)?;
     let card = serde_json::Value::Object(card).to_string();
 
@@ -156,8 +151,16 @@ pub fn write(checkpoint: &Checkpoint, path: &Path, options: &PackOptions) -> Res
         for param in schema::params(config) {
             write_tensor(checkpoint, param, options, |data| writer.tensor(data).map_err(failed))?;
         }
-        if let Some(tokenizer) = options.tokenizer {
-            writer.tokenizer(tokenizer.patches(), tokenizer.codes(), tokenizer.patch()).map_err(failed)?;
+        match options.tokenizer {
+            Some(AnyTokenizer::Patches(patches)) => {
+                writer.tokenizer(patches.patches(), patches.codes(), patches.patch()).map_err(failed)?;
+            }
+            Some(AnyTokenizer::Vit(vit)) => {
+                let is_integer = matches!(options.precision, Precision::Int8 | Precision::Int4);
+                let section = vit.section(is_integer.then(|| options.target.layout()))?;
+                writer.vit(&section).map_err(failed)?;
+            }
+            None => {}
         }
         writer.card(&card).map_err(failed)?;
         if let Some(head) = options.classifier {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sorcen_runtime::tokenizer::PatchCodebook;
 
-use crate::{atomic, error::Error};
+use crate::{atomic, error::Error, tokenizer::Painter};
 
 /// Grey that stands for an unknown patch.
 const UNKNOWN: u8 = 200;
@@ -109,12 +109,25 @@ pub fn from_tokens(
     grid: usize,
     unknown: usize,
 ) -> Result<Vec<u8>, sorcen_runtime::Error> {
-    let patch = codebook.patch();
+    painted(&Painter::Patches(*codebook), ids, grid, unknown)
+}
+
+/// [`from_tokens`] by any tokenizer. A network's known tokens are painted as if the first code stood at the unknown
+/// ones.
+///
+/// # Errors
+/// As [`Painter::decode`].
+pub fn painted(
+    painter: &Painter<'_>,
+    ids: &[u16],
+    grid: usize,
+    unknown: usize,
+) -> Result<Vec<u8>, sorcen_runtime::Error> {
+    let patch = painter.stride();
     let side = grid * patch;
     let is_unknown = |id: u16| usize::from(id) == unknown;
     let known: Vec<u16> = ids.iter().map(|&id| if is_unknown(id) { 0 } else { id }).collect();
-    let mut rgb = vec![0; side * side * 3];
-    codebook.decode(&known, side, side, &mut rgb)?;
+    let mut rgb = painter.decode(&known, grid)?;
     for (index, _) in ids.iter().enumerate().filter(|(_, &id)| is_unknown(id)) {
         let (top, left) = (index / grid * patch, index % grid * patch);
         for row in top..top + patch {

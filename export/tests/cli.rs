@@ -277,6 +277,39 @@ fn greys(sheet: &Picture, number: usize, columns: usize) -> Vec<u8> {
 }
 
 #[test]
+fn a_vit_tokenizer_paints_from_packs_and_files() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    common::checkpoint(&dir.join("model"), 1);
+    common::vit().save(&dir.join("vit/checkpoint/tokenizer.safetensors")).unwrap();
+    for precision in ["f32", "int8"] {
+        succeed(
+            dir,
+            &format!("pack --checkpoint model --precision {precision} --tokenizer vit --out {precision}.srcn"),
+        );
+        let said = succeed(dir, &format!("inspect {precision}.srcn"));
+        assert!(said.contains("ViT of 12 codes, 3x3 tokens of 4x4 pixels"), "{said}");
+        succeed(dir, &format!("generate --pack {precision}.srcn --images 2 --steps 2 --scale 1 --out {precision}.png"));
+    }
+    let line = "generate --checkpoint model --images 2 --steps 2 --scale 1 --tokenizer vit --out named.png";
+    succeed(dir, line);
+    let sheet = read_png(&dir.join("named.png")).unwrap();
+    assert_eq!((sheet.width, sheet.height), (36, 20));
+    let of_pack = read_png(&dir.join("f32.png")).unwrap();
+    assert_eq!((of_pack.width, of_pack.height), (36, 20));
+    let of_int8 = succeed(dir, "inspect int8.srcn --json");
+    let of_int8: serde_json::Value = serde_json::from_str(&of_int8).unwrap();
+    assert_eq!((&of_int8["vit"]["config"]["codes"], of_int8["tokenizer"].is_null()), (&12.into(), true));
+    succeed(dir, "onnx --checkpoint model --out onnx --tokenizer vit");
+    assert!(dir.join("onnx/tokenizer_encoder.onnx").is_file());
+    common::vit().save(&dir.join("t.safetensors")).unwrap();
+    let whole = fs::read(dir.join("t.safetensors")).unwrap();
+    fs::write(dir.join("t.safetensors"), &whole[..whole.len() - 4]).unwrap();
+    fail(dir, "pack --checkpoint model --tokenizer t.safetensors --out n.srcn", 1, &["t.safetensors", "complete"]);
+    assert!(!dir.join("n.srcn").exists());
+}
+
+#[test]
 fn pictures_show_what_was_given_and_invented() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path();

@@ -15,11 +15,11 @@ use ndarray::{Array2, Array3, Array4, ArrayD};
 use sorcen_export::{
     calibrate::Ranges,
     engine::{self, Engine},
-    onnx::{self, OnnxOptions, Weights},
+    onnx::{self, OnnxOptions, TokenizerWeights, VqganWeights, Weights},
     onnxruntime::{OnnxRuntime, Python},
     reference::Reference,
     tensors::{TensorFile, TensorWriter},
-    tokenizer::PatchTokenizer,
+    tokenizer::{AnyTokenizer, Painter, PatchTokenizer},
     tolerance::{tolerance, Link, Output},
     tract::Tract,
     verify::{random_tokens, verify, VerifyInputs},
@@ -96,7 +96,8 @@ fn the_tokenizer_is_exact() {
     let tokenizer = PatchTokenizer::open(&common::bundled().join("tokenizer.safetensors")).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let weights = Weights::F32;
-    let options = OnnxOptions { weights, licence: "test", tokenizer: Some(&tokenizer) };
+    let either = AnyTokenizer::Patches(tokenizer.clone());
+    let options = OnnxOptions { weights, licence: "test", tokenizer: Some(&either) };
     let paths = onnx::write(&common::demo(), dir.path(), &options).unwrap();
     let [.., encoder, decoder] = &paths[..] else { panic!("{paths:?}") };
 
@@ -141,6 +142,96 @@ fn the_tokenizer_is_exact() {
         let out = in_onnxruntime(&python, decoder, |file| file.ints("ids", ids.view()));
         close(out.floats("image", 4).unwrap().view());
     }
+}
+
+/// A recorded tensor of floats.
+fn recorded(file: &TensorFile, name: &str) -> Array4<f32> {
+    file.numbers(name, 4).unwrap().mapv(|x| x as f32).into_dimensionality().unwrap()
+}
+
+/// The official VQGAN: recorded ids exactly, recorded pictures closely, in both.
+#[test]
+fn the_official_vqgan() {
+    /// As for Burn: the recordings are themselves up to 1e-5 from a run in float64.
+    const TOLERANCE: f32 = 4e-5;
+    let official = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/official/vqgan");
+    for set in ["vqgan_mini", "vqgan_small"] {
+        let weights = TensorFile::open(&official.join(format!("{set}_weights_f16.safetensors"))).unwrap();
+        let vectors = TensorFile::open(&official.join(format!("{set}.safetensors"))).unwrap();
+        let get = |name: &str| {
+            let array = (1..=4).find_map(|rank| weights.numbers(name, rank).ok())?;
+            Some((array.shape().to_vec(), array.iter().map(|&x| x as f32).collect()))
+        };
+        let image = recorded(&vectors, "image");
+        let ids = vectors.ints("indices_grid", 3).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let vqgan = VqganWeights { get: &get };
+        let tokenizer = TokenizerWeights::Vqgan(&vqgan);
+        let paths = onnx::write_tokenizer(&tokenizer, ids.shape()[1], dir.path(), "vqgan", "test").unwrap();
+        let [encoder, decoder] = &paths[..] else { panic!("{paths:?}") };
+        let expected = recorded(&vectors, "reconstruction");
+
+        let found = in_tract(encoder, image.clone().into_tensor());
+        assert_eq!(found.to_array_view::<i64>().unwrap(), ids.view(), "{set} in tract");
+        let found = in_tract(decoder, ids.clone().into_tensor());
+        let error = worst(&expected, found.to_array_view::<f32>().unwrap());
+        println!("{set} in tract: pictures within {error:.1e}");
+        assert!(error < TOLERANCE, "{set}: {error:.1e}");
+        if let Some(python) = python() {
+            let found = in_onnxruntime(&python, encoder, |file| file.floats("image", image.view()));
+            assert_eq!(found.ints("ids", 3).unwrap(), ids, "{set} in onnxruntime");
+            let found = in_onnxruntime(&python, decoder, |file| file.ints("ids", ids.view()));
+            let error = worst(&expected, &found.floats("image", 4).unwrap());
+            println!("{set} in onnxruntime: pictures within {error:.1e}");
+            assert!(error < TOLERANCE, "{set}: {error:.1e}");
+        }
+        let without = |name: &str| get(name).filter(|_| name != "decoder.norm_out.bias");
+        let vqgan = VqganWeights { get: &without };
+        let error = onnx::write_tokenizer(&TokenizerWeights::Vqgan(&vqgan), 4, dir.path(), "", "").unwrap_err();
+        assert!(error.to_string().contains("decoder.norm_out.bias"), "{error}");
+    }
+}
+
+#[test]
+fn a_vit_tokenizer_is_the_runtime_s() {
+    let tokenizer = common::vit();
+    let c = *tokenizer.config();
+    let dir = tempfile::tempdir().unwrap();
+    let weights = TokenizerWeights::Vit(&tokenizer);
+    let paths = onnx::write_tokenizer(&weights, c.grid, dir.path(), &tokenizer.fingerprint(), "test").unwrap();
+    let [encoder, decoder] = &paths[..] else { panic!("{paths:?}") };
+    let side = c.side();
+    let bytes: Vec<Vec<u8>> = (0..3usize)
+        .map(|n| (0..side * side * 3).map(|i| ((i * (7 + n) / 3) ^ (i / 48 * 11)) as u8).collect())
+        .collect();
+    let either = AnyTokenizer::Vit(tokenizer.clone());
+    let painter = Painter::of(&either).unwrap();
+    let ids: Vec<Vec<u16>> = bytes.iter().map(|rgb| painter.encode(rgb, c.grid).unwrap()).collect();
+    let painted: Vec<u8> = ids.iter().flat_map(|ids| painter.decode(ids, c.grid).unwrap()).collect();
+    let image = Array4::from_shape_fn((3, 3, side, side), |(n, channel, y, x)| {
+        f32::from(bytes[n][(y * side + x) * 3 + channel]) / 255.0
+    });
+    let expected = Array3::from_shape_fn((3, c.grid, c.grid), |(n, y, x)| i64::from(ids[n][y * c.grid + x]));
+    let close = |found: ndarray::ArrayViewD<f32>| {
+        for ((n, y, x, channel), &byte) in
+            Array4::from_shape_vec((3, side, side, 3), painted.clone()).unwrap().indexed_iter()
+        {
+            let found = (found[[n, channel, y, x]] * 255.0).clamp(0.0, 255.0);
+            assert!((found - f32::from(byte)).abs() < 0.51, "{found} {byte}");
+        }
+    };
+    let found = in_tract(encoder, image.clone().into_tensor());
+    assert_eq!(found.to_array_view::<i64>().unwrap(), expected.clone().into_dyn().view());
+    close(in_tract(decoder, expected.clone().into_tensor()).to_array_view::<f32>().unwrap());
+    if let Some(python) = python() {
+        let found = in_onnxruntime(&python, encoder, |file| file.floats("image", image.view()));
+        assert_eq!(found.ints("ids", 3).unwrap(), expected.clone().into_dyn());
+        let found = in_onnxruntime(&python, decoder, |file| file.ints("ids", expected.view()));
+        close(found.floats("image", 4).unwrap().view());
+    }
+    let distinct: std::collections::BTreeSet<i64> = expected.iter().copied().collect();
+    assert!(distinct.len() > 4, "{expected:?}");
+    assert!(onnx::write_tokenizer(&weights, c.grid + 1, dir.path(), "", "").is_err(), "of one grid");
 }
 
 #[test]
@@ -211,7 +302,7 @@ fn a_python_without_onnxruntime_is_named() {
 fn everything_in_a_file_is_explained() {
     let dir = tempfile::tempdir().unwrap();
     let checkpoint = std::sync::Arc::new(common::checkpoint(dir.path(), 1));
-    let tokenizer = PatchTokenizer::new(vec![7; 12 * 12], 12, 2).unwrap();
+    let tokenizer = AnyTokenizer::Patches(PatchTokenizer::new(vec![7; 12 * 12], 12, 2).unwrap());
     let tokens = random_tokens(&checkpoint.config, 2, 0);
     let ranges = Ranges::measure(&checkpoint, tokens.view(), 0.999).unwrap();
     for weights in [Weights::F32, Weights::F16, Weights::Int8(&ranges)] {
@@ -236,7 +327,7 @@ fn everything_in_a_file_is_explained() {
             assert_eq!(described, graph.node.len(), "{}: every node's output has a shape", path.display());
         }
     }
-    let wrong = PatchTokenizer::new(vec![7; 12], 1, 2).unwrap();
+    let wrong = AnyTokenizer::Patches(PatchTokenizer::new(vec![7; 12], 1, 2).unwrap());
     let options = OnnxOptions { weights: Weights::F32, licence: "", tokenizer: Some(&wrong) };
     let error = onnx::write(&checkpoint, dir.path(), &options).unwrap_err().to_string();
     assert!(error.contains("12, the model's, found 1"), "{error}");

@@ -44,6 +44,7 @@ pub mod self_test;
 pub mod team;
 pub mod tokenizer;
 pub mod tokens;
+pub mod vit;
 
 pub use config::ModelConfig;
 pub use error::Error;

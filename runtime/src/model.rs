@@ -9,7 +9,7 @@ use crate::{
     head::Prediction,
     kernels::{dispatch, step, Activation, Kernel, Kernels},
     layers::{
-        block::{put_rows, Blocks},
+        block::put_rows,
         embedding::embed,
         linear::{Input, Linear, Output},
         norm::{standardise, Norm},
@@ -239,13 +239,12 @@ impl<'p> Model<'p> {
     /// A block of either stack: one copy of the code for both.
     #[inline(never)]
     fn block(&self, stack: Stack, index: usize, rows: usize, buffers: &mut Buffers<'_>) {
-        let (config, pack) = (self.config(), &self.pack);
         let Buffers { x, canvas, work, .. } = buffers;
-        let (x, dim, heads) = match stack {
-            Stack::Encoder => (x, config.embed_dim, config.num_heads),
-            Stack::Decoder => (canvas, config.decoder_embed_dim, config.decoder_num_heads),
+        let x = match stack {
+            Stack::Encoder => x,
+            Stack::Decoder => canvas,
         };
-        let blocks = Blocks { pack, stack, dim, heads };
+        let blocks = self.pack.blocks(stack);
         dispatch!(self.kernels, k => blocks.forward(k, index, &mut x[..rows], work));
     }
 }
@@ -398,7 +397,7 @@ step! {
 
 step! {
     /// A norm of rows of `dim` in place.
-    fn norm_rows(k, norm: &Norm<'_>, rows: &mut [f32], dim: usize) {
+    pub(crate) fn norm_rows(k, norm: &Norm<'_>, rows: &mut [f32], dim: usize) {
         for row in rows.chunks_exact_mut(dim) {
             norm.apply_in_place(row);
         }
@@ -407,7 +406,7 @@ step! {
 
 step! {
     /// One row of a linear's input.
-    fn put_row(k, linear: &Linear<'_>, x: &[f32], row: usize, input: &mut Input<'_>) {
+    pub(crate) fn put_row(k, linear: &Linear<'_>, x: &[f32], row: usize, input: &mut Input<'_>) {
         linear.put(k, x, row, input);
     }
 }

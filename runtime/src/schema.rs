@@ -62,7 +62,36 @@ impl Part {
         Part::Fc2Bias,
     ];
 
-    const fn name(self) -> &'static str {
+    /// Shape in a block of width `d` and hidden width `f`.
+    pub const fn shape(self, d: usize, f: usize) -> Shape {
+        match self {
+            Part::QkvWeight => Shape::d2(3 * d, d),
+            Part::QkvBias => Shape::d1(3 * d),
+            Part::ProjWeight => Shape::d2(d, d),
+            Part::Fc1Weight => Shape::d2(f, d),
+            Part::Fc1Bias => Shape::d1(f),
+            Part::Fc2Weight => Shape::d2(d, f),
+            Part::Norm1Weight
+            | Part::Norm1Bias
+            | Part::ProjBias
+            | Part::Norm2Weight
+            | Part::Norm2Bias
+            | Part::Fc2Bias => Shape::d1(d),
+        }
+    }
+
+    /// [`shape`](Self::shape) as a matrix.
+    pub(crate) const fn matrix(self, d: usize, f: usize) -> (usize, usize) {
+        self.shape(d, f).matrix()
+    }
+
+    /// Whether this is a matrix that quantisation applies to.
+    pub const fn is_matrix(self) -> bool {
+        matches!(self, Part::QkvWeight | Part::ProjWeight | Part::Fc1Weight | Part::Fc2Weight)
+    }
+
+    /// The name inside a block.
+    pub const fn name(self) -> &'static str {
         match self {
             Part::Norm1Weight => "norm1.weight",
             Part::Norm1Bias => "norm1.bias",
@@ -166,10 +195,10 @@ impl Shape {
         (self.elements() / cols, cols)
     }
 
-    const fn d1(a: usize) -> Self {
+    pub(crate) const fn d1(a: usize) -> Self {
         Self { dims: [a, 1, 1], rank: 1 }
     }
-    const fn d2(a: usize, b: usize) -> Self {
+    pub(crate) const fn d2(a: usize, b: usize) -> Self {
         Self { dims: [a, b, 1], rank: 2 }
     }
     const fn d3(a: usize, b: usize, c: usize) -> Self {
@@ -216,21 +245,7 @@ impl Param {
                     Stack::Encoder => d,
                     Stack::Decoder => dd,
                 };
-                let f = d * c.mlp_ratio;
-                match part {
-                    Part::QkvWeight => Shape::d2(3 * d, d),
-                    Part::QkvBias => Shape::d1(3 * d),
-                    Part::ProjWeight => Shape::d2(d, d),
-                    Part::Fc1Weight => Shape::d2(f, d),
-                    Part::Fc1Bias => Shape::d1(f),
-                    Part::Fc2Weight => Shape::d2(d, f),
-                    Part::Norm1Weight
-                    | Part::Norm1Bias
-                    | Part::ProjBias
-                    | Part::Norm2Weight
-                    | Part::Norm2Bias
-                    | Part::Fc2Bias => Shape::d1(d),
-                }
+                part.shape(d, d * c.mlp_ratio)
             }
             Param::DecoderEmbedWeight => Shape::d2(dd, d),
             Param::DecoderEmbedBias | Param::DecoderNormWeight | Param::DecoderNormBias => Shape::d1(dd),
@@ -249,13 +264,10 @@ impl Param {
 
     /// Whether this is a matrix that quantisation applies to (linears and the word embedding).
     pub const fn is_matrix(self) -> bool {
-        matches!(
-            self,
-            Param::WordEmbedding
-                | Param::DecoderEmbedWeight
-                | Param::HeadFcWeight
-                | Param::Block { part: Part::QkvWeight | Part::ProjWeight | Part::Fc1Weight | Part::Fc2Weight, .. }
-        )
+        match self {
+            Param::Block { part, .. } => part.is_matrix(),
+            _ => matches!(self, Param::WordEmbedding | Param::DecoderEmbedWeight | Param::HeadFcWeight),
+        }
     }
 
     /// Whether only the decoder uses this weight (an `--encoder_only` pack leaves it out).

@@ -9,6 +9,7 @@ use crate::{
         linear::{Input, Linear},
     },
     quant::Layout,
+    vit::VitConfig,
 };
 
 /// What the memory is for.
@@ -76,8 +77,8 @@ impl Blocks {
     const SMALL: Self = Self { rows: 8, heads_width: 1 };
 
     /// For processors with caches: whole sequences.
-    const fn large(config: &ModelConfig) -> Self {
-        Self { rows: config.sequence(), heads_width: 64 }
+    const fn large(rows: usize) -> Self {
+        Self { rows, heads_width: 64 }
     }
 }
 
@@ -152,6 +153,26 @@ impl Sizes {
             hidden: blocks.rows * max(hidden, codes),
             stride: Linear::stride(hidden),
             drawn: if generate { c.tokens() } else { 0 },
+        }
+    }
+
+    /// Of a tokenizer, both ways.
+    const fn vit(c: &VitConfig, blocks: Blocks) -> Self {
+        let (tokens, dim) = (c.tokens(), c.embed_dim);
+        let widest = max(max(c.hidden_dim(), c.patch_values()), c.code_dim);
+        Self {
+            blocks,
+            x: tokens * dim,
+            canvas: 0,
+            attended: tokens * dim,
+            normed_stride: Linear::stride(dim),
+            rows: tokens,
+            qkv: tokens * 3 * c.head_dim() * heads_together(c.num_heads, c.head_dim(), blocks.heads_width),
+            head: c.head_dim(),
+            floats: blocks.rows * max(max(dim, c.patch_values()), c.code_dim),
+            hidden: blocks.rows * widest,
+            stride: Linear::stride(widest),
+            drawn: 0,
         }
     }
 
@@ -251,7 +272,7 @@ impl<'m> Scratch<'m> {
 
     /// Bytes with which a processor with caches runs fastest (the results are the same).
     pub const fn fast_bytes(config: &ModelConfig, plan: Plan) -> usize {
-        max(Sizes::new(config, plan, Blocks::large(config)).bytes(), Self::bytes(config, plan))
+        max(Sizes::new(config, plan, Blocks::large(config.sequence())).bytes(), Self::bytes(config, plan))
     }
 
     /// Divides memory into buffers. Its contents do not matter.
@@ -267,8 +288,13 @@ impl<'m> Scratch<'m> {
             return Err(Error::Scratch { needed, found });
         }
         let fast = found >= Self::fast_bytes(config, plan);
-        let blocks = if fast { Blocks::large(config) } else { Blocks::SMALL };
-        let sizes = Sizes::new(config, plan, blocks);
+        let blocks = if fast { Blocks::large(config.sequence()) } else { Blocks::SMALL };
+        Self::within(memory, Sizes::new(config, plan, blocks), needed)
+    }
+
+    /// Both regions in one memory, `needed` bytes of it at least.
+    fn within(memory: &'m mut [u8], sizes: Sizes, needed: usize) -> Result<Self, Error> {
+        let found = memory.len();
         let front = memory.as_ptr().align_offset(ALIGN);
         let end_of_slow = front.saturating_add(sizes.regions().slow);
         let (slow, fast) = memory.split_at_mut_checked(end_of_slow).ok_or(Error::Scratch { needed, found })?;
@@ -300,12 +326,49 @@ impl<'m> Scratch<'m> {
         Ok(Self { slow, fast, sizes: Sizes::new(config, plan, Blocks::SMALL) })
     }
 
+    /// Bytes that a ViT tokenizer needs, encoding or decoding, whatever the alignment of the memory.
+    ///
+    /// `config` must be valid (see [`VitConfig::validate`]).
+    pub const fn vit_bytes(config: &VitConfig) -> usize {
+        Sizes::vit(config, Blocks::SMALL).bytes()
+    }
+
+    /// Bytes with which it runs fastest on a processor with caches (the results are the same).
+    pub const fn vit_fast_bytes(config: &VitConfig) -> usize {
+        max(Sizes::vit(config, Blocks::large(config.tokens())).bytes(), Self::vit_bytes(config))
+    }
+
+    /// Divides memory into the buffers of a ViT tokenizer. Its contents do not matter.
+    ///
+    /// # Errors
+    /// [`Error::Scratch`] where `memory` is smaller than [`Scratch::vit_bytes`], [`Error::Config`].
+    pub fn for_vit(memory: &'m mut [u8], config: &VitConfig) -> Result<Self, Error> {
+        config.validate()?;
+        let (needed, found) = (Self::vit_bytes(config), memory.len());
+        if found < needed {
+            return Err(Error::Scratch { needed, found });
+        }
+        let fast = found >= Self::vit_fast_bytes(config);
+        let blocks = if fast { Blocks::large(config.tokens()) } else { Blocks::SMALL };
+        Self::within(memory, Sizes::vit(config, blocks), needed)
+    }
+
     /// The buffers, if they are at least as large as this model and plan need.
     pub(crate) fn buffers(&mut self, config: &ModelConfig, plan: Plan) -> Result<Buffers<'_>, Error> {
-        let needed = Sizes::new(config, plan, self.sizes.blocks).lengths();
+        self.divide(Sizes::new(config, plan, self.sizes.blocks), Self::bytes(config, plan))
+    }
+
+    /// The buffers, if they are at least as large as this tokenizer needs.
+    pub(crate) fn vit_buffers(&mut self, config: &VitConfig) -> Result<Buffers<'_>, Error> {
+        self.divide(Sizes::vit(config, self.sizes.blocks), Self::vit_bytes(config))
+    }
+
+    /// The buffers, if none is smaller than `least`; `bytes` is what a scratch for those takes.
+    fn divide(&mut self, least: Sizes, bytes: usize) -> Result<Buffers<'_>, Error> {
+        let needed = least.lengths();
         let lengths = self.sizes.lengths();
         let found = self.slow.len() + self.fast.len();
-        let small = Error::Scratch { needed: Self::bytes(config, plan), found };
+        let small = Error::Scratch { needed: bytes, found };
         if lengths.iter().zip(needed).any(|(have, need)| *have < need) {
             return Err(small);
         }

@@ -12,11 +12,7 @@ use crate::{
     config::{ModelConfig, PROBE_NORM_EPS},
     error::Error,
     kernels::{dispatch, step, Kernel},
-    layers::{
-        block::{Block, Blocks},
-        embedding::embed,
-        norm::standardise,
-    },
+    layers::{block::Block, embedding::embed, norm::standardise},
     model::{mean_of_patches, Model},
     pack::Pack,
     schema::Stack,
@@ -155,7 +151,8 @@ impl Shared {
         let buffers = memory.iter_mut().map(|memory| memory.buffers(config, Plan::Features));
         let mut works = buffers.map(|buffers| Ok(buffers?.work)).collect::<Result<Vec<Work<'_>>, Error>>()?;
         let (share, queries) = (count.div_ceil(works.len()), (count * heads).div_ceil(works.len()));
-        let block = |index| Block::new(&Blocks { pack, stack: Stack::Encoder, dim, heads }, index);
+        let blocks = pack.blocks(Stack::Encoder);
+        let block = |index| Block::new(&blocks, index);
         for index in 0..=config.depth {
             let parts = x.par_chunks_mut(share * dim).zip(qkv.par_chunks_mut(share * 3 * dim)).zip(&mut works);
             parts.enumerate().with_max_len(1).for_each(|(part, ((x, qkv), work))| {

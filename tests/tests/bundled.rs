@@ -2,7 +2,7 @@
 
 use sorcen_export::{
     pack::{self, PackFile, PackOptions},
-    tokenizer::PatchTokenizer,
+    tokenizer::{AnyTokenizer, PatchTokenizer},
     Checkpoint,
 };
 use sorcen_runtime::{
@@ -29,6 +29,7 @@ fn the_demo_pack_is_made_from_the_bundled_checkpoint() {
 
     let dir = tempfile::tempdir().unwrap();
     let again = dir.path().join("again.srcn");
+    let tokenizer = AnyTokenizer::Patches(tokenizer);
     let rules = vec!["pos=f32".parse().unwrap()]; // as the README of the bundled data says
     let options = PackOptions { tokenizer: Some(&tokenizer), rules, ..PackOptions::new(Precision::Int8) };
     pack::write(&checkpoint, &again, &options).unwrap();

@@ -5,18 +5,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::ValueEnum;
 use ndarray::Array2;
-use sorcen_runtime::{
-    generate::{CountFrom, Options},
-    tokenizer::PatchCodebook,
-};
+use sorcen_runtime::generate::{CountFrom, Options};
 
 use super::source::Opened;
 use crate::{
     generate::{generate, generate_pack, Generated, Randomness},
     given,
-    picture::{from_tokens, interleaved, save_png, Grid},
+    picture::{interleaved, painted, save_png, Grid},
     tensors::TensorWriter,
-    tokenizer::PatchTokenizer,
+    tokenizer::{AnyTokenizer, Painter},
 };
 
 /// How tokens are drawn.
@@ -84,8 +81,8 @@ pub struct OutputArgs {
     /// `final_ids` [B, T] and `given` [B, T] (1 where a token was given, 0 where it was invented).
     #[arg(long, visible_alias = "out", value_name = "FILE", required = true)]
     output: Vec<PathBuf>,
-    /// Tokenizer for the pictures (tokenizer.safetensors) [default: the pack's].
-    #[arg(long, value_name = "FILE")]
+    /// Tokenizer for the pictures (tokenizer.safetensors, of patches or a ViT) [default: the pack's].
+    #[arg(long, value_name = "FILE|DIR")]
     tokenizer: Option<PathBuf>,
     /// Side of the square that each pixel becomes in a sheet.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
@@ -109,16 +106,16 @@ pub struct Job {
 
 impl OutputArgs {
     /// The tokenizer that was named, if any.
-    pub fn open_tokenizer(&self) -> anyhow::Result<Option<PatchTokenizer>> {
-        Ok(self.tokenizer.as_deref().map(PatchTokenizer::open).transpose()?)
+    pub fn open_tokenizer(&self) -> anyhow::Result<Option<AnyTokenizer>> {
+        Ok(self.tokenizer.as_deref().map(AnyTokenizer::open).transpose()?)
     }
 
     /// Draws, writes every output, and says what was made.
-    pub fn draw(&self, opened: &Opened, named: Option<&PatchTokenizer>, job: &Job) -> anyhow::Result<Generated> {
+    pub fn draw(&self, opened: &Opened, named: Option<&AnyTokenizer>, job: &Job) -> anyhow::Result<Generated> {
         let mut pictures = self.output.iter().filter(|path| is_picture(path)).peekable();
         // Looked for before the work is done.
-        let codebook = match pictures.peek() {
-            Some(path) => Some(codebook(opened, named).with_context(|| path.display().to_string())?),
+        let painter = match pictures.peek() {
+            Some(path) => Some(painter(opened, named).with_context(|| path.display().to_string())?),
             None => None,
         };
         let made = match opened {
@@ -134,11 +131,11 @@ impl OutputArgs {
             out.ints("given", given.mapv(i64::from).view());
             out.write(path)?;
         }
-        if let Some(codebook) = codebook {
+        if let Some(painter) = painter {
             let decode = |ids: &Array2<i64>| -> Result<Vec<Vec<u8>>, sorcen_runtime::Error> {
                 let image = |row: ndarray::ArrayView1<i64>| row.iter().map(|&id| id as u16).collect::<Vec<_>>();
                 let rows = ids.rows().into_iter().map(image);
-                rows.map(|ids| from_tokens(&codebook, &ids, config.grid, config.mask_token_id)).collect()
+                rows.map(|ids| painted(&painter, &ids, config.grid, config.mask_token_id)).collect()
             };
             let mut rows = vec![decode(&made.final_ids)?];
             if given.iter().any(|&given| given) {
@@ -150,7 +147,7 @@ impl OutputArgs {
             let columns = usize::from(self.columns).min(job.start.nrows());
             let rows: Vec<&[Vec<u8>]> = rows.iter().map(Vec::as_slice).collect();
             let grid = Grid { columns, scale: self.scale.into(), ..Grid::default() };
-            let sheet = grid.draw(&interleaved(&rows, columns), config.grid * codebook.patch());
+            let sheet = grid.draw(&interleaved(&rows, columns), config.grid * painter.stride());
             self.output.iter().filter(|path| is_picture(path)).try_for_each(|path| save_png(&sheet, path))?;
         }
         self.report(opened, &given, config.grid);
@@ -174,15 +171,19 @@ fn is_picture(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"))
 }
 
-/// The codes' patches: those of the tokenizer that was named, or else the pack's.
-pub fn codebook<'c>(opened: &Opened<'c>, named: Option<&'c PatchTokenizer>) -> anyhow::Result<PatchCodebook<'c>> {
-    let of_pack = || match opened {
-        Opened::Pack(engine) => engine.model().pack().tokenizer(),
-        Opened::Host(_) => None,
+/// What paints the codes: the tokenizer that was named, or else the pack's.
+pub fn painter<'c>(opened: &Opened<'c>, named: Option<&'c AnyTokenizer>) -> anyhow::Result<Painter<'c>> {
+    let config = opened.engine().config();
+    let painter = match (named, opened) {
+        (Some(named), _) => {
+            named.check_fit(config.codebook_size, config.grid)?;
+            Some(Painter::of(named)?)
+        }
+        (None, Opened::Pack(engine)) => Painter::of_pack(engine.model().pack()),
+        (None, Opened::Host(_)) => None,
     };
-    let codebook = named.map(PatchTokenizer::codebook).or_else(of_pack);
-    let codebook = codebook.context("pictures need a tokenizer: expected --tokenizer FILE or a pack that holds one")?;
-    let expected = opened.engine().config().codebook_size;
-    anyhow::ensure!(codebook.codes() == expected, "tokenizer: expected {expected} codes, found {}", codebook.codes());
-    Ok(codebook)
+    let painter = painter.context("pictures need a tokenizer: expected --tokenizer FILE or a pack that holds one")?;
+    let expected = config.codebook_size;
+    anyhow::ensure!(painter.codes() == expected, "tokenizer: expected {expected} codes, found {}", painter.codes());
+    Ok(painter)
 }

@@ -10,14 +10,14 @@ use sorcen_runtime::{
 };
 
 use super::{
-    draw::{codebook, DrawArgs, Job, OutputArgs},
+    draw::{painter, DrawArgs, Job, OutputArgs},
     source::{Opened, Source},
 };
 use crate::{
     given::{at_random, Region},
     picture::read_png,
     tensors::TensorFile,
-    tokenizer::PatchTokenizer,
+    tokenizer::AnyTokenizer,
 };
 
 /// Invent a part of images anew.
@@ -176,7 +176,7 @@ impl Common {
 
 impl Originals {
     /// The images as tokens `[B, T]`, at least one.
-    fn read(&self, opened: &Opened, tokenizer: Option<&PatchTokenizer>) -> anyhow::Result<Array2<i64>> {
+    fn read(&self, opened: &Opened, tokenizer: Option<&AnyTokenizer>) -> anyhow::Result<Array2<i64>> {
         let config = opened.engine().config();
         if let Some(path) = &self.input {
             let file = TensorFile::open(path)?;
@@ -191,9 +191,8 @@ impl Originals {
             );
             return Ok(ids);
         }
-        let codebook = codebook(opened, tokenizer)?;
-        let side = config.grid * codebook.patch();
-        let mut ids = vec![0; config.tokens()];
+        let painter = painter(opened, tokenizer)?;
+        let side = config.grid * painter.stride();
         let mut all = Array2::zeros((self.image.len(), config.tokens()));
         for (path, mut row) in self.image.iter().zip(all.rows_mut()) {
             let picture = read_png(path)?;
@@ -204,7 +203,7 @@ impl Originals {
                 picture.width,
                 picture.height
             );
-            codebook.encode(&picture.rgb, side, side, &mut ids).with_context(|| path.display().to_string())?;
+            let ids = painter.encode(&picture.rgb, config.grid).with_context(|| path.display().to_string())?;
             row.iter_mut().zip(&ids).for_each(|(id, &code)| *id = code.into());
         }
         Ok(all)

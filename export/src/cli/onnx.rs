@@ -9,7 +9,7 @@ use crate::{
     calibrate::Ranges,
     checkpoint::Checkpoint,
     onnx::{self, OnnxOptions, Weights},
-    tokenizer::PatchTokenizer,
+    tokenizer::AnyTokenizer,
 };
 
 /// Write a checkpoint as ONNX files: encoder.onnx, decoder.onnx, step.onnx.
@@ -42,8 +42,9 @@ pub struct Args {
     /// Share of the numbers of an activation that its range covers; below 1 rare outliers are cut off.
     #[arg(long = "covered", value_name = "SHARE", default_value_t = 1.0)]
     pub covered: f64,
-    /// Also write the tokenizer's files (tokenizer.safetensors).
-    #[arg(long, value_name = "FILE")]
+    /// Also write the tokenizer's files (tokenizer.safetensors of `sorcen tokenizer train`: patches, or a ViT; a
+    /// VQGAN's are written by `sorcen tokenizer onnx`).
+    #[arg(long, value_name = "FILE|DIR")]
     pub tokenizer: Option<PathBuf>,
     /// Terms to note in the files' metadata: those of the weights.
     #[arg(long, value_name = "TEXT", default_value = "unspecified")]
@@ -67,7 +68,7 @@ pub enum Precision {
 /// A bad checkpoint, tokens or tokenizer, or a folder that cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let checkpoint = Arc::new(Checkpoint::open(&args.checkpoint)?);
-    let tokenizer = args.tokenizer.as_deref().map(PatchTokenizer::open).transpose()?;
+    let tokenizer = args.tokenizer.as_deref().map(AnyTokenizer::open).transpose()?;
     let ranges;
     let weights = match args.precision {
         Precision::F32 => Weights::F32,

@@ -15,7 +15,7 @@ use crate::{
     pack::{write, PackOptions, Target},
     quantize::Rule,
     tensors::TensorFile,
-    tokenizer::PatchTokenizer,
+    tokenizer::AnyTokenizer,
     verify::random_tokens,
 };
 
@@ -54,8 +54,9 @@ pub struct Args {
     /// Leave the decoder out, which the checkpoint need not have then: features only, no generation.
     #[arg(long = "encoder_only")]
     pub encoder_only: bool,
-    /// Put a tokenizer in (tokenizer.safetensors: `codebook` [K, P, P, 3]).
-    #[arg(long, value_name = "FILE")]
+    /// Put a tokenizer in (tokenizer.safetensors of `sorcen tokenizer train`: patches, or a ViT, whose matrices
+    /// become int8 in an int8 or int4 pack).
+    #[arg(long, value_name = "FILE|DIR")]
     pub tokenizer: Option<PathBuf>,
     /// Put a linear head for the probe's feature in, so that the device names the class: head.safetensors of `sorcen
     /// linprobe`, or any with `head.weight` [classes, D] and `head.bias`; class names from the metadata.
@@ -113,7 +114,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         true => Checkpoint::open_encoder(&args.checkpoint)?,
         false => Checkpoint::open(&args.checkpoint)?,
     });
-    let tokenizer = args.tokenizer.as_deref().map(PatchTokenizer::open).transpose()?;
+    let tokenizer = args.tokenizer.as_deref().map(AnyTokenizer::open).transpose()?;
     let mut options = PackOptions::new(args.precision.into());
     let int4 = |pattern: &String| Rule { pattern: pattern.clone(), precision: pack::Precision::Int4 };
     options.rules = args.keep.iter().cloned().chain(args.int4.iter().map(int4)).collect();

@@ -4,6 +4,7 @@ use half::f16;
 use sorcen_runtime::{
     quant::quantise_row,
     schema::{Param, Part, Stack},
+    ModelConfig,
 };
 
 use super::{
@@ -15,12 +16,31 @@ use crate::checkpoint::Checkpoint;
 /// The batch.
 pub const B: Dim = Dim::Symbol("B");
 
+/// Weights of a model by their place in the schema.
+pub trait Source {
+    /// The sizes.
+    fn config(&self) -> &ModelConfig;
+
+    /// A weight, row-major.
+    fn tensor(&self, param: Param) -> &[f32];
+}
+
+impl Source for Checkpoint {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn tensor(&self, param: Param) -> &[f32] {
+        Checkpoint::tensor(self, param)
+    }
+}
+
 /// Writes layers into a graph.
 pub struct Layers<'a> {
     /// The graph.
     pub g: Graph,
     /// Where the weights are.
-    pub checkpoint: &'a Checkpoint,
+    pub checkpoint: &'a dyn Source,
     /// How matrices are stored.
     pub weights: Weights<'a>,
     /// Length of the sequences being worked on, class token included.
@@ -37,7 +57,7 @@ impl Layers<'_> {
         };
         let name = |suffix: &str| format!("{stack}.{index}.{suffix}");
         let dims = [B, self.tokens, width.into()];
-        let eps = self.checkpoint.config.layer_norm_eps;
+        let eps = self.checkpoint.config().layer_norm_eps;
 
         let norm = [part(Part::Norm1Weight), part(Part::Norm1Bias)];
         let h = self.layer_norm(&name("norm1"), x, norm, eps, width, "Normalised for the attention.");
@@ -52,7 +72,7 @@ impl Layers<'_> {
         let h = self.layer_norm(&name("norm2"), &x, norm, eps, width, "Normalised for the MLP.");
         let doc = "The MLP's hidden layer.";
         let h = self.linear(&name("mlp.fc1"), &h, part(Part::Fc1Weight), part(Part::Fc1Bias), doc);
-        let h = self.gelu(&name("mlp.gelu"), &h, width * self.checkpoint.config.mlp_ratio);
+        let h = self.gelu(&name("mlp.gelu"), &h, width * self.checkpoint.config().mlp_ratio);
         let doc = "The MLP's output.";
         let h = self.linear(&name("mlp.fc2"), &h, part(Part::Fc2Weight), part(Part::Fc2Bias), doc);
         self.g.node("Add", name("output"), &[&x, &h]).floats(&dims, "Output of the block.")
@@ -112,7 +132,7 @@ impl Layers<'_> {
 
     /// `x W + b` with the weight transposed for `MatMul`; the output is called `name`.
     pub fn linear(&mut self, name: &str, x: &str, weight: Param, bias: Param, doc: &str) -> String {
-        let (out, inner) = weight.shape(&self.checkpoint.config).matrix();
+        let (out, inner) = weight.shape(self.checkpoint.config()).matrix();
         let values = transpose(self.checkpoint.tensor(weight), out, inner);
         let stored = format!("{weight}.T");
         let weight_doc = "[in, out]: transposed for MatMul.";
@@ -200,7 +220,7 @@ impl Layers<'_> {
 
     /// A weight under its official name. In f16 files tables are halves; vectors always stay f32.
     pub fn weight(&mut self, param: Param) -> String {
-        let shape = param.shape(&self.checkpoint.config);
+        let shape = param.shape(self.checkpoint.config());
         let values = self.checkpoint.tensor(param);
         let table = shape.matrix().0 > 1;
         let doc = "Of the checkpoint.";

@@ -19,13 +19,18 @@ use crate::{
     card::{self, Card},
     checkpoint::Checkpoint,
     error::Error,
-    tokenizer::PatchTokenizer,
+    tokenizer::{AnyTokenizer, PatchTokenizer, VitTokenizer},
 };
 
 mod graph;
 mod layers;
 mod model;
+mod network;
 mod tokenizer;
+mod vit;
+mod vqgan;
+
+pub use vqgan::{VqganWeights, Weight};
 
 /// File name of the encoder in an export folder.
 pub const ENCODER_FILE: &str = "encoder.onnx";
@@ -54,6 +59,8 @@ pub mod key {
     pub const CONFIG: &str = "sorcen.config";
     /// SHA-256 of the checkpoint's `model.safetensors`.
     pub const CHECKPOINT: &str = "sorcen.checkpoint_sha256";
+    /// Kind, sizes and SHA-256 of a tokenizer.
+    pub const TOKENIZER: &str = "sorcen.tokenizer";
     /// How the matrices are stored: `f32`, `f16` or `int8`.
     pub const PRECISION: &str = "sorcen.precision";
     /// Which tool wrote the file, with its version.
@@ -94,7 +101,7 @@ pub struct OnnxOptions<'a> {
     /// Goes into the metadata as it is: the terms of the weights.
     pub licence: &'a str,
     /// Also writes the tokenizer's two files.
-    pub tokenizer: Option<&'a PatchTokenizer>,
+    pub tokenizer: Option<&'a AnyTokenizer>,
 }
 
 /// Writes `encoder.onnx`, `decoder.onnx` and `step.onnx` in f32 into `dir` (made if missing); returns their paths.
@@ -131,10 +138,7 @@ fn write_files(
     embedded_max: usize,
 ) -> Result<Vec<PathBuf>, Error> {
     let config = &checkpoint.config;
-    if let Some(tokenizer) = options.tokenizer.filter(|tokenizer| tokenizer.codes() != config.codebook_size) {
-        let expected = format!("{}, the model's", config.codebook_size);
-        return Err(Error::value("tokenizer: codes", expected, tokenizer.codes()));
-    }
+    options.tokenizer.map_or(Ok(()), |tokenizer| tokenizer.check_fit(config.codebook_size, config.grid))?;
     let (grid, sha256) = (config.grid, checkpoint.sha256());
     let config = serde_json::to_string(config).map_err(|reason| Error::ConfigJson { path: dir.to_owned(), reason })?;
     let card = card::of(checkpoint, options.weights.name(), Some(options.licence), &Card::new())?;
@@ -159,11 +163,67 @@ fn write_files(
     add(ENCODER_FILE, model::encoder(checkpoint, options.weights))?;
     add(DECODER_FILE, model::decoder(checkpoint, options.weights))?;
     add(STEP_FILE, model::step(checkpoint, options.weights))?;
-    if let Some(patches) = options.tokenizer {
-        add(TOKENIZER_ENCODER_FILE, tokenizer::encoder(patches, grid))?;
-        add(TOKENIZER_DECODER_FILE, tokenizer::decoder(patches, grid))?;
+    if let Some(tokenizer) = options.tokenizer {
+        let tokenizer = match tokenizer {
+            AnyTokenizer::Patches(patches) => TokenizerWeights::Patches(patches),
+            AnyTokenizer::Vit(vit) => TokenizerWeights::Vit(vit),
+        };
+        let [encoder, decoder] = tokenizer.graphs(grid)?;
+        add(TOKENIZER_ENCODER_FILE, encoder)?;
+        add(TOKENIZER_DECODER_FILE, decoder)?;
     }
     Ok(paths)
+}
+
+/// A tokenizer on its way into ONNX files.
+pub enum TokenizerWeights<'a> {
+    /// A codebook of patches.
+    Patches(&'a PatchTokenizer),
+    /// A ViT tokenizer.
+    Vit(&'a VitTokenizer),
+    /// A VQGAN.
+    Vqgan(&'a VqganWeights<'a>),
+}
+
+impl TokenizerWeights<'_> {
+    /// Encoder and decoder for images of `grid` tokens a side.
+    fn graphs(&self, grid: usize) -> Result<[graph::Graph; 2], Error> {
+        match self {
+            Self::Patches(patches) => Ok([tokenizer::encoder(patches, grid), tokenizer::decoder(patches, grid)]),
+            Self::Vit(vit) if vit.config().grid != grid => {
+                Err(Error::value("grid", format!("{}, the tokenizer's", vit.config().grid), grid))
+            }
+            Self::Vit(vit) => Ok([vit::encoder(vit), vit::decoder(vit)]),
+            Self::Vqgan(weights) => Ok([vqgan::encoder(weights, grid)?, vqgan::decoder(weights, grid)?]),
+        }
+    }
+}
+
+/// Writes `tokenizer_encoder.onnx` (`image` [B, 3, side, side], 0 to 1 → `ids` [B, grid, grid]) and
+/// `tokenizer_decoder.onnx`, its inverse, in f32 into `dir` (made if missing); returns their paths. `fingerprint`
+/// goes into the metadata.
+///
+/// # Errors
+/// [`Error::Io`] where a file cannot be written, [`Error::Value`] where a weight is missing or the grid is not the
+/// tokenizer's.
+pub fn write_tokenizer(
+    tokenizer: &TokenizerWeights,
+    grid: usize,
+    dir: &Path,
+    fingerprint: &str,
+    licence: &str,
+) -> Result<Vec<PathBuf>, Error> {
+    let metadata = [
+        (key::TOKENIZER, fingerprint),
+        (key::PRECISION, Weights::F32.name()),
+        (key::TOOL, concat!("sorcen-export ", env!("CARGO_PKG_VERSION"))),
+        (key::LICENCE, licence),
+    ];
+    let names = [TOKENIZER_ENCODER_FILE, TOKENIZER_DECODER_FILE];
+    let files = names.into_iter().zip(tokenizer.graphs(grid)?);
+    files
+        .map(|(name, graph)| write_file(&dir.join(name), graph, &metadata, EMBEDDED_MAX).map(|()| dir.join(name)))
+        .collect()
 }
 
 fn write_file(path: &Path, graph: graph::Graph, metadata: &[(&str, &str)], embedded_max: usize) -> Result<(), Error> {

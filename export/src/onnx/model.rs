@@ -105,7 +105,7 @@ impl Layers<'_> {
     /// Ids `[B, tokens - 1]` and rows of the position table `[rows_batch, tokens]` → the last block's output,
     /// whose name is returned, and `latent`, both `[B, tokens, D]`.
     fn encoder(&mut self, ids: &str, rows: &str, rows_batch: Dim) -> String {
-        let c = self.checkpoint.config;
+        let c = *self.checkpoint.config();
         let n = self.tokens;
         let dims = [B, n, c.embed_dim.into()];
 
@@ -135,7 +135,7 @@ impl Layers<'_> {
 
     /// Latent `[B, tokens, D]` and source rows `[B, T]` → `logits` `[B, T, K]`.
     fn decoder(&mut self, latent: &str, source: &str) {
-        let c = self.checkpoint.config;
+        let c = *self.checkpoint.config();
         let dd = Dim::from(c.decoder_embed_dim);
         let (sequence, patches, codes) = (Dim::from(c.sequence()), Dim::from(c.tokens()), c.codebook_size);
 

@@ -12,11 +12,15 @@ use ndarray::{Array2, Array3};
 use safetensors::{tensor::TensorView, SafeTensors};
 use tempfile::TempDir;
 
-use sorcen_export::{tokenizer::PatchTokenizer, Checkpoint};
+use sorcen_export::{
+    tokenizer::{PatchTokenizer, VitTokenizer},
+    Checkpoint,
+};
 use sorcen_runtime::{
     rng::{Rng, Stream},
     schema::Param,
     tokens::{row_bytes, unpack_row},
+    vit::{VitConfig, VitParam},
     ModelConfig,
 };
 
@@ -174,4 +178,30 @@ pub fn pixels(tokenizer: &PatchTokenizer, ids: &[u16], grid: usize) -> Vec<u8> {
     let mut rgb = vec![0; side * side * 3];
     tokenizer.codebook().decode(ids, side, side, &mut rgb).unwrap();
     rgb
+}
+
+/// A small ViT tokenizer with random weights.
+pub fn vit() -> VitTokenizer {
+    let config = VitConfig {
+        grid: 3,
+        patch: 4,
+        codes: 12,
+        code_dim: 5,
+        embed_dim: 16,
+        depth: 2,
+        num_heads: 2,
+        decoder_depth: 1,
+        mlp_ratio: 2,
+    };
+    let weights = VitParam::all(&config).enumerate().map(|(i, param)| {
+        let rng = Rng::new(2, Stream::Init, i as u64);
+        // Biases of 0: what all tokens share would give them all one code.
+        let is_vector = param.shape(&config).dims().len() == 1;
+        let value = |at: usize| match is_vector {
+            true => f32::from(u8::from(param.to_string().ends_with("weight"))),
+            false => 0.4 * rng.normal(at as u64) as f32,
+        };
+        (0..param.shape(&config).elements()).map(value).collect()
+    });
+    VitTokenizer::new(config, weights.collect()).unwrap()
 }

@@ -159,6 +159,12 @@ pub(crate) fn sum_of_squares_from(a: &[f32], mean: f32) -> f32 {
     reduce(a, a, |a, _| (a - mean) * (a - mean))
 }
 
+/// Squared distance of two vectors of one length.
+#[inline(always)]
+pub(crate) fn squared_distance(a: &[f32], b: &[f32]) -> f32 {
+    reduce(a, b, |a, b| (a - b) * (a - b))
+}
+
 /// Largest `key(x)`, `least` for an empty slice. Any order gives the same.
 #[inline(always)]
 pub(crate) fn max(x: &[f32], least: f32, key: impl Fn(f32) -> f32) -> f32 {

@@ -9,18 +9,22 @@ use super::{
 };
 use crate::{
     kernels::{step, Activation, Kernel},
-    pack::Pack,
-    schema::{Param, Part, Stack},
+    pack::Tensors,
+    schema::Part,
     scratch::{heads_together, Work},
 };
 
 /// One of the two stacks of a model.
 #[derive(Clone, Copy)]
 pub(crate) struct Blocks<'p> {
-    pub pack: &'p Pack<'p>,
-    pub stack: Stack,
+    pub tensors: Tensors<'p>,
+    /// Number of the first block's first tensor; blocks follow each other, parts in schema order.
+    pub first: usize,
     pub dim: usize,
     pub heads: usize,
+    /// Width F of the MLP's hidden layer.
+    pub hidden: usize,
+    pub eps: f32,
 }
 
 impl Blocks<'_> {
@@ -47,14 +51,17 @@ pub(crate) struct Block<'p> {
 
 impl<'p> Block<'p> {
     pub fn new(blocks: &Blocks<'p>, index: usize) -> Self {
-        let Blocks { pack, stack, dim, heads, .. } = *blocks;
-        let param = |part| Param::Block { stack, index, part };
-        let linear = |weight, bias| Linear { weight: pack.matrix(param(weight)), bias: pack.vector(param(bias)) };
-        let norm = |weight, bias| Norm {
-            weight: pack.vector(param(weight)),
-            bias: pack.vector(param(bias)),
-            eps: pack.config().layer_norm_eps,
+        let Blocks { tensors, first, dim, heads, hidden, eps, .. } = *blocks;
+        let place = |part: Part| (first + index * Part::ALL.len() + part as usize, part.matrix(dim, hidden));
+        let vector = |part| {
+            let (index, shape) = place(part);
+            tensors.vector(index, shape)
         };
+        let linear = |weight, bias| {
+            let (index, shape) = place(weight);
+            Linear { weight: tensors.matrix(index, shape), bias: vector(bias) }
+        };
+        let norm = |weight, bias| Norm { weight: vector(weight), bias: vector(bias), eps };
         Self {
             dim,
             heads,

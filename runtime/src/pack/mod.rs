@@ -24,11 +24,14 @@ pub(crate) mod crc;
 mod owned;
 mod reader;
 mod self_test;
+mod tensors;
 mod writer;
 
 #[cfg(feature = "alloc")]
 pub use owned::OwnedPack;
-pub use reader::{Data, Matrix, Pack, Vector};
+pub use reader::Pack;
+pub use tensors::{Data, Matrix, Vector};
+pub(crate) use tensors::{Kind, Tensors};
 pub use writer::{Sink, SliceSink, TensorData, WriteError, Writer};
 
 /// First four bytes of a pack.
@@ -37,6 +40,9 @@ pub const MAGIC: [u8; 4] = *b"SRCN";
 pub const VERSION: u32 = 1;
 /// Sections, tensors and scales start at multiples of this, in bytes.
 pub const ALIGN: usize = 64;
+
+/// Bytes of an entry of a tensor table.
+pub(crate) const TENSOR_ENTRY: usize = tensor::BYTES;
 
 /// A byte string aligned for a pack: `static PACK: &Aligned<[u8]> = &Aligned(*include_bytes!("model.srcn"));`
 #[repr(C, align(64))]
@@ -103,10 +109,12 @@ pub enum Section {
     Classifier,
     /// Golden inputs and outputs: [`crate::self_test`].
     SelfTest,
+    /// A ViT tokenizer: sizes, tensor table, numbers; see [`crate::vit`].
+    Vit,
 }
 
 impl Section {
-    const ALL: [Section; 7] = [
+    const ALL: [Section; 8] = [
         Section::Config,
         Section::Tensors,
         Section::Weights,
@@ -114,6 +122,7 @@ impl Section {
         Section::Card,
         Section::Classifier,
         Section::SelfTest,
+        Section::Vit,
     ];
 
     const fn code(self) -> u32 {
@@ -130,6 +139,7 @@ impl Section {
             Section::Card => "card",
             Section::Classifier => "classifier",
             Section::SelfTest => "self-test",
+            Section::Vit => "vit tokenizer",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! [`OwnedPack`]: a pack in memory of our own, its weights in the order that a CPU likes best.
 
-use super::{reader::Data, Pack, Sink, TensorData, Writer};
+use super::{Data, Pack, Sink, TensorData, Writer};
 use crate::{
     error::Error,
     kernels::bytes::{of_lines, of_lines_mut, Line},
@@ -58,6 +58,9 @@ impl OwnedPack {
         }
         if let Some(tokenizer) = pack.tokenizer() {
             writer.tokenizer(tokenizer.codebook(), tokenizer.codes(), tokenizer.patch()).map_err(error)?;
+        }
+        if let Some(vit) = pack.vit() {
+            writer.vit(vit.bytes()).map_err(error)?;
         }
         if let Some(card) = pack.card() {
             writer.card(card).map_err(error)?;

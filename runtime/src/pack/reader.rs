@@ -1,20 +1,18 @@
 //! [`Pack`]: checked once, then read in place.
 
-use half::f16;
-
 use super::{
-    classifier, config, crc, header, section, self_test, stored_rows, tensor, tokenizer, u32_at, u64_at, Precision,
-    Section, ALIGN, MAGIC, VERSION,
+    classifier, config, crc, header, section, self_test, stored_rows, tokenizer, u32_at, u64_at, Kind, Matrix,
+    Precision, Section, Tensors, Vector, ALIGN, MAGIC, VERSION,
 };
 use crate::{
     config::ModelConfig,
     error::Error,
     head::Classifier,
-    kernels::bytes::{as_f32, as_i8, as_u16},
-    quant::{int4, Layout},
-    schema::{self, Param},
+    layers::block::Blocks,
+    schema::{self, Param, Part, Stack},
     self_test::SelfTest,
     tokenizer::PatchCodebook,
+    vit::Vit,
 };
 
 /// A checked pack over borrowed bytes (flash, a memory map, a buffer).
@@ -26,89 +24,12 @@ pub struct Pack<'p> {
     config: ModelConfig,
     has_decoder: bool,
     file_len: usize,
-    tensors: &'p [u8],
-    weights: &'p [u8],
+    tensors: Tensors<'p>,
     tokenizer: Option<PatchCodebook<'p>>,
+    vit: Option<Vit<'p>>,
     card: Option<&'p str>,
     classifier: Option<Classifier<'p>>,
     self_test: Option<SelfTest<'p>>,
-}
-
-/// A matrix `[rows, cols]` in a pack (linears are `[out, in]`).
-#[derive(Clone, Copy, Debug)]
-pub struct Matrix<'p> {
-    /// Output channels.
-    pub rows: usize,
-    /// Inputs.
-    pub cols: usize,
-    /// The numbers.
-    pub data: Data<'p>,
-}
-
-/// The numbers of a [`Matrix`].
-#[derive(Clone, Copy, Debug)]
-pub enum Data<'p> {
-    /// Row-major.
-    F32(&'p [f32]),
-    /// Row-major, IEEE half bits.
-    F16(&'p [u16]),
-    /// `weight = scale[row] * int8`, in a blocked layout.
-    Int8 {
-        /// Blocked values, -127 to 127.
-        weights: &'p [i8],
-        /// One finite, non-negative scale a row.
-        scales: &'p [f32],
-        /// The order of the values.
-        layout: Layout,
-    },
-    /// `weight = scale[row] * multiplier[row, group] * int4`; see [`crate::quant::int4`].
-    Int4 {
-        /// Two weights a byte, groups of 32 columns, rows padded to whole groups.
-        weights: &'p [u8],
-        /// One byte a group.
-        multipliers: &'p [u8],
-        /// One finite, non-negative scale a row.
-        scales: &'p [f32],
-    },
-}
-
-/// A vector (or a table of rows) of floats.
-#[derive(Clone, Copy, Debug)]
-pub enum Vector<'p> {
-    /// IEEE single.
-    F32(&'p [f32]),
-    /// IEEE half bits.
-    F16(&'p [u16]),
-}
-
-impl Vector<'_> {
-    /// Number of elements.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    pub(crate) const fn len(&self) -> usize {
-        match self {
-            Vector::F32(x) => x.len(),
-            Vector::F16(x) => x.len(),
-        }
-    }
-
-    /// Element `i`; 0 past the end.
-    #[inline]
-    pub fn get(&self, i: usize) -> f32 {
-        match self {
-            Vector::F32(x) => x.get(i).copied().unwrap_or(0.0),
-            Vector::F16(x) => x.get(i).map_or(0.0, |&bits| f16::from_bits(bits).to_f32()),
-        }
-    }
-
-    /// Iterates over elements `start..`.
-    #[inline]
-    pub fn iter_from(&self, start: usize) -> impl Iterator<Item = f32> + '_ {
-        let (full, half): (&[f32], &[u16]) = match self {
-            Vector::F32(x) => (x.get(start..).unwrap_or(&[]), &[]),
-            Vector::F16(x) => (&[], x.get(start..).unwrap_or(&[])),
-        };
-        full.iter().copied().chain(half.iter().map(|&bits| f16::from_bits(bits).to_f32()))
-    }
 }
 
 impl<'p> Pack<'p> {
@@ -128,12 +49,13 @@ impl<'p> Pack<'p> {
         let config = read_config(sections.required(Section::Config)?)?;
         let tensors = sections.required(Section::Tensors)?;
         let weights = sections.required(Section::Weights)?;
-        let needed = schema::count(&config) * tensor::BYTES;
-        if tensors.len() != needed {
-            return Err(Error::Truncated { item: "tensors", needed: needed as u64, found: tensors.len() as u64 });
-        }
+        let tensors = Tensors::new(tensors, weights, schema::count(&config))?;
         let tokenizer = match sections.find(Section::Tokenizer)? {
             Some(bytes) => Some(read_tokenizer(bytes)?),
+            None => None,
+        };
+        let vit = match sections.find(Section::Vit)? {
+            Some(bytes) => Some(Vit::new(bytes)?),
             None => None,
         };
         let card = match sections.find(Section::Card)? {
@@ -146,25 +68,17 @@ impl<'p> Pack<'p> {
             Some(bytes) => Some(classifier::read(bytes, &config)?),
             None => None,
         };
-        let mut pack = Self {
-            config,
-            has_decoder: false,
-            file_len: sections.file.len(),
-            tensors,
-            weights,
-            tokenizer,
-            card,
-            classifier,
-            self_test: None,
+        let has_decoder = tensors.is_present(Param::DecoderPosition.index(&config));
+        for (index, param) in schema::params(&config).enumerate() {
+            let kind = Kind { is_matrix: param.is_matrix(), is_optional: param.is_decoder() && !has_decoder };
+            tensors.check(index, stored_shape(&tensors, param, &config), kind)?;
+        }
+        let self_test = match sections.find(Section::SelfTest)? {
+            Some(bytes) => Some(self_test::read(bytes, &config, has_decoder)?),
+            None => None,
         };
-        pack.has_decoder = pack.entry(Param::DecoderPosition).is_present();
-        for param in schema::params(&config) {
-            pack.check_tensor(param)?;
-        }
-        if let Some(bytes) = sections.find(Section::SelfTest)? {
-            pack.self_test = Some(self_test::read(bytes, &config, pack.has_decoder)?);
-        }
-        Ok(pack)
+        let file_len = sections.file.len();
+        Ok(Self { config, has_decoder, file_len, tensors, tokenizer, vit, card, classifier, self_test })
     }
 
     /// The sizes of the model.
@@ -182,9 +96,14 @@ impl<'p> Pack<'p> {
         self.has_decoder
     }
 
-    /// The tokenizer, if the pack holds one.
+    /// The patch tokenizer, if the pack holds one.
     pub const fn tokenizer(&self) -> Option<PatchCodebook<'p>> {
         self.tokenizer
+    }
+
+    /// The ViT tokenizer, if the pack holds one.
+    pub const fn vit(&self) -> Option<Vit<'p>> {
+        self.vit
     }
 
     /// The model card (JSON), if the pack holds one.
@@ -204,13 +123,12 @@ impl<'p> Pack<'p> {
 
     /// Precision of a weight; `None` where it is absent (a decoder weight of an encoder-only pack).
     pub fn precision(&self, param: Param) -> Option<Precision> {
-        Precision::from_code(self.entry(param).code())
+        self.tensors.precision(param.index(&self.config))
     }
 
     /// Bytes that a weight takes, scales included.
     pub fn tensor_bytes(&self, param: Param) -> usize {
-        let entry = self.entry(param);
-        entry.range(tensor::DATA_OFFSET).len() + entry.range(tensor::SCALES_OFFSET).len()
+        self.tensors.bytes(param.index(&self.config))
     }
 
     /// The row of the word embedding that belongs to an id: the id, unless rows of ids that never occur are left out.
@@ -227,137 +145,37 @@ impl<'p> Pack<'p> {
     /// A weight as a matrix; empty where it is absent. The word embedding has [`ModelConfig::used_ids`] rows where the
     /// others are left out.
     pub fn matrix(&self, param: Param) -> Matrix<'p> {
-        let entry = self.entry(param);
-        let (rows, cols) = (entry.stored_rows(param, &self.config), param.shape(&self.config).matrix().1);
-        let data = self.payload(entry.range(tensor::DATA_OFFSET));
-        let data = match Precision::from_code(entry.code()) {
-            Some(Precision::Int8) => Data::Int8 {
-                weights: as_i8(data).unwrap_or(&[]),
-                scales: as_f32(self.payload(entry.range(tensor::SCALES_OFFSET))).unwrap_or(&[]),
-                layout: entry.layout(),
-            },
-            Some(Precision::Int4) => {
-                let (weights, multipliers) = data.split_at_checked(int4::weight_bytes(rows, cols)).unwrap_or_default();
-                let scales = as_f32(self.payload(entry.range(tensor::SCALES_OFFSET))).unwrap_or(&[]);
-                Data::Int4 { weights, multipliers, scales }
-            }
-            Some(Precision::F16) => Data::F16(as_u16(data).unwrap_or(&[])),
-            Some(Precision::F32) | None => Data::F32(as_f32(data).unwrap_or(&[])),
-        };
-        Matrix { rows, cols, data }
+        let index = param.index(&self.config);
+        self.tensors.matrix(index, stored_shape(&self.tensors, param, &self.config))
     }
 
     /// A weight that is a vector or a table of positions; empty where it is absent.
     pub fn vector(&self, param: Param) -> Vector<'p> {
-        match self.matrix(param).data {
-            Data::F32(x) => Vector::F32(x),
-            Data::F16(x) => Vector::F16(x),
-            // `check_tensor` keeps these to matrices.
-            Data::Int8 { .. } | Data::Int4 { .. } => Vector::F32(&[]),
-        }
+        self.tensors.vector(param.index(&self.config), param.shape(&self.config).matrix())
     }
 
-    fn entry(&self, param: Param) -> Entry<'p> {
-        let at = param.index(&self.config) * tensor::BYTES;
-        Entry(self.tensors.get(at..at + tensor::BYTES).unwrap_or(&[]))
+    /// One of the two stacks of blocks.
+    pub(crate) fn blocks(&self, stack: Stack) -> Blocks<'p> {
+        let c = &self.config;
+        let (dim, heads) = match stack {
+            Stack::Encoder => (c.embed_dim, c.num_heads),
+            Stack::Decoder => (c.decoder_embed_dim, c.decoder_num_heads),
+        };
+        let first = Param::Block { stack, index: 0, part: Part::ALL[0] }.index(c);
+        Blocks { tensors: self.tensors, first, dim, heads, hidden: dim * c.mlp_ratio, eps: c.layer_norm_eps }
     }
 
     /// A weight's numbers as they lie in the file.
     #[cfg(feature = "alloc")]
     pub(super) fn bytes_of(&self, param: Param) -> &'p [u8] {
-        self.payload(self.entry(param).range(tensor::DATA_OFFSET))
-    }
-
-    fn payload(&self, range: core::ops::Range<usize>) -> &'p [u8] {
-        self.weights.get(range).unwrap_or(&[])
-    }
-
-    /// Everything about one tensor that a forward pass relies on.
-    fn check_tensor(&self, param: Param) -> Result<(), Error> {
-        let index = param.index(&self.config) as u16;
-        let entry = self.entry(param);
-        let (rows, cols) = (entry.stored_rows(param, &self.config), param.shape(&self.config).matrix().1);
-        let check = |property, expected: usize, found: u64| {
-            if expected as u64 == found {
-                Ok(())
-            } else {
-                Err(Error::Tensor { index, property, expected: expected as u64, found })
-            }
-        };
-        if !entry.is_present() && param.is_decoder() && !self.has_decoder {
-            return Ok(());
-        }
-        let layout = entry.layout();
-        let (data_len, scales_len) = match Precision::from_code(entry.code()) {
-            Some(Precision::F32) => (rows * cols * 4, 0),
-            Some(Precision::F16) => (rows * cols * 2, 0),
-            Some(Precision::Int8) if param.is_matrix() && layout.is_valid() => (layout.elements(rows, cols), rows * 4),
-            Some(Precision::Int4) if int4::fits(param, cols) => (int4::bytes(rows, cols), rows * 4),
-            Some(Precision::Int8) if param.is_matrix() => {
-                return Err(Error::Field {
-                    field: "tensor layout",
-                    found: (u64::from(layout.nr) << 8) | u64::from(layout.kt),
-                })
-            }
-            _ => return Err(Error::Field { field: "tensor precision", found: entry.code().into() }),
-        };
-        check("rows", rows, u32_at(entry.0, tensor::ROWS).into())?;
-        check("columns", cols, u32_at(entry.0, tensor::COLS).into())?;
-        check("bytes", data_len, u64_at(entry.0, tensor::DATA_LEN))?;
-        check("scale bytes", scales_len, u64_at(entry.0, tensor::SCALES_LEN))?;
-        for (item, at) in [("tensor data", tensor::DATA_OFFSET), ("tensor scales", tensor::SCALES_OFFSET)] {
-            let (offset, len) = (u64_at(entry.0, at), u64_at(entry.0, at + 8));
-            if !offset.is_multiple_of(ALIGN as u64) {
-                return Err(Error::Alignment { item, needed: ALIGN as u32 });
-            }
-            let end = offset.saturating_add(len);
-            if end > self.weights.len() as u64 {
-                return Err(Error::Truncated { item, needed: end, found: self.weights.len() as u64 });
-            }
-        }
-        let finite = match self.matrix(param).data {
-            Data::F32(x) => x.iter().all(|x| x.is_finite()),
-            Data::F16(x) => x.iter().all(|&bits| f16::from_bits(bits).is_finite()),
-            Data::Int8 { weights, scales, .. } => {
-                scales.iter().all(|s| s.is_finite() && *s >= 0.0) && weights.iter().all(|w| *w != -128)
-            }
-            Data::Int4 { scales, .. } => scales.iter().all(|s| s.is_finite() && *s >= 0.0),
-        };
-        if finite {
-            Ok(())
-        } else {
-            Err(Error::NotFinite { item: "tensor", index: index.into() })
-        }
+        self.tensors.bytes_of(param.index(&self.config))
     }
 }
 
-/// One entry of the tensor table.
-#[derive(Clone, Copy)]
-struct Entry<'p>(&'p [u8]);
-
-impl Entry<'_> {
-    fn code(&self) -> u8 {
-        self.0.get(tensor::PRECISION).copied().unwrap_or(0)
-    }
-
-    fn is_present(&self) -> bool {
-        self.code() != 0
-    }
-
-    fn stored_rows(&self, param: Param, config: &ModelConfig) -> usize {
-        stored_rows(param, config, u32_at(self.0, tensor::ROWS) as usize)
-    }
-
-    fn layout(&self) -> Layout {
-        Layout { nr: self.0.get(tensor::NR).copied().unwrap_or(1), kt: self.0.get(tensor::KT).copied().unwrap_or(0) }
-    }
-
-    /// The byte range stored as (offset, length) at a position of the entry.
-    fn range(&self, at: usize) -> core::ops::Range<usize> {
-        let start = usize::try_from(u64_at(self.0, at)).unwrap_or(usize::MAX);
-        let len = usize::try_from(u64_at(self.0, at + 8)).unwrap_or(0);
-        start..start.saturating_add(len)
-    }
+/// A weight as the table says that it is stored; [`Tensors::check`] refuses any other rows than the two that there may be.
+fn stored_shape(tensors: &Tensors<'_>, param: Param, config: &ModelConfig) -> (usize, usize) {
+    let rows = stored_rows(param, config, tensors.rows(param.index(config)));
+    (rows, param.shape(config).matrix().1)
 }
 
 /// The section table, its checksums verified.

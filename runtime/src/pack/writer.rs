@@ -1,7 +1,7 @@
 //! [`Writer`]: a pack, tensor by tensor, into any [`Sink`].
 
 use super::{
-    classifier, config, crc::Crc, header, section, self_test, stored_rows, tensor, tokenizer, Precision, Section,
+    classifier, config, crc::Crc, header, section, self_test, stored_rows, tensor, tokenizer, Kind, Precision, Section,
     ALIGN, MAGIC, VERSION,
 };
 use crate::{
@@ -133,6 +133,81 @@ impl TensorData<'_> {
     }
 }
 
+/// A tensor that fits its place: what goes into the table and what it points to.
+pub(crate) struct Checked<'a> {
+    /// 0 where it is left out.
+    code: u8,
+    layout: Layout,
+    payload: &'a [u8],
+    scales: &'a [f32],
+}
+
+impl<'a> TensorData<'a> {
+    /// Checks a tensor against its place in a schema.
+    pub(crate) fn check(self, index: usize, (rows, cols): (usize, usize), kind: Kind) -> Result<Checked<'a>, Error> {
+        let check = |property, expected: usize, found: usize| match expected == found {
+            true => Ok(()),
+            false => {
+                let (expected, found) = (expected as u64, found as u64);
+                Err(Error::Tensor { index: index as u16, property, expected, found })
+            }
+        };
+        let (code, layout, payload, scales): (u8, Layout, &[u8], &[f32]) = match self {
+            TensorData::Absent => {
+                check("presence", usize::from(!kind.is_optional), 0)?;
+                (0, Layout::ROW_MAJOR, &[], &[])
+            }
+            TensorData::F32(x) => {
+                check("elements", rows * cols, x.len())?;
+                (Precision::F32.code(), Layout::ROW_MAJOR, of_f32(x), &[])
+            }
+            TensorData::F16(x) => {
+                check("elements", rows * cols, x.len())?;
+                (Precision::F16.code(), Layout::ROW_MAJOR, of_u16(x), &[])
+            }
+            TensorData::Int8 { weights, scales, layout } => {
+                check("being a matrix", 1, kind.is_matrix.into())?;
+                check("valid layout", 1, layout.is_valid().into())?;
+                check("elements", layout.elements(rows, cols), weights.len())?;
+                check("scales", rows, scales.len())?;
+                (Precision::Int8.code(), layout, of_i8(weights), scales)
+            }
+            TensorData::Int4 { packed, scales } => {
+                check("being a matrix of at most 8192 columns", 1, int4::fits(kind.is_matrix, cols).into())?;
+                check("bytes", int4::bytes(rows, cols), packed.len())?;
+                check("scales", rows, scales.len())?;
+                (Precision::Int4.code(), Layout::ROW_MAJOR, packed, scales)
+            }
+        };
+        Ok(Checked { code, layout, payload, scales })
+    }
+}
+
+impl Checked<'_> {
+    /// The table's entry; `put` stores bytes and says at what offset.
+    pub(crate) fn entry<E>(
+        &self,
+        (rows, cols): (usize, usize),
+        mut put: impl FnMut(&[u8]) -> Result<u64, E>,
+    ) -> Result<[u8; tensor::BYTES], E> {
+        let mut entry = [0; tensor::BYTES];
+        if self.code == 0 {
+            return Ok(entry);
+        }
+        entry[tensor::PRECISION] = self.code;
+        entry[tensor::NR] = self.layout.nr;
+        entry[tensor::KT] = self.layout.kt;
+        entry[tensor::ROWS..][..4].copy_from_slice(&(rows as u32).to_le_bytes());
+        entry[tensor::COLS..][..4].copy_from_slice(&(cols as u32).to_le_bytes());
+        for (at, bytes) in [(tensor::DATA_OFFSET, self.payload), (tensor::SCALES_OFFSET, of_f32(self.scales))] {
+            let offset = if bytes.is_empty() { 0 } else { put(bytes)? };
+            entry[at..][..8].copy_from_slice(&offset.to_le_bytes());
+            entry[at + 8..][..8].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+        }
+        Ok(entry)
+    }
+}
+
 /// Writes a pack: all tensors in schema order, then optional sections, then [`finish`](Self::finish).
 pub struct Writer<S> {
     sink: S,
@@ -196,55 +271,9 @@ impl<S: Sink> Writer<S> {
     pub fn tensor(&mut self, data: TensorData<'_>) -> Result<(), WriteError<S::Error>> {
         let param = self.next_param().ok_or(Error::Field { field: "tensor count", found: self.tensors as u64 + 1 })?;
         let cols = param.shape(&self.model).matrix().1;
-        let rows = stored_rows(param, &self.model, data.rows(cols));
-        let wrong = |property, expected: usize, found: usize| Error::Tensor {
-            index: self.tensors as u16,
-            property,
-            expected: expected as u64,
-            found: found as u64,
-        };
-        let check =
-            |property, expected, found| if expected == found { Ok(()) } else { Err(wrong(property, expected, found)) };
-        let (code, layout, payload, scales): (u8, Layout, &[u8], &[f32]) = match data {
-            TensorData::Absent => {
-                check("presence", usize::from(!param.is_decoder()), 0)?;
-                (0, Layout::ROW_MAJOR, &[], &[])
-            }
-            TensorData::F32(x) => {
-                check("elements", rows * cols, x.len())?;
-                (Precision::F32.code(), Layout::ROW_MAJOR, of_f32(x), &[])
-            }
-            TensorData::F16(x) => {
-                check("elements", rows * cols, x.len())?;
-                (Precision::F16.code(), Layout::ROW_MAJOR, of_u16(x), &[])
-            }
-            TensorData::Int8 { weights, scales, layout } => {
-                check("being a matrix", 1, param.is_matrix().into())?;
-                check("valid layout", 1, layout.is_valid().into())?;
-                check("elements", layout.elements(rows, cols), weights.len())?;
-                check("scales", rows, scales.len())?;
-                (Precision::Int8.code(), layout, of_i8(weights), scales)
-            }
-            TensorData::Int4 { packed, scales } => {
-                check("being a matrix of at most 8192 columns", 1, int4::fits(param, cols).into())?;
-                check("bytes", int4::bytes(rows, cols), packed.len())?;
-                check("scales", rows, scales.len())?;
-                (Precision::Int4.code(), Layout::ROW_MAJOR, packed, scales)
-            }
-        };
-        let mut entry = [0; tensor::BYTES];
-        if code != 0 {
-            entry[tensor::PRECISION] = code;
-            entry[tensor::NR] = layout.nr;
-            entry[tensor::KT] = layout.kt;
-            entry[tensor::ROWS..][..4].copy_from_slice(&(rows as u32).to_le_bytes());
-            entry[tensor::COLS..][..4].copy_from_slice(&(cols as u32).to_le_bytes());
-            for (at, bytes) in [(tensor::DATA_OFFSET, payload), (tensor::SCALES_OFFSET, of_f32(scales))] {
-                let offset = if bytes.is_empty() { 0 } else { self.weights(bytes)? };
-                entry[at..][..8].copy_from_slice(&offset.to_le_bytes());
-                entry[at + 8..][..8].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
-            }
-        }
+        let shape = (stored_rows(param, &self.model, data.rows(cols)), cols);
+        let kind = Kind { is_matrix: param.is_matrix(), is_optional: param.is_decoder() };
+        let entry = data.check(self.tensors, shape, kind)?.entry(shape, |bytes| self.weights(bytes))?;
         self.table_crc.update(&entry);
         self.put(TENSORS_START + (self.tensors * tensor::BYTES) as u64, &entry)?;
         self.tensors += 1;
@@ -261,6 +290,15 @@ impl<S: Sink> Writer<S> {
         head[tokenizer::CODES..][..4].copy_from_slice(&(codes as u32).to_le_bytes());
         head[tokenizer::PATCH..][..4].copy_from_slice(&(patch as u32).to_le_bytes());
         self.section(Section::Tokenizer, &[&head, codebook])
+    }
+
+    /// Adds a ViT tokenizer: what `vit::section` (feature `alloc`) made, or [`Vit::bytes`](crate::vit::Vit::bytes) of another
+    /// pack.
+    ///
+    /// # Errors
+    /// The sink's.
+    pub fn vit(&mut self, section: &[u8]) -> Result<(), WriteError<S::Error>> {
+        self.section(Section::Vit, &[section])
     }
 
     /// Adds the model card.

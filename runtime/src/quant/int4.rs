@@ -8,7 +8,7 @@
 //! whole groups with zeros.
 
 use super::max_abs;
-use crate::{error::Error, math::round_to_i32, schema::Param};
+use crate::{error::Error, math::round_to_i32};
 
 /// Columns of a group.
 pub const GROUP: usize = 32;
@@ -39,9 +39,9 @@ pub const fn bytes(rows: usize, cols: usize) -> usize {
     weight_bytes(rows, cols) + rows * groups(cols)
 }
 
-/// Whether a weight of a model can be stored so.
-pub const fn fits(param: Param, cols: usize) -> bool {
-    param.is_matrix() && cols <= MAX_COLS
+/// Whether a tensor can be stored so.
+pub const fn fits(is_matrix: bool, cols: usize) -> bool {
+    is_matrix && cols <= MAX_COLS
 }
 
 /// Where a weight is: its byte, and whether it is the high half.

@@ -40,8 +40,8 @@ pub const CONFIG: &str = "config.json";
 pub const MODEL: &str = "model.safetensors";
 /// What resuming needs beside them.
 pub const TRAINING_STATE: &str = "training_state";
-const STATE_JSON: &str = "state.json";
-const STATE_TENSORS: &str = "state.safetensors";
+pub(crate) const STATE_JSON: &str = "state.json";
+pub(crate) const STATE_TENSORS: &str = "state.safetensors";
 /// First part of the names of first moments.
 pub const FIRST_MOMENT: &str = "optimizer.exp_avg";
 /// First part of the names of second moments.

@@ -17,11 +17,15 @@ mod run;
 mod step;
 mod tokenize;
 mod tokenizer;
+mod tokenizer_train;
 mod tokens;
 mod tokens_bench;
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use sorcen_export::cli::{fill, generate, inspect, onnx, pack, verify};
 
@@ -102,6 +106,20 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A flag that Ctrl-C or SIGTERM sets; the second time they end the process.
+fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = stop.clone();
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(130); // asked twice: now
+        }
+        eprintln!("\nstopping after this step, with a checkpoint (again to stop at once)");
+    })
+    .context("cannot listen for Ctrl-C")?;
+    Ok(stop)
 }
 
 /// A progress bar of `len` steps called `unit`, on standard error; hidden where that is no terminal.

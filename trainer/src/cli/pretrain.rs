@@ -3,10 +3,9 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{bail, Context};
+use anyhow::bail;
 use clap::ValueEnum;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
@@ -279,15 +278,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let found = found.display();
         bail!("--output_dir: expected a folder without a run, found {found}; --resume auto goes on with that run");
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = stop.clone();
-    ctrlc::set_handler(move || {
-        if asked.swap(true, Ordering::Relaxed) {
-            std::process::exit(130); // asked twice: now
-        }
-        eprintln!("\nstopping after this step, with a checkpoint (again to stop at once)");
-    })
-    .context("cannot listen for Ctrl-C")?;
+    let stop = super::stop_on_signal()?;
     let report = pretrain_with_bar(&args.options(), &stop)?;
     let PretrainReport { checkpoint, steps, planned_steps, images, images_per_second, .. } = &report;
     println!("{steps} of {planned_steps} steps, {images} images, {images_per_second:.0} images/s");

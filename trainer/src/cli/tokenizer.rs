@@ -4,61 +4,27 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
-use indicatif::ProgressBar;
 use ndarray::Ix4;
 use sorcen_export::tensors::{TensorFile, TensorWriter};
 
 use super::images::ImageArgs;
 use crate::device::Device;
 use crate::picture::{interleaved, save_png, Grid};
-use crate::tokenizer::{self, Tokenizer, TrainOptions};
+use crate::tokenizer::{self, Tokenizer};
 
 /// Train a tokenizer, run it, or measure what it loses
 ///
-/// `train` finds a codebook of K square patches of pixels by k-means: an image becomes a grid of the numbers of
-/// the nearest patches, and back by copying them. `run` and `check`, like `tokenize` and `decode`, also take the
-/// official VQGAN of the paper (vqgan_jax_strongaug.ckpt, or any size of it), whose sizes are read from the file.
+/// `train` makes one of three kinds: a codebook of patches of pixels, found by k-means in seconds; a light
+/// transformer (vit); the convolutional layout of the paper at any size (vqgan). `run`, `check` and `onnx`, like
+/// `tokenize` and `decode`, take these, and the official VQGAN of the paper (vqgan_jax_strongaug.ckpt, or any size
+/// of it), whose sizes are read from the file.
 #[derive(Subcommand, Debug)]
 #[allow(missing_docs)] // the verbs' own structs say it, for --help too
 pub enum Args {
-    Train(Train),
+    Train(Box<super::tokenizer_train::Args>),
     Run(Run),
     Check(Check),
-}
-
-/// Find a codebook of patches in images, by k-means
-///
-/// Example: sorcen tokenizer train --images photos --size 64 --codes 512 --out tokenizer.safetensors
-#[derive(clap::Args, Debug)]
-#[command(rename_all = "snake_case")]
-#[command(verbatim_doc_comment)]
-pub struct Train {
-    #[command(flatten)]
-    images: ImageArgs,
-
-    /// Number K of codes; 2^n fills n bits a token
-    #[arg(long, default_value_t = 512)]
-    codes: usize,
-
-    /// Side of a patch in pixels: images of 64 pixels and patches of 8 give 8x8 tokens
-    #[arg(long, default_value_t = 8)]
-    patch: usize,
-
-    /// Rounds of k-means
-    #[arg(long, default_value_t = 25)]
-    iterations: u64,
-
-    /// Seed of the initial codes: the same seed and images give the same file
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-
-    /// At most this many images, evenly chosen, so that they fit in memory
-    #[arg(long, default_value_t = 20_000, value_name = "N")]
-    max_images: usize,
-
-    /// The tokenizer file to write
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    Onnx(Onnx),
 }
 
 /// Encode and decode tensors: for testers, and for other programs
@@ -103,16 +69,43 @@ pub struct Check {
     json: bool,
 }
 
+/// Write a tokenizer as ONNX files: tokenizer_encoder.onnx, tokenizer_decoder.onnx
+///
+/// Opset 17, batch size free, f32. The encoder takes `image` [B, 3, S, S] (0 to 1) and gives `ids` int64
+/// [B, S / stride, S / stride]; the decoder takes `ids` and gives `image`, not clamped.
+///
+/// Example: sorcen tokenizer onnx --tokenizer vqgan_jax_strongaug.ckpt --size 256 --out onnx
+#[derive(clap::Args, Debug)]
+#[command(rename_all = "snake_case")]
+#[command(verbatim_doc_comment)]
+pub struct Onnx {
+    /// The tokenizer, as the other verbs take it
+    #[arg(long, value_name = "FILE|DIR")]
+    tokenizer: PathBuf,
+
+    /// Side S of the images in pixels, a multiple of the tokenizer's stride; a vit has only one
+    #[arg(long, value_name = "PIXELS")]
+    size: usize,
+
+    /// Terms to note in the files' metadata: those of the weights
+    #[arg(long, value_name = "TEXT", default_value = "unspecified")]
+    licence: String,
+
+    /// Folder for the files; made if missing
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
 /// Which tokenizer, and where it runs: shared by the verbs that use one.
 #[derive(clap::Args, Clone, Debug)]
 #[command(rename_all = "snake_case")]
 pub struct TokenizerArgs {
-    /// The tokenizer: a file of `sorcen tokenizer train`, or an official VQGAN (.ckpt, .pth or .safetensors,
-    /// bare, under `state_dict`, or inside a MAGE checkpoint); or a folder with tokenizer.safetensors
+    /// The tokenizer: a file or folder of `sorcen tokenizer train`, or an official VQGAN (.ckpt, .pth or
+    /// .safetensors, bare, under `state_dict`, or inside a MAGE checkpoint); or a folder with tokenizer.safetensors
     #[arg(long, value_name = "FILE|DIR")]
     tokenizer: PathBuf,
 
-    /// Where a VQGAN computes
+    /// Where a network (vit, vqgan) computes
     #[arg(long, value_enum, default_value = "cpu")]
     device: Device,
 }
@@ -127,36 +120,11 @@ impl TokenizerArgs {
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<()> {
     match args {
-        Args::Train(args) => train(args),
+        Args::Train(args) => super::tokenizer_train::run(args),
         Args::Run(args) => run_tensors(args),
         Args::Check(args) => check(args),
+        Args::Onnx(args) => onnx(args),
     }
-}
-
-fn train(args: &Train) -> Result<()> {
-    let images = args.images.open()?;
-    let step = images.len().div_ceil(args.max_images.max(1));
-    let mut pixels = Vec::new();
-    for index in (0..images.len()).step_by(step) {
-        pixels.push(images.rgb(index)?);
-    }
-    let options = TrainOptions { codes: args.codes, patch: args.patch, iterations: args.iterations, seed: args.seed };
-    let bar: ProgressBar = super::progress(args.iterations, "rounds");
-    let trained = tokenizer::train(&pixels, images.side(), &options, |_, error| {
-        bar.set_message(format!("{:.2} dB", tokenizer::psnr_db(error)));
-        bar.inc(1);
-    })?;
-    bar.finish_and_clear();
-    trained.save(&args.out)?;
-    let report = tokenizer::check(&trained, &pixels, images.side())?;
-    println!(
-        "{}: {}; {:.2} dB on the {} images trained on",
-        args.out.display(),
-        trained.fingerprint(),
-        report.psnr_db,
-        report.images
-    );
-    Ok(())
 }
 
 fn run_tensors(args: &Run) -> Result<()> {
@@ -186,6 +154,13 @@ fn check(args: &Check) -> Result<()> {
     println!("PSNR        {:.2} dB (mean squared error {:.1})", report.psnr_db, report.mse);
     println!("codes used  {} of {}", report.codes_used, tokenizer.codes());
     println!("perplexity  {:.1}", report.perplexity);
+    Ok(())
+}
+
+fn onnx(args: &Onnx) -> Result<()> {
+    for path in tokenizer::write_onnx(&args.tokenizer, args.size, &args.out, &args.licence)? {
+        println!("{}: {} bytes", path.display(), std::fs::metadata(&path)?.len());
+    }
     Ok(())
 }
 

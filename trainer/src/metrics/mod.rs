@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::data::DataError;
@@ -45,6 +46,18 @@ pub struct LogLine {
     pub time_s: f64,
 }
 
+/// A line of a log.
+pub trait Line: Serialize + DeserializeOwned {
+    /// Steps done when it was written.
+    fn step(&self) -> u64;
+}
+
+impl Line for LogLine {
+    fn step(&self) -> u64 {
+        self.step
+    }
+}
+
 /// `log.txt`, open for more lines.
 #[derive(Debug)]
 pub struct Log {
@@ -57,14 +70,14 @@ impl Log {
     ///
     /// # Errors
     /// [`DataError::Io`].
-    pub fn open(path: &Path, step: u64) -> Result<(Self, Vec<LogLine>), DataError> {
+    pub fn open<L: Line>(path: &Path, step: u64) -> Result<(Self, Vec<L>), DataError> {
         let text = match fs::read_to_string(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             read => read.map_err(DataError::io(path))?,
         };
         let (mut kept, mut lines) = (String::new(), Vec::new());
         for text in text.lines() {
-            if let Some(line) = serde_json::from_str::<LogLine>(text).ok().filter(|line| line.step <= step) {
+            if let Some(line) = serde_json::from_str::<L>(text).ok().filter(|line| line.step() <= step) {
                 kept.extend([text, "\n"]);
                 lines.push(line);
             }
@@ -78,7 +91,7 @@ impl Log {
     ///
     /// # Errors
     /// Whatever the file system reports.
-    pub fn write(&mut self, line: &LogLine) -> io::Result<()> {
+    pub fn write(&mut self, line: &impl Line) -> io::Result<()> {
         let json = serde_json::to_string(line)?;
         self.file.write_all((json + "\n").as_bytes())
     }

@@ -4,16 +4,17 @@ use sorcen_runtime::rng::{Rng, Stream};
 
 /// Initial values of the weight `name` with shape `dims` (as in files), row-major.
 ///
-/// Linears are Xavier-uniform, embeddings and learned positions normal with deviation 0.02,
-/// norms 1 and 0, biases 0.
+/// Linears are Xavier-uniform, convolutions uniform with a variance of 1 / (numbers that one output is made of),
+/// embeddings and learned positions normal with deviation 0.02, norms 1 and 0, biases 0.
 pub fn values(name: &str, dims: &[usize], seed: u64) -> Vec<f32> {
     let count = dims.iter().product::<usize>();
     match *dims {
-        _ if name.ends_with("embeddings.weight") || name == "decoder_pos_embed_learned" => {
+        _ if name.ends_with("embeddings.weight") || name.contains("pos_embed") => {
             let rng = Rng::new(seed, Stream::Init, fnv1a(name));
             (0..count as u64).map(|i| (0.02 * rng.normal(i)) as f32).collect()
         }
         [outputs, inputs] => uniform(name, count, (6.0 / (inputs + outputs) as f64).sqrt(), seed),
+        [_, inputs, height, width] => uniform(name, count, (3.0 / (inputs * height * width) as f64).sqrt(), seed),
         [_] if name.ends_with(".weight") || name.ends_with("running_var") => vec![1.0; count],
         _ => vec![0.0; count],
     }

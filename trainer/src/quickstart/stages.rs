@@ -16,6 +16,7 @@ use sorcen_export::{
     batch::{self, Draw},
     onnx,
     pack::{self, PackFile, PackOptions},
+    tokenizer::AnyTokenizer,
     verify::{verify, VerifyInputs, VerifyReport},
     Checkpoint,
 };
@@ -137,7 +138,7 @@ impl Artefacts {
         let files = Self { onnx: out.join("onnx"), f32: out.join("model-f32.srcn"), int8: out.join("model.srcn") };
         fs::create_dir_all(&files.onnx)?;
         onnx::export(checkpoint, &files.onnx, "Trained on Noto Emoji (Apache-2.0) and Twemoji (CC-BY 4.0).")?;
-        let tokenizer = PatchTokenizer::open(&data_dir.join(bundled::TOKENIZER))?;
+        let tokenizer = AnyTokenizer::Patches(PatchTokenizer::open(&data_dir.join(bundled::TOKENIZER))?);
         for (path, precision) in [(&files.f32, Precision::F32), (&files.int8, Precision::Int8)] {
             let options = PackOptions { tokenizer: Some(&tokenizer), ..PackOptions::new(precision) };
             pack::write(checkpoint, path, &options)?;

@@ -1,12 +1,16 @@
 //! Tokenizers: an image to a grid of codes, and back.
 //!
-//! [`PatchTokenizer`] is a codebook of pixel patches, trained here in seconds; [`Vqgan`] is the convolutional
-//! one of the paper. [`open`] tells them apart by what is in the file.
+//! [`PatchTokenizer`] is a codebook of pixel patches, found by k-means in seconds; [`Vqgan`] is the convolutional
+//! one of the paper, [`Vit`] a light transformer, both trained by [`learn`]. [`open`] tells them apart by what is in
+//! the file.
 
 pub mod job;
 mod kmeans;
+pub mod learn;
+mod learned;
 mod patches;
 mod report;
+pub mod vit;
 pub mod vqgan;
 
 use std::path::{Path, PathBuf};
@@ -14,12 +18,17 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array3, Array4, ArrayView4};
 
 pub use kmeans::{train, TrainOptions};
+pub use learned::{Autoencoder, Learned};
 pub use patches::PatchTokenizer;
 pub use report::{check, psnr_db, Report};
+use sorcen_export::onnx::{write_tokenizer, TokenizerWeights, VqganWeights};
+use sorcen_export::tokenizer::{AnyTokenizer, PATCH_FORMAT, VIT_FORMAT};
+pub use vit::Vit;
 pub use vqgan::Vqgan;
 
 use crate::data::DataError;
 use crate::device::{with_backend, Device};
+use crate::files::first_bytes;
 
 /// Turns images into grids of codes and back. Images are bytes `[side, side, 3]`, ids row-major `[grid, grid]`
 /// with `grid = side / stride`.
@@ -76,6 +85,14 @@ pub enum TokenizerError {
         /// Width of the image.
         width: usize,
     },
+    /// The side of an image, for a tokenizer whose images are of one size.
+    #[error("image: expected a side of {expected} pixels, the only one of this tokenizer, found {found}")]
+    Side {
+        /// The tokenizer's.
+        expected: usize,
+        /// The image's.
+        found: usize,
+    },
     /// Tensors of images.
     #[error("image: expected {expected}, found {found}")]
     Image {
@@ -126,9 +143,10 @@ fn check_ids(ids: &[u16], grid: usize, codes: usize) -> Result<(), TokenizerErro
     }
 }
 
-/// Opens a tokenizer: a file that `sorcen tokenizer train` wrote, or the weights of an official VQGAN
+/// Opens a tokenizer: what `sorcen tokenizer train` wrote, or the weights of an official VQGAN
 /// (`.ckpt`, `.pth`, `.safetensors`), bare, under `state_dict`, or as `vqgan.*` inside a MAGE checkpoint.
-/// Of a folder, its `tokenizer.safetensors` or `model.safetensors` is taken, else the only file of weights.
+/// Of a folder, its `tokenizer.safetensors` (or that of the `checkpoint` in it) or `model.safetensors` is taken, else
+/// the only file of weights.
 ///
 /// Patches run on the CPU whatever `device` says.
 ///
@@ -136,12 +154,61 @@ fn check_ids(ids: &[u16], grid: usize, codes: usize) -> Result<(), TokenizerErro
 /// [`DataError`] names the file and what it lacks.
 pub fn open(path: &Path, device: Device) -> Result<Box<dyn Tokenizer>, DataError> {
     let path = file_of(path)?;
-    if patches::is_patches(&path)? {
-        return Ok(Box::new(PatchTokenizer::open(&path)?));
-    }
     // A GPU is kept busy by many images at a time; on the CPU each image has a thread of its own.
     let batch = if device == Device::Cpu { 1 } else { 16 };
-    Ok(with_backend!(device, B => Box::new(Vqgan::<B>::open(&path, batch, Default::default())?)))
+    Ok(match Format::of(&path)? {
+        Format::Patches => Box::new(PatchTokenizer::open(&path)?),
+        Format::Vit => with_backend!(device, B => Box::new(Vit::<B>::open(&path, batch, Default::default())?)),
+        Format::Vqgan => with_backend!(device, B => Box::new(Vqgan::<B>::open(&path, batch, Default::default())?)),
+    })
+}
+
+/// Kinds of files.
+#[derive(PartialEq, Eq)]
+enum Format {
+    Patches,
+    Vit,
+    Vqgan,
+}
+
+impl Format {
+    /// Ours say what they are, whatever else is wrong with them.
+    fn of(path: &Path) -> Result<Self, DataError> {
+        let start = first_bytes(path, 4096).map_err(DataError::io(path))?;
+        let says = |format: &str| start.windows(format.len()).any(|window| window == format.as_bytes());
+        Ok(match () {
+            () if says(PATCH_FORMAT) => Self::Patches,
+            () if says(VIT_FORMAT) => Self::Vit,
+            () => Self::Vqgan,
+        })
+    }
+}
+
+/// Writes a tokenizer's two halves as ONNX files for images of `side` pixels into the folder `out`; returns their paths.
+///
+/// # Errors
+/// [`DataError`] names the file, or that `side` does not fit.
+pub fn write_onnx(path: &Path, side: usize, out: &Path, licence: &str) -> Result<Vec<PathBuf>, DataError> {
+    let path = file_of(path)?;
+    let tokenizer = open(&path, Device::Cpu)?;
+    let (stride, fingerprint) = (tokenizer.stride(), tokenizer.fingerprint());
+    if let Err(error) = tokenizer.encode_all(&[], side) {
+        return Err(DataError::invalid(&path, "size", "one that fits the tokenizer", error));
+    }
+    let write = |weights: &TokenizerWeights| write_tokenizer(weights, side / stride, out, &fingerprint, licence);
+    if Format::of(&path)? == Format::Vqgan {
+        let (source, prefix) = vqgan::open_weights(&path)?;
+        let get = |name: &str| {
+            let name = crate::model::weight::join(prefix, name);
+            let shape = source.shape(&name)?;
+            source.values(&name, &shape).ok().map(|values| (shape, values))
+        };
+        return Ok(write(&TokenizerWeights::Vqgan(&VqganWeights { get: &get }))?);
+    }
+    match AnyTokenizer::open(&path)? {
+        AnyTokenizer::Patches(patches) => Ok(write(&TokenizerWeights::Patches(&patches))?),
+        AnyTokenizer::Vit(vit) => Ok(write(&TokenizerWeights::Vit(&vit))?),
+    }
 }
 
 /// A file itself; of a folder, the file in it with a known name, or the only one that holds weights.
@@ -149,7 +216,8 @@ fn file_of(path: &Path) -> Result<PathBuf, DataError> {
     if !path.is_dir() {
         return Ok(path.to_path_buf());
     }
-    let known = ["tokenizer.safetensors", "model.safetensors"].map(|name| path.join(name));
+    let known =
+        ["tokenizer.safetensors", "checkpoint/tokenizer.safetensors", "model.safetensors"].map(|name| path.join(name));
     if let Some(file) = known.into_iter().find(|file| file.is_file()) {
         return Ok(file);
     }

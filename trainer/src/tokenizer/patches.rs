@@ -1,22 +1,12 @@
 //! The patch tokenizer as a [`Tokenizer`]: trained by k-means, run by the runtime's integers. Its type and file are
 //! the exporter's, which puts it into packs.
 
-use std::path::Path;
-
 use ndarray::{Array3, Array4, ArrayView4, Axis};
 use rayon::prelude::*;
 pub use sorcen_export::tokenizer::PatchTokenizer;
-use sorcen_export::tokenizer::FORMAT;
 
 use super::{check_ids, grid_of, Tokenizer, TokenizerError};
-use crate::data::{sha256_hex, DataError};
-use crate::files::first_bytes;
-
-/// Whether a file is one of [`PatchTokenizer::save`]'s: a safetensors file that says so, whatever else is wrong.
-pub(super) fn is_patches(path: &Path) -> Result<bool, DataError> {
-    let start = first_bytes(path, 4096).map_err(DataError::io(path))?;
-    Ok(start.windows(FORMAT.len()).any(|window| window == FORMAT.as_bytes()))
-}
+use crate::data::sha256_hex;
 
 impl Tokenizer for PatchTokenizer {
     fn stride(&self) -> usize {

@@ -1,5 +1,6 @@
 //! How well a tokenizer keeps images, in numbers.
 
+use super::learn::codebook::usage;
 use super::{Tokenizer, TokenizerError};
 
 /// What [`check`] measures.
@@ -32,15 +33,8 @@ pub fn check(tokenizer: &dyn Tokenizer, images: &[Vec<u8>], side: usize) -> Resu
         ids.iter().for_each(|&id| uses[usize::from(id)] += 1);
     }
     let mse = squared as f64 / (images.len() * side * side * 3) as f64;
-    let total = uses.iter().sum::<u64>() as f64;
-    let entropy: f64 = uses.iter().filter(|&&n| n > 0).map(|&n| n as f64 / total).map(|p| -p * p.log2()).sum();
-    Ok(Report {
-        images: images.len(),
-        mse,
-        psnr_db: psnr_db(mse),
-        codes_used: uses.iter().filter(|&&n| n > 0).count(),
-        perplexity: entropy.exp2(),
-    })
+    let (codes_used, perplexity) = usage(&uses);
+    Ok(Report { images: images.len(), mse, psnr_db: psnr_db(mse), codes_used, perplexity })
 }
 
 /// Peak signal-to-noise ratio of a mean squared error in steps of 1/255; infinite where nothing is lost.

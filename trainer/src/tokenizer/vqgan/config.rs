@@ -1,5 +1,7 @@
 //! Sizes of a VQGAN, read from the shapes of its weights.
 
+use serde::{Deserialize, Serialize};
+
 use crate::checkpoint::WeightSource;
 use crate::data::DataError;
 use crate::model::weight::join;
@@ -10,7 +12,7 @@ use super::CODEBOOK;
 pub const GROUPS: usize = 32;
 
 /// What the shapes show.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VqganConfig {
     /// Channels after the encoder's first convolution.
     pub stem: usize,
@@ -30,6 +32,26 @@ impl VqganConfig {
     /// Pixels a token is wide and high.
     pub fn stride(&self) -> usize {
         1 << (self.channels.len() - 1)
+    }
+
+    /// Names the first size that is out of range.
+    ///
+    /// # Errors
+    /// A sentence with what was expected and found.
+    pub fn validate(&self) -> Result<(), String> {
+        let check = |what: &str, ok: bool, expected: &str, found: String| match ok {
+            true => Ok(()),
+            false => Err(format!("{what}: expected {expected}, found {found}")),
+        };
+        let fits = |channels: &usize| (GROUPS..=4096).contains(channels) && channels.is_multiple_of(GROUPS);
+        let channels = self.channels.iter().all(fits) && fits(&self.stem);
+        check("channels", channels, "multiples of 32, 32 to 4096", format!("{:?}", self.channels))?;
+        let levels = self.channels.len();
+        check("channels", (1..=8).contains(&levels), "1 to 8 levels", levels.to_string())?;
+        let blocks = [self.encoder_blocks, self.decoder_blocks];
+        check("blocks", blocks.iter().all(|n| (1..=64).contains(n)), "1 to 64 a level", format!("{blocks:?}"))?;
+        check("code_dim", (1..=4096).contains(&self.z_channels), "1 to 4096", self.z_channels.to_string())?;
+        check("codes", (2..=1 << 16).contains(&self.codes), "2 to 65536", self.codes.to_string())
     }
 
     /// Reads the sizes of the weights whose names start with `prefix` and a dot (or with neither).

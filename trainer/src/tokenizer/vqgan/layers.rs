@@ -3,7 +3,7 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::module::{avg_pool2d, conv2d};
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{activation, Int, Tensor};
+use burn::tensor::{activation, Tensor};
 
 use super::config::{VqganConfig, GROUPS};
 use crate::model::weight::{weights, Weight};
@@ -229,20 +229,4 @@ fn doubled<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 4> {
     let [batch, channels, height, width] = x.dims();
     let x = x.reshape([batch, channels, height, 1, width, 1]).expand([batch, channels, height, 2, width, 2]);
     x.reshape([batch, channels, 2 * height, 2 * width])
-}
-
-/// The nearest of the codes `[K, z]` to each vector of `[B, z, h, w]`, by `|z|² + |e|² - 2ze` in f32; the first of
-/// equally near ones. Ids `[B, h, w]`.
-pub fn nearest_code<B: Backend>(latent: Tensor<B, 4>, codes: Tensor<B, 2>) -> Tensor<B, 3, Int> {
-    let [batch, length, rows, columns] = latent.dims();
-    let [count, _] = codes.dims();
-    let z = latent.permute([0, 2, 3, 1]).reshape([batch * rows * columns, length]);
-    let lengths = |x: &Tensor<B, 2>| x.clone().square().sum_dim(1);
-    let distances = lengths(&z) + lengths(&codes).transpose() - z.matmul(codes.transpose()).mul_scalar(2.0);
-    // Backends differ in which of equal entries their argmin names: the smallest number of an entry that is the least.
-    let least = distances.clone().min_dim(1);
-    let numbers = Tensor::<B, 1, Int>::arange(0..count as i64, &distances.device()).reshape([1, count]);
-    let numbers = numbers.expand([batch * rows * columns, count]);
-    let others = distances.greater(least.expand([batch * rows * columns, count]));
-    numbers.mask_fill(others, count as i64 - 1).min_dim(1).reshape([batch, rows, columns])
 }

@@ -81,9 +81,10 @@ impl PatchTokenizer {
     /// [`Error::Io`], naming the file.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
         let shape = vec![self.codes, self.patch, self.patch, 3];
-        let metadata = [("format", FORMAT), ("version", VERSION)].map(|(key, value)| (key.into(), value.into()));
+        let metadata = [("format", FORMAT), ("version", VERSION)].into();
         let bytes = TensorView::new(Dtype::U8, shape, &self.patches)
-            .and_then(|view| safetensors::serialize([(TENSOR, view)], Some(metadata.into())))
+            .map_err(Into::into)
+            .and_then(|view| super::serialize(vec![(TENSOR.into(), view)], &metadata))
             .map_err(|error| Error::io(path, "write")(std::io::Error::other(error)))?;
         atomic::write_bytes(path, &bytes)
     }

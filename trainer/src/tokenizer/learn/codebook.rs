@@ -1,0 +1,170 @@
+//! The codebook of a tokenizer in training: running means of the vectors that each code stands for.
+//!
+//! On the host, in a fixed order: a run that is resumed goes on with the same bits.
+
+use sorcen_runtime::rng::Rng;
+
+/// Codes, and what their means are made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Codebook {
+    /// `[K, z]`
+    pub codes: Vec<f32>,
+    /// Vectors that each code stands for in a step, a running mean; `[K]`. All 0: not started.
+    pub counts: Vec<f32>,
+    /// Running mean of their sum, `[K, z]`.
+    pub sums: Vec<f32>,
+}
+
+/// How the means run.
+#[derive(Clone, Copy, Debug)]
+pub struct Running {
+    /// Weight of what was before a step.
+    pub decay: f32,
+    /// Share of the mean use below which a code is dead.
+    pub dead_below: f32,
+}
+
+impl Codebook {
+    /// A codebook of `codes` codes that has seen nothing.
+    pub fn new(codes: usize, length: usize) -> Self {
+        Self { codes: vec![0.0; codes * length], counts: vec![0.0; codes], sums: vec![0.0; codes * length] }
+    }
+
+    /// Length z of a code.
+    fn length(&self) -> usize {
+        self.codes.len() / self.counts.len().max(1)
+    }
+
+    /// Whether it has seen anything.
+    pub fn is_started(&self) -> bool {
+        self.counts.iter().any(|&count| count > 0.0)
+    }
+
+    /// Starts from vectors `rows` `[N, z]`: each code is one of them.
+    pub fn start(&mut self, rows: &[f32], rng: &Rng) {
+        let (length, count) = (self.length(), rows.len() / self.length());
+        for code in 0..self.counts.len() {
+            let row = rng.below(code as u64, count as u64) as usize;
+            self.place(code, &rows[row * length..][..length], count);
+        }
+    }
+
+    /// Moves the means towards the vectors `rows` `[N, z]` of a step, whose nearest codes were `ids` `[N]`. Codes
+    /// that hardly stand for anything any more start again, each at a vector, the likelier the further that is from
+    /// its code. Returns their number.
+    pub fn update(&mut self, rows: &[f32], ids: &[usize], running: Running, rng: &Rng) -> usize {
+        let (length, decay) = (self.length(), running.decay);
+        let (mut counts, mut sums) = (vec![0.0f32; self.counts.len()], vec![0.0f32; self.sums.len()]);
+        let mut errors = Vec::with_capacity(ids.len());
+        for (row, &id) in rows.chunks_exact(length).zip(ids) {
+            counts[id] += 1.0;
+            let code = id * length..(id + 1) * length;
+            sums[code.clone()].iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            let error: f32 = self.codes[code].iter().zip(row).map(|(code, x)| (code - x) * (code - x)).sum();
+            errors.push(f64::from(error));
+        }
+        let blend = |old: &mut f32, new: f32| *old = *old * decay + new * (1.0 - decay);
+        self.counts.iter_mut().zip(counts).for_each(|(old, new)| blend(old, new));
+        self.sums.iter_mut().zip(sums).for_each(|(old, new)| blend(old, new));
+
+        let dead = running.dead_below * ids.len() as f32 / self.counts.len() as f32;
+        let total: f64 = errors.iter().sum();
+        let mut restarted = 0;
+        for code in 0..self.counts.len() {
+            if self.counts[code] < dead {
+                let row = drawn(&errors, total, rng.uniform(code as u64));
+                self.place(code, &rows[row * length..][..length], ids.len());
+                restarted += 1;
+                continue;
+            }
+            let count = self.counts[code];
+            let at = code * length..(code + 1) * length;
+            self.codes[at.clone()].iter_mut().zip(&self.sums[at]).for_each(|(code, sum)| *code = sum / count);
+        }
+        restarted
+    }
+
+    /// Puts a code at a vector, as if it stood for as many as any other of the step's `vectors`.
+    fn place(&mut self, code: usize, vector: &[f32], vectors: usize) {
+        let use_of_one = vectors as f32 / self.counts.len() as f32;
+        let at = code * vector.len()..(code + 1) * vector.len();
+        self.counts[code] = use_of_one;
+        self.codes[at.clone()].copy_from_slice(vector);
+        self.sums[at].iter_mut().zip(vector).for_each(|(sum, x)| *sum = x * use_of_one);
+    }
+}
+
+/// The index at which the running sum of `weights` passes the share `uniform` of their `total`; any where all are 0.
+fn drawn(weights: &[f64], total: f64, uniform: f64) -> usize {
+    if total <= 0.0 {
+        return (uniform * weights.len() as f64) as usize;
+    }
+    let mut left = uniform * total;
+    let passes = |weight: &f64| {
+        left -= weight;
+        left < 0.0
+    };
+    weights.iter().position(passes).unwrap_or(weights.len() - 1)
+}
+
+/// How many codes occur, and 2 to the power of the entropy of their frequencies.
+pub fn usage(uses: &[u64]) -> (usize, f64) {
+    let total = uses.iter().sum::<u64>() as f64;
+    let shares = uses.iter().filter(|&&n| n > 0).map(|&n| n as f64 / total);
+    (uses.iter().filter(|&&n| n > 0).count(), shares.map(|p| -p * p.log2()).sum::<f64>().exp2())
+}
+
+#[cfg(test)]
+mod tests {
+    use sorcen_runtime::rng::Stream;
+
+    use super::*;
+
+    const RUNNING: Running = Running { decay: 0.9, dead_below: 0.1 };
+
+    /// Vectors in three heaps, one of them rare.
+    fn rows(step: u64) -> Vec<f32> {
+        let rng = Rng::new(step, Stream::Evaluation, 0);
+        let heap =
+            |i: u64| [(0.0, 0.0), (5.0, 1.0), (-3.0, 8.0)][if i.is_multiple_of(20) { 2 } else { (i % 2) as usize }];
+        (0..200u64)
+            .flat_map(|i| {
+                [heap(i).0 + 0.1 * rng.normal(2 * i), heap(i).1 + 0.1 * rng.normal(2 * i + 1)].map(|x| x as f32)
+            })
+            .collect()
+    }
+
+    fn nearest(codes: &[f32], rows: &[f32]) -> Vec<usize> {
+        let distance = |a: &[f32], b: &[f32]| (a[0] - b[0]).powi(2) + (a[1] - b[1]).powi(2);
+        let of = |row: &[f32]| {
+            let codes = codes.chunks_exact(2).enumerate();
+            codes.min_by(|a, b| distance(a.1, row).total_cmp(&distance(b.1, row))).unwrap().0
+        };
+        rows.chunks_exact(2).map(of).collect()
+    }
+
+    #[test]
+    fn codes_become_means_and_dead_ones_find_work() {
+        let mut codebook = Codebook::new(4, 2);
+        assert!(!codebook.is_started());
+        codebook.start(&[100.0; 400], &Rng::new(1, Stream::Tokenizer, 0)); // all four at one place, far from all
+        let (mut restarted, mut uses) = (0, vec![0; 4]);
+        for step in 0..60 {
+            let rows = rows(step);
+            let ids = nearest(&codebook.codes, &rows);
+            uses = (0..4).map(|code| ids.iter().filter(|&&id| id == code).count() as u64).collect();
+            restarted += codebook.update(&rows, &ids, RUNNING, &Rng::new(1, Stream::Tokenizer, step + 1));
+        }
+        assert!(restarted >= 3, "{restarted}");
+        assert!(usage(&uses).0 >= 2, "{uses:?}");
+    }
+
+    #[test]
+    fn draws_by_weight_and_counts_use() {
+        let weights = [0.0, 1.0, 0.0, 3.0];
+        let of = |uniform| drawn(&weights, 4.0, uniform);
+        assert_eq!([of(0.1), of(0.24), of(0.26), of(0.999_999)], [1, 1, 3, 3]);
+        assert_eq!(drawn(&[0.0; 4], 0.0, 0.6), 2);
+        assert_eq!(usage(&[4, 0, 4, 0]), (2, 2.0));
+    }
+}
