@@ -9,6 +9,7 @@ use std::convert::Infallible;
 use sorcen_runtime::{
     pack::{Sink, TensorData, WriteError, Writer},
     quant::Layout,
+    schema::Param,
     scratch::{Plan, Scratch},
     ModelConfig,
 };
@@ -24,14 +25,20 @@ impl Sink for Nowhere {
     }
 }
 
-/// Bytes of an int8 pack: matrices int8, all else f32; without tokenizer, head and card.
+/// Bytes of an int8 pack as `sorcen-export pack` writes it: matrices int8, position tables f16, all else f32, of the
+/// word embedding only the rows of ids that occur; without tokenizer, head and card.
 fn pack_bytes(config: &ModelConfig, with_decoder: bool) -> Result<u64, WriteError<Infallible>> {
     let mut writer = Writer::new(Nowhere, config)?;
     while let Some(param) = writer.next_param() {
-        let (rows, cols) = param.shape(config).matrix();
-        let (weights, scales, floats) = (vec![0; rows * cols], vec![0.0; rows], vec![0.0; rows * cols]);
+        let (mut rows, cols) = param.shape(config).matrix();
+        if param == Param::WordEmbedding {
+            rows = config.used_ids();
+        }
+        let (weights, scales) = (vec![0; rows * cols], vec![0.0; rows]);
+        let (floats, halves) = (vec![0.0; rows * cols], vec![0; rows * cols]);
         writer.tensor(match param.is_matrix() {
             _ if param.is_decoder() && !with_decoder => TensorData::Absent,
+            _ if matches!(param, Param::PositionEmbedding | Param::DecoderPosition) => TensorData::F16(&halves),
             true => TensorData::Int8 { weights: &weights, scales: &scales, layout: Layout::ROW_MAJOR },
             false => TensorData::F32(&floats),
         })?;
