@@ -149,14 +149,18 @@ mod tests {
         assert!(!codebook.is_started());
         codebook.start(&[100.0; 400], &Rng::new(1, Stream::Tokenizer, 0)); // all four at one place, far from all
         let (mut restarted, mut uses) = (0, vec![0; 4]);
-        for step in 0..60 {
+        for step in 0..400 {
             let rows = rows(step);
             let ids = nearest(&codebook.codes, &rows);
             uses = (0..4).map(|code| ids.iter().filter(|&&id| id == code).count() as u64).collect();
             restarted += codebook.update(&rows, &ids, RUNNING, &Rng::new(1, Stream::Tokenizer, step + 1));
         }
         assert!(restarted >= 3, "{restarted}");
-        assert!(usage(&uses).0 >= 2, "{uses:?}");
+        assert!(usage(&uses).0 >= 3, "{uses:?}");
+        for (heap, (x, y)) in [(0.0, 0.0), (5.0, 1.0), (-3.0, 8.0)].into_iter().enumerate() {
+            let near = |code: &[f32]| (code[0] - x).abs() < 0.5 && (code[1] - y).abs() < 0.5;
+            assert!(codebook.codes.chunks_exact(2).any(near), "heap {heap}: {:?}", codebook.codes);
+        }
     }
 
     #[test]
