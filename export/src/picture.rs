@@ -123,18 +123,26 @@ pub fn painted(
     grid: usize,
     unknown: usize,
 ) -> Result<Vec<u8>, sorcen_runtime::Error> {
-    let patch = painter.stride();
-    let side = grid * patch;
-    let is_unknown = |id: u16| usize::from(id) == unknown;
-    let known: Vec<u16> = ids.iter().map(|&id| if is_unknown(id) { 0 } else { id }).collect();
-    let mut rgb = painter.decode(&known, grid)?;
-    for (index, _) in ids.iter().enumerate().filter(|(_, &id)| is_unknown(id)) {
+    let mut rgb = painter.decode(&known(ids, unknown), grid)?;
+    fill_unknown(&mut rgb, ids, grid, unknown);
+    Ok(rgb)
+}
+
+/// The ids with code 0 in the place of unknown ones: what a tokenizer can decode.
+pub fn known(ids: &[u16], unknown: usize) -> Vec<u16> {
+    ids.iter().map(|&id| if usize::from(id) == unknown { 0 } else { id }).collect()
+}
+
+/// Paints unknown tokens of a decoded image `rgb` `[grid * P, grid * P, 3]` grey.
+pub fn fill_unknown(rgb: &mut [u8], ids: &[u16], grid: usize, unknown: usize) {
+    let side = (rgb.len() / 3).isqrt();
+    let patch = side / grid;
+    for (index, _) in ids.iter().enumerate().filter(|(_, &id)| usize::from(id) == unknown) {
         let (top, left) = (index / grid * patch, index % grid * patch);
         for row in top..top + patch {
             rgb[(row * side + left) * 3..][..patch * 3].fill(UNKNOWN);
         }
     }
-    Ok(rgb)
 }
 
 /// Writes a PNG file, whole or not at all.

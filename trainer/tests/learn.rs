@@ -6,7 +6,7 @@ use std::process::Command;
 
 use sorcen_runtime::vit::VitConfig;
 use sorcen_trainer::tokenizer;
-use sorcen_trainer::tokenizer::learn::{learn, Images, Loss, Options, Report, Sizes};
+use sorcen_trainer::tokenizer::learn::{learn, Images, Loss, Options, Report, Sizes, Start};
 use sorcen_trainer::tokenizer::vqgan::VqganConfig;
 use sorcen_trainer::train::TrainError;
 
@@ -37,19 +37,22 @@ fn vqgan() -> Sizes {
     })
 }
 
-/// Bars and squares of a few colours.
+/// Bars and squares of a few colours, a little darker from one to the next.
 fn pictures() -> Vec<Vec<u8>> {
     let colours = [[250u8, 250, 250], [200, 30, 30], [20, 60, 190], [240, 200, 20]];
-    let pixel = |n: usize, x: usize, y: usize| match (n % 3, (x / 4 + n).is_multiple_of(2), (y / 4).is_multiple_of(2)) {
+    let colour = |n: usize, x: usize, y: usize| match (n % 3, (x / 4 + n).is_multiple_of(2), (y / 4).is_multiple_of(2))
+    {
         (0, true, _) | (1, _, true) | (2, true, true) => colours[1 + n % 3],
         _ => colours[0],
     };
+    let pixel = |n: usize, x: usize, y: usize| colour(n, x, y).map(|channel| channel - n.min(20) as u8);
     (0..24).map(|n| (0..SIDE * SIDE).flat_map(|i| pixel(n, i % SIDE, i / SIDE)).collect()).collect()
 }
 
 fn options(sizes: Sizes, steps: u64, out: &Path) -> Options {
     Options {
         sizes,
+        start: Start::Random,
         steps,
         batch_size: 8,
         lr: 3e-3,
@@ -84,13 +87,14 @@ fn read(out: &Path, file: &str) -> Vec<u8> {
 
 #[test]
 fn stopped_and_resumed_the_bits_are_the_same() {
-    for (name, sizes, steps) in [("vit", vit(), 8), ("vqgan", vqgan(), 6)] {
+    for (name, sizes, start, steps) in [("vit", vit(), Start::Patches, 8), ("vqgan", vqgan(), Start::Random, 6)] {
         let temp = tempfile::tempdir().unwrap();
         let (whole, parts) = (temp.path().join("whole"), temp.path().join("parts"));
-        let report = train(&options(sizes.clone(), steps, &whole), u64::MAX).unwrap();
+        let options = |out: &Path| Options { start, ..options(sizes.clone(), steps, out) };
+        let report = train(&options(&whole), u64::MAX).unwrap();
         assert!(report.fingerprint.starts_with(name), "{}", report.fingerprint);
-        assert_eq!(train(&options(sizes.clone(), steps, &parts), 4).unwrap().steps, 4);
-        assert_eq!(train(&options(sizes.clone(), steps, &parts), u64::MAX).unwrap().steps, steps);
+        assert_eq!(train(&options(&parts), 4).unwrap().steps, 4);
+        assert_eq!(train(&options(&parts), u64::MAX).unwrap().steps, steps);
         for file in ["tokenizer.safetensors", "training_state/state.safetensors"] {
             assert!(read(&whole, file) == read(&parts, file), "{name}: {file}");
         }
@@ -98,7 +102,7 @@ fn stopped_and_resumed_the_bits_are_the_same() {
         assert!(lines(&whole) >= 3 && lines(&parts) >= 4, "{name}");
         assert!(parts.join("pictures").join(format!("step_{steps:06}.png")).exists());
 
-        let other = Options { lr: 1e-3, ..options(sizes, steps, &parts) };
+        let other = Options { lr: 1e-3, ..options(&parts) };
         let error = train(&other, u64::MAX).unwrap_err().to_string();
         assert!(error.contains("run.json: lr: expected 0.003, as the run was begun with, found 0.001"), "{error}");
     }
@@ -142,6 +146,15 @@ fn bad_options_are_named() {
         (refused(|o| o.steps = 0), "--steps: expected at least 1"),
         (refused(|o| o.batch_size = 25), "--batch_size: expected 1 to 24, the images, found 25"),
         (refused(|o| o.lr = f64::NAN), "--lr: expected above 0, found NaN"),
+        (
+            refused(|o| {
+                o.start = Start::Patches;
+                if let Sizes::Vit(c) = &mut o.sizes {
+                    c.code_dim = 9
+                }
+            }),
+            "--code_dim: expected at most 8 to start as patches",
+        ),
         (refused(|o| o.ema_decay = 1.0), "--ema_decay: expected 0 to below 1"),
         (
             refused(|o| {
@@ -241,5 +254,31 @@ fn in_every_verb_that_takes_a_tokenizer() {
     fails(dir, "tokenize --images photos --size 32 --tokenizer vit --out t", "a side of 16 pixels, the only one");
     fails(dir, "tokenizer train --images photos --steps 7 --out t", "expected --kind vit or vqgan, found --kind patch");
     fails(dir, &format!("tokenizer train --kind vit {small} --patch 5 --out t"), "--patch: expected a divisor");
+    fails(dir, &format!("tokenizer train --kind vqgan {small} --start patches --out t"), "--start: expected random");
     assert!(!dir.join("t").exists());
+
+    // The same tokenizer in a pack, and beside a run.
+    let pretrain = "pretrain --data vit-tokens --model micro --batch_size 8 --epochs 1 --output_dir run \
+                    --picture_every_epochs 1 --tokenizer";
+    succeeds(dir, &format!("{pretrain} vit"));
+    assert!(dir.join("run/pictures/epoch_00001.png").is_file());
+    succeeds(dir, "pack --checkpoint run/checkpoint --precision int8 --tokenizer vit --out m.srcn");
+    let report = succeeds(dir, "tokenizer check --images photos --tokenizer vit --beside m.srcn --json");
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert!(report["ids_agree"].as_f64().unwrap() > 0.8, "{report}");
+    let psnr = |of: &str| report[of]["psnr_db"].as_f64().unwrap();
+    assert!((psnr("tokenizer") - psnr("beside")).abs() < 1.0, "{report}");
+    assert!(succeeds(dir, "tokenizer check --images photos --tokenizer vit --beside m.srcn").contains("agree"));
+    succeeds(dir, "tokenize --images photos --tokenizer m.srcn --out packed");
+    assert!(succeeds(dir, "tokens inspect packed").contains("packed vit 12x4 4x4 /4 sha256:"));
+    succeeds(dir, "decode --data packed --tokenizer m.srcn --out packed.png");
+    succeeds(dir, "pack --checkpoint run/checkpoint --precision int8 --out bare.srcn");
+    fails(dir, "tokenizer check --images photos --tokenizer bare.srcn", "expected a pack with one");
+    fails(dir, "tokenizer onnx --tokenizer m.srcn --size 16 --out o", "m.srcn");
+    succeeds(dir, "tokenizer train --images photos --codes 12 --patch 8 --out eights.safetensors");
+    fails(
+        dir,
+        "tokenizer check --images photos --tokenizer vit --beside eights.safetensors",
+        "--beside: expected tokens of 4 pixels, as --tokenizer's, found 8",
+    );
 }

@@ -171,8 +171,9 @@ pub struct Args {
     /// Epochs between pictures of anchors, echoes and samples, OUTPUT_DIR/pictures/epoch_N.png; 0: none.
     #[arg(long, default_value_t = 0, value_name = "EPOCHS", requires = "tokenizer")]
     picture_every_epochs: u64,
-    /// The patch tokenizer that turns tokens into pixels for them.
-    #[arg(long, value_name = "FILE")]
+    /// The tokenizer that turns tokens into pixels for them: any that `tokenize` takes. A VQGAN of official size
+    /// takes seconds of a CPU for each of the 40 images.
+    #[arg(long, value_name = "FILE|DIR")]
     tokenizer: Option<PathBuf>,
     /// Epochs between k-NN accuracies (`knn_accuracy` in the log); 0: none.
     #[arg(long, default_value_t = 0, value_name = "EPOCHS", requires = "knn_data")]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{ensure, Context as _, Result};
 use clap::Subcommand;
 use ndarray::Ix4;
 use sorcen_export::tensors::{TensorFile, TensorWriter};
@@ -10,7 +10,7 @@ use sorcen_export::tensors::{TensorFile, TensorWriter};
 use super::images::ImageArgs;
 use crate::device::Device;
 use crate::picture::{interleaved, save_png, Grid};
-use crate::tokenizer::{self, Tokenizer};
+use crate::tokenizer::{self, Report, Tokenizer};
 
 /// Train a tokenizer, run it, or measure what it loses
 ///
@@ -29,8 +29,8 @@ pub enum Args {
 
 /// Encode and decode tensors: for testers, and for other programs
 ///
-/// In: `image` [B,3,H,W] in 0 to 1. Out: `ids` [B,h,w] int64, `reconstruction` [B,3,H,W]. Both files are
-/// safetensors.
+/// In: `image` [B,3,H,W] in 0 to 1. Out: `ids` [B,h,w] int64, `reconstruction` [B,3,H,W].
+/// Both files are safetensors.
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case")]
 #[command(verbatim_doc_comment)]
@@ -49,7 +49,11 @@ pub struct Run {
 
 /// Measure the loss (PSNR) and the use of the codes on images, best on some not trained on
 ///
-/// Example: sorcen tokenizer check --tokenizer tokenizer.safetensors --images held_back --size 64
+/// The times are of all threads together (with RAYON_NUM_THREADS=1 of one).
+///
+/// Examples:
+///   sorcen tokenizer check --tokenizer tokenizer.safetensors --images held_back --size 64
+///   sorcen tokenizer check --tokenizer vit --beside model.srcn --images held_back --size 64
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case")]
 #[command(verbatim_doc_comment)]
@@ -59,6 +63,10 @@ pub struct Check {
 
     #[command(flatten)]
     tokenizer: TokenizerArgs,
+
+    /// A second one of the same grid, such as the same in a pack: its numbers, and how many ids are equal
+    #[arg(long, value_name = "FILE|DIR")]
+    beside: Option<PathBuf>,
 
     /// Also write a PNG of some images, each above what the tokens keep of it
     #[arg(long, value_name = "FILE")]
@@ -71,8 +79,8 @@ pub struct Check {
 
 /// Write a tokenizer as ONNX files: tokenizer_encoder.onnx, tokenizer_decoder.onnx
 ///
-/// Opset 17, batch size free, f32. The encoder takes `image` [B, 3, S, S] (0 to 1) and gives `ids` int64
-/// [B, S / stride, S / stride]; the decoder takes `ids` and gives `image`, not clamped.
+/// Opset 17, batch size free, f32. The encoder takes `image` [B, 3, S, S] (0 to 1) and gives
+/// `ids` int64 [B, S / stride, S / stride]; the decoder takes `ids` and gives `image`, not clamped.
 ///
 /// Example: sorcen tokenizer onnx --tokenizer vqgan_jax_strongaug.ckpt --size 256 --out onnx
 #[derive(clap::Args, Debug)]
@@ -101,7 +109,7 @@ pub struct Onnx {
 #[command(rename_all = "snake_case")]
 pub struct TokenizerArgs {
     /// The tokenizer: a file or folder of `sorcen tokenizer train`, or an official VQGAN (.ckpt, .pth or
-    /// .safetensors, bare, under `state_dict`, or inside a MAGE checkpoint); or a folder with tokenizer.safetensors
+    /// .safetensors, bare, under `state_dict`, or inside a MAGE checkpoint), or a pack with a tokenizer (.srcn)
     #[arg(long, value_name = "FILE|DIR")]
     tokenizer: PathBuf,
 
@@ -142,18 +150,49 @@ fn check(args: &Check) -> Result<()> {
     let tokenizer = args.tokenizer.open()?;
     let images = args.images.open()?;
     let pixels = (0..images.len()).map(|index| images.rgb(index)).collect::<Result<Vec<_>, _>>()?;
-    let report = tokenizer::check(tokenizer.as_ref(), &pixels, images.side()).context(GIVE_SIZE)?;
+    let side = images.side();
+    let measure = |tokenizer: &dyn Tokenizer| tokenizer::check(tokenizer, &pixels, side).context(GIVE_SIZE);
+    let report = measure(tokenizer.as_ref())?;
+    let beside = match &args.beside {
+        None => None,
+        Some(path) => {
+            let other = tokenizer::open(path, args.tokenizer.device)?;
+            let (found, expected) = (other.stride(), tokenizer.stride());
+            ensure!(
+                found == expected,
+                "--beside: expected tokens of {expected} pixels, as --tokenizer's, found {found}"
+            );
+            let agree = tokenizer::agreement(tokenizer.as_ref(), other.as_ref(), &pixels, side)?;
+            Some((measure(other.as_ref())?, agree))
+        }
+    };
     if let Some(path) = &args.picture {
-        draw(tokenizer.as_ref(), pixels, images.side(), path)?;
+        draw(tokenizer.as_ref(), pixels, side, path)?;
     }
-    if args.json {
-        println!("{}", serde_json::to_string(&report)?);
-        return Ok(());
+    match (args.json, beside) {
+        (true, None) => println!("{}", serde_json::to_string(&report)?),
+        (true, Some((beside, agree))) => {
+            println!("{}", serde_json::json!({ "tokenizer": report, "beside": beside, "ids_agree": agree }));
+        }
+        (false, beside) => {
+            let reports: Vec<_> = [Some(report), beside.map(|beside| beside.0)].into_iter().flatten().collect();
+            let line = |name: &str, of: &dyn Fn(&Report) -> String| {
+                println!(
+                    "{name:<12}{}",
+                    reports.iter().map(of).map(|text| format!("{text:<24}")).collect::<String>().trim_end()
+                );
+            };
+            line("images", &|r| r.images.to_string());
+            line("PSNR", &|r| format!("{:.2} dB (MSE {:.1})", r.psnr_db, r.mse));
+            line("codes used", &|r| format!("{} of {}", r.codes_used, tokenizer.codes()));
+            line("perplexity", &|r| format!("{:.1}", r.perplexity));
+            line("encode", &|r| format!("{:.3} ms an image", r.encode_ms));
+            line("decode", &|r| format!("{:.3} ms an image", r.decode_ms));
+            if let Some((_, agree)) = beside {
+                println!("{:<12}{:.2} % of the ids", "agree", 100.0 * agree);
+            }
+        }
     }
-    println!("images      {}", report.images);
-    println!("PSNR        {:.2} dB (mean squared error {:.1})", report.psnr_db, report.mse);
-    println!("codes used  {} of {}", report.codes_used, tokenizer.codes());
-    println!("perplexity  {:.1}", report.perplexity);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use sorcen_runtime::vit::VitConfig;
 
 use super::images::ImageArgs;
 use crate::device::Device;
-use crate::tokenizer::learn::{learn, Images, LearnLine, Loss, Options, Sizes};
+use crate::tokenizer::learn::{learn, Images, LearnLine, Loss, Options, Sizes, Start};
 use crate::tokenizer::vqgan::VqganConfig;
 use crate::tokenizer::{self, Tokenizer as _, TrainOptions};
 use crate::train::RUN;
@@ -89,7 +89,7 @@ enum Kind {
 #[derive(clap::Args, Clone, Debug, PartialEq)]
 #[command(rename_all = "snake_case", next_help_heading = "Networks (vit, vqgan)")]
 struct NetworkArgs {
-    /// Length z of a code
+    /// Length z of a code; at most half of --dim where a vit starts as patches
     #[arg(long, default_value_t = 16)]
     code_dim: usize,
 
@@ -121,6 +121,10 @@ struct NetworkArgs {
     /// Residual blocks a level (vqgan)
     #[arg(long, default_value_t = 1)]
     blocks: usize,
+
+    /// What the network is before the first update [default: patches for a vit, random for a vqgan]
+    #[arg(long, value_enum)]
+    start: Option<Start>,
 
     /// Updates
     #[arg(long, default_value_t = 5000)]
@@ -234,6 +238,7 @@ impl Args {
         let network = &self.network;
         Ok(Options {
             sizes: self.sizes(side)?,
+            start: network.start.unwrap_or(if self.kind == Kind::Vit { Start::Patches } else { Start::Random }),
             steps: network.steps,
             batch_size: network.batch_size,
             lr: network.lr,
@@ -307,6 +312,9 @@ fn train_network(args: &Args) -> Result<()> {
     let images = Images { pixels: &pixels, side, digest };
     let report = learn(&images, &options, &mut |progress| {
         bar.set_position(progress.step);
+        if let Some((round, rounds)) = progress.round {
+            bar.set_message(format!("k-means of patches to start from: round {round} of {rounds}"));
+        }
         if let Some(line) = &progress.line {
             let told = tell(line);
             if bar.is_hidden() {

@@ -90,10 +90,11 @@ pub struct Split {
 
 /// Make a dataset from the official code's .pt file, or from an .npz
 ///
-/// The file holds `labels` [N] and `tokens_vqgan` (or `tokens`) [N, T], and perhaps other streams such as
-/// `tokens_dino`: integers of any size. A .pt is read as data, no code in it is executed.
+/// The file holds `labels` [N] and `tokens_vqgan` (or `tokens`) [N, T], and perhaps other streams
+/// such as `tokens_dino`: integers of any size. A .pt is read as data, no code in it is executed.
 ///
-/// Example: sorcen tokens import --from imagenet_tokens.pt --class_names classes.txt --out imagenet
+/// Example:
+///   sorcen tokens import --from imagenet_tokens.pt --class_names classes.txt --out imagenet
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case", verbatim_doc_comment)]
 pub struct Import {

@@ -3,4 +3,4 @@
 mod curve;
 
 pub use curve::{read_log, read_logs, save_curves, Curve};
-pub use sorcen_export::picture::{from_tokens, interleaved, save_png, Grid};
+pub use sorcen_export::picture::{fill_unknown, from_tokens, interleaved, known, save_png, Grid, Picture};

@@ -2,12 +2,13 @@
 //!
 //! [`PatchTokenizer`] is a codebook of pixel patches, found by k-means in seconds; [`Vqgan`] is the convolutional
 //! one of the paper, [`Vit`] a light transformer, both trained by [`learn`]. [`open`] tells them apart by what is in
-//! the file.
+//! the file, and takes the one in a pack, too.
 
 pub mod job;
 mod kmeans;
 pub mod learn;
 mod learned;
+mod packed;
 mod patches;
 mod report;
 pub mod vit;
@@ -20,7 +21,7 @@ use ndarray::{Array3, Array4, ArrayView4};
 pub use kmeans::{train, TrainOptions};
 pub use learned::{Autoencoder, Learned};
 pub use patches::PatchTokenizer;
-pub use report::{check, psnr_db, Report};
+pub use report::{agreement, check, psnr_db, Report};
 use sorcen_export::onnx::{write_tokenizer, TokenizerWeights, VqganWeights};
 use sorcen_export::tokenizer::{AnyTokenizer, PATCH_FORMAT, VIT_FORMAT};
 pub use vit::Vit;
@@ -143,12 +144,12 @@ fn check_ids(ids: &[u16], grid: usize, codes: usize) -> Result<(), TokenizerErro
     }
 }
 
-/// Opens a tokenizer: what `sorcen tokenizer train` wrote, or the weights of an official VQGAN
+/// Opens a tokenizer: what `sorcen tokenizer train` wrote, the one in a pack (`.srcn`), or the weights of an official VQGAN
 /// (`.ckpt`, `.pth`, `.safetensors`), bare, under `state_dict`, or as `vqgan.*` inside a MAGE checkpoint.
 /// Of a folder, its `tokenizer.safetensors` (or that of the `checkpoint` in it) or `model.safetensors` is taken, else
 /// the only file of weights.
 ///
-/// Patches run on the CPU whatever `device` says.
+/// Patches and packs run on the CPU whatever `device` says.
 ///
 /// # Errors
 /// [`DataError`] names the file and what it lacks.
@@ -158,15 +159,17 @@ pub fn open(path: &Path, device: Device) -> Result<Box<dyn Tokenizer>, DataError
     let batch = if device == Device::Cpu { 1 } else { 16 };
     Ok(match Format::of(&path)? {
         Format::Patches => Box::new(PatchTokenizer::open(&path)?),
+        Format::Pack => packed::open(&path)?,
         Format::Vit => with_backend!(device, B => Box::new(Vit::<B>::open(&path, batch, Default::default())?)),
         Format::Vqgan => with_backend!(device, B => Box::new(Vqgan::<B>::open(&path, batch, Default::default())?)),
     })
 }
 
 /// Kinds of files.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Format {
     Patches,
+    Pack,
     Vit,
     Vqgan,
 }
@@ -177,6 +180,7 @@ impl Format {
         let start = first_bytes(path, 4096).map_err(DataError::io(path))?;
         let says = |format: &str| start.windows(format.len()).any(|window| window == format.as_bytes());
         Ok(match () {
+            () if start.starts_with(&sorcen_runtime::pack::MAGIC) => Self::Pack,
             () if says(PATCH_FORMAT) => Self::Patches,
             () if says(VIT_FORMAT) => Self::Vit,
             () => Self::Vqgan,
@@ -190,13 +194,17 @@ impl Format {
 /// [`DataError`] names the file, or that `side` does not fit.
 pub fn write_onnx(path: &Path, side: usize, out: &Path, licence: &str) -> Result<Vec<PathBuf>, DataError> {
     let path = file_of(path)?;
+    let format = Format::of(&path)?;
+    if format == Format::Pack {
+        return Err(DataError::invalid(&path, "tokenizer", "its own file, whose weights are f32", "a pack"));
+    }
     let tokenizer = open(&path, Device::Cpu)?;
     let (stride, fingerprint) = (tokenizer.stride(), tokenizer.fingerprint());
     if let Err(error) = tokenizer.encode_all(&[], side) {
         return Err(DataError::invalid(&path, "size", "one that fits the tokenizer", error));
     }
     let write = |weights: &TokenizerWeights| write_tokenizer(weights, side / stride, out, &fingerprint, licence);
-    if Format::of(&path)? == Format::Vqgan {
+    if format == Format::Vqgan {
         let (source, prefix) = vqgan::open_weights(&path)?;
         let get = |name: &str| {
             let name = crate::model::weight::join(prefix, name);

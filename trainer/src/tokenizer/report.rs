@@ -1,5 +1,7 @@
 //! How well a tokenizer keeps images, in numbers.
 
+use std::time::{Duration, Instant};
+
 use super::learn::codebook::usage;
 use super::{Tokenizer, TokenizerError};
 
@@ -16,6 +18,25 @@ pub struct Report {
     pub codes_used: usize,
     /// 2 to the power of the entropy of the codes' frequencies: equally frequent codes that would say as much.
     pub perplexity: f64,
+    /// Milliseconds an image, on all threads together.
+    pub encode_ms: f64,
+    /// Milliseconds an image, on all threads together.
+    pub decode_ms: f64,
+}
+
+/// Share of tokens that two tokenizers give the same ids.
+///
+/// # Errors
+/// As [`Tokenizer::encode_all`].
+pub fn agreement(
+    one: &dyn Tokenizer,
+    other: &dyn Tokenizer,
+    images: &[Vec<u8>],
+    side: usize,
+) -> Result<f64, TokenizerError> {
+    let (one, other) = (one.encode_all(images, side)?.concat(), other.encode_all(images, side)?.concat());
+    let same = one.iter().zip(&other).filter(|(a, b)| a == b).count();
+    Ok(same as f64 / one.len().max(other.len()).max(1) as f64)
 }
 
 /// Encodes and decodes images `[side, side, 3]` and measures what is lost.
@@ -26,15 +47,19 @@ pub fn check(tokenizer: &dyn Tokenizer, images: &[Vec<u8>], side: usize) -> Resu
     let grid = side / tokenizer.stride();
     let mut uses = vec![0u64; tokenizer.codes()];
     let mut squared = 0u64;
+    let start = Instant::now();
     let all_ids = tokenizer.encode_all(images, side)?;
+    let encoded = start.elapsed();
     let all_decoded = tokenizer.decode_all(&all_ids, grid)?;
+    let ms = |time: Duration| time.as_secs_f64() * 1e3 / images.len().max(1) as f64;
+    let (encode_ms, decode_ms) = (ms(encoded), ms(start.elapsed() - encoded));
     for ((ids, decoded), rgb) in all_ids.iter().zip(all_decoded).zip(images) {
         squared += decoded.iter().zip(rgb).map(|(&a, &b)| u64::from(a.abs_diff(b)).pow(2)).sum::<u64>();
         ids.iter().for_each(|&id| uses[usize::from(id)] += 1);
     }
     let mse = squared as f64 / (images.len() * side * side * 3) as f64;
     let (codes_used, perplexity) = usage(&uses);
-    Ok(Report { images: images.len(), mse, psnr_db: psnr_db(mse), codes_used, perplexity })
+    Ok(Report { images: images.len(), mse, psnr_db: psnr_db(mse), codes_used, perplexity, encode_ms, decode_ms })
 }
 
 /// Peak signal-to-noise ratio of a mean squared error in steps of 1/255; infinite where nothing is lost.

@@ -26,6 +26,7 @@ use crate::optim::AdamW;
 use crate::replicas::Peers;
 use crate::step::{Networks, Pretraining};
 use crate::teacher::{Teacher, TeacherInit};
+use crate::tokenizer::TokenizerError;
 pub use batches::Batches;
 pub(crate) use meter::now_s;
 use meter::Meter;
@@ -64,6 +65,9 @@ pub enum TrainError {
         /// What to try.
         hint: &'static str,
     },
+    /// A picture cannot be painted.
+    #[error("picture: {0}")]
+    Paint(#[from] TokenizerError),
     /// A picture or a k-NN accuracy could not be made.
     #[error("{what}: {error}")]
     Watch {

@@ -1,6 +1,6 @@
 //! What is looked at while a run goes on: sheets of pictures, and k-NN accuracy. It changes nothing in the run.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ndarray::Array2;
 use sorcen_export::generate::{generate, Randomness};
@@ -17,9 +17,9 @@ use crate::eval::{probe_features, Task, Votes};
 use crate::kernels::TrainBackend;
 use crate::model::layers::Dropout;
 use crate::model::Layout;
-use crate::picture::{from_tokens, save_png, Grid};
+use crate::picture::{fill_unknown, known, save_png, Grid, Picture};
 use crate::step::{Pretraining, StepInputs};
-use crate::tokenizer::PatchTokenizer;
+use crate::tokenizer::{self, Tokenizer, TokenizerError};
 
 /// Folder of the sheets in a run's folder.
 pub const PICTURES: &str = "pictures";
@@ -29,7 +29,7 @@ const COLUMNS: usize = 8;
 /// Everything that looking needs, opened before the first step.
 pub struct Watch {
     every: [u64; 2],
-    tokenizer: Option<PatchTokenizer>,
+    tokenizer: Option<Box<dyn Tokenizer>>,
     knn: Option<Task>,
     folder: PathBuf,
     seed: u64,
@@ -45,10 +45,14 @@ impl Watch {
         let watch = &options.watch;
         let tokenizer = match &watch.tokenizer {
             Some(path) if watch.picture_every_epochs > 0 => {
-                let tokenizer = PatchTokenizer::open(path)?;
+                let tokenizer = tokenizer::open(path, options.device)?;
                 if tokenizer.codes() != model.codebook_size {
                     let expected = format!("{}, the model's", model.codebook_size);
                     return Err(DataError::invalid(path, "codes", expected, tokenizer.codes()));
+                }
+                if let Err(error) = tokenizer.decode_all(&[], model.grid) {
+                    let expected = format!("one that paints {0}x{0} tokens", model.grid);
+                    return Err(DataError::invalid(path, "tokenizer", expected, error));
                 }
                 Some(tokenizer)
             }
@@ -94,9 +98,10 @@ impl Watch {
     ) -> Result<Option<f64>, TrainError> {
         let engine = BurnEngine::new(&training.config, training.networks.student.inner(), training.device.clone());
         let failed = |what: &'static str| move |error: sorcen_export::Error| TrainError::Watch { what, error };
-        if let Some(tokenizer) = self.tokenizer.as_ref().filter(|_| ends(plan, steps, self.every[0])) {
+        if let Some(tokenizer) = self.tokenizer.as_deref().filter(|_| ends(plan, steps, self.every[0])) {
             let path = self.folder.join(format!("epoch_{:05}.png", steps / plan.steps_per_epoch));
-            self.sheet(&engine, training, inputs, tokenizer, &path).map_err(failed("picture"))??;
+            let rows = self.rows(&engine, training, inputs).map_err(failed("picture"))?;
+            save_png(&draw(&rows, tokenizer, &training.config)?, &path).map_err(DataError::from)?;
         }
         let knn = self.knn.as_ref().filter(|_| ends(plan, steps, self.every[1]));
         let accuracy =
@@ -104,15 +109,14 @@ impl Watch {
         knn.map(|task| accuracy(task).map_err(failed("k-NN"))).transpose()
     }
 
-    /// Five rows: images, what the student saw of them, echoes, what the teacher sees of those, new images.
-    fn sheet<B: TrainBackend>(
+    /// Five rows of token maps: images, what the student saw of them, echoes, what the teacher sees of those, new
+    /// images.
+    fn rows<B: TrainBackend>(
         &self,
         engine: &BurnEngine<B::InnerBackend>,
         training: &Pretraining<B>,
         inputs: &StepInputs,
-        tokenizer: &PatchTokenizer,
-        path: &Path,
-    ) -> Result<Result<(), DataError>, sorcen_export::Error> {
+    ) -> Result<[Vec<u16>; 5], sorcen_export::Error> {
         let config = &training.config;
         let (tokens, mask) = (config.tokens(), config.mask_token_id as u16);
         let count = inputs.labels.len().min(COLUMNS);
@@ -139,17 +143,25 @@ impl Watch {
         let samples = generate(engine, blank.view(), &Options::PUBLISHED, &Randomness::Seeded(self.seed))?.final_ids;
         let samples: Vec<u16> = samples.iter().map(|&id| id as u16).collect();
 
-        let codebook = tokenizer.codebook();
-        let mut pictures = Vec::new();
-        for row in [images, &anchors, &echoes, &cropped, &samples] {
-            for ids in row.chunks_exact(tokens) {
-                pictures.push(from_tokens(&codebook, ids, config.grid, config.mask_token_id)?);
-            }
-            pictures.resize(pictures.len().next_multiple_of(COLUMNS), Vec::new());
-        }
-        let grid = Grid { columns: COLUMNS, ..Grid::default() };
-        Ok(save_png(&grid.draw(&pictures, config.grid * tokenizer.patch()), path).map_err(DataError::from))
+        Ok([images.to_vec(), anchors, echoes, cropped, samples])
     }
+}
+
+/// Paints rows of token maps.
+fn draw(rows: &[Vec<u16>], tokenizer: &dyn Tokenizer, config: &ModelConfig) -> Result<Picture, TokenizerError> {
+    let (grid, unknown) = (config.grid, config.mask_token_id);
+    let mut pictures = Vec::new();
+    for row in rows {
+        let maps: Vec<&[u16]> = row.chunks_exact(config.tokens()).collect();
+        let painted = tokenizer.decode_all(&maps.iter().map(|ids| known(ids, unknown)).collect::<Vec<_>>(), grid)?;
+        for (mut rgb, ids) in painted.into_iter().zip(maps) {
+            fill_unknown(&mut rgb, ids, grid, unknown);
+            pictures.push(rgb);
+        }
+        pictures.resize(pictures.len().next_multiple_of(COLUMNS), Vec::new());
+    }
+    let layout = Grid { columns: COLUMNS, ..Grid::default() };
+    Ok(layout.draw(&pictures, grid * tokenizer.stride()))
 }
 
 /// Whether an epoch whose number is a multiple of `every` (if any) ends with step `steps`.

@@ -40,13 +40,26 @@ impl Codebook {
         self.counts.iter().any(|&count| count > 0.0)
     }
 
-    /// Starts from vectors `rows` `[N, z]`: each code is one of them.
+    /// Starts from vectors `rows` `[N, z]`: each code is one of them, the likelier the further that is from the codes
+    /// before it (k-means++). Where many vectors are alike, as of a white ground, one code stands for them.
     pub fn start(&mut self, rows: &[f32], rng: &Rng) {
         let (length, count) = (self.length(), rows.len() / self.length());
+        let mut distances = vec![1.0; count]; // to the nearest code so far; any row may be the first
         for code in 0..self.counts.len() {
-            let row = rng.below(code as u64, count as u64) as usize;
-            self.place(code, &rows[row * length..][..length], count);
+            let row = drawn(&distances, distances.iter().sum(), rng.uniform(code as u64));
+            let vector = &rows[row * length..][..length];
+            self.place(code, vector, count);
+            for (distance, row) in distances.iter_mut().zip(rows.chunks_exact(length)) {
+                let new = squared_distance(row, vector);
+                *distance = if code == 0 { new } else { new.min(*distance) };
+            }
         }
+    }
+
+    /// Starts at codes that were found elsewhere, `[K, z]`, as if each stood for as many of the `vectors` of a step.
+    pub fn start_at(&mut self, codes: &[f32], vectors: usize) {
+        let length = self.length();
+        codes.chunks_exact(length).enumerate().for_each(|(code, vector)| self.place(code, vector, vectors));
     }
 
     /// Moves the means towards the vectors `rows` `[N, z]` of a step, whose nearest codes were `ids` `[N]`. Codes
@@ -60,8 +73,7 @@ impl Codebook {
             counts[id] += 1.0;
             let code = id * length..(id + 1) * length;
             sums[code.clone()].iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-            let error: f32 = self.codes[code].iter().zip(row).map(|(code, x)| (code - x) * (code - x)).sum();
-            errors.push(f64::from(error));
+            errors.push(squared_distance(&self.codes[code], row));
         }
         let blend = |old: &mut f32, new: f32| *old = *old * decay + new * (1.0 - decay);
         self.counts.iter_mut().zip(counts).for_each(|(old, new)| blend(old, new));
@@ -92,6 +104,10 @@ impl Codebook {
         self.codes[at.clone()].copy_from_slice(vector);
         self.sums[at].iter_mut().zip(vector).for_each(|(sum, x)| *sum = x * use_of_one);
     }
+}
+
+fn squared_distance(a: &[f32], b: &[f32]) -> f64 {
+    f64::from(a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>())
 }
 
 /// The index at which the running sum of `weights` passes the share `uniform` of their `total`; any where all are 0.
@@ -161,6 +177,17 @@ mod tests {
             let near = |code: &[f32]| (code[0] - x).abs() < 0.5 && (code[1] - y).abs() < 0.5;
             assert!(codebook.codes.chunks_exact(2).any(near), "heap {heap}: {:?}", codebook.codes);
         }
+    }
+
+    #[test]
+    fn starts_at_vectors_that_differ() {
+        let mut rows = [0.5; 2 * 1000].to_vec(); // a ground
+        (0..7).for_each(|i| rows[2 * (100 * i + 3)] = i as f32 + 1.0);
+        let mut codebook = Codebook::new(8, 2);
+        codebook.start(&rows, &Rng::new(1, Stream::Tokenizer, 0));
+        let mut found: Vec<f32> = codebook.codes.iter().step_by(2).copied().collect();
+        found.sort_by(f32::total_cmp);
+        assert_eq!(found, [0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
     }
 
     #[test]

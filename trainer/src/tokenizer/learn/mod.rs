@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use sorcen_runtime::rng::{Rng, Stream};
 
 use super::learned::{as_grid, as_rows, host, host_ids, nearest_code, upload_pixels};
-use super::{psnr_db, vit, vqgan, Autoencoder, Learned, Tokenizer as _};
+use super::{kmeans, psnr_db, vit, vqgan, Autoencoder, Learned, Tokenizer as _, TrainOptions};
 use crate::checkpoint;
 use crate::data::DataError;
 use crate::device::with_backend;
@@ -29,7 +29,11 @@ use crate::picture::{interleaved, save_png, Grid};
 use crate::schedule::LearningRate;
 use crate::train::{now_s, TrainError, CHECKPOINT, LOG, PICTURES, RUN};
 use codebook::{usage, Codebook, Running};
-pub use options::{Loss, Options, Sizes};
+pub use options::{Loss, Options, Sizes, Start};
+
+/// Rounds of the k-means that a network starts from, and images for it: it is to be good, not the best.
+const START_ROUNDS: u64 = 15;
+const START_IMAGES: usize = 2000;
 
 /// The tokenizer in a checkpoint's folder.
 pub const TOKENIZER: &str = "tokenizer.safetensors";
@@ -86,6 +90,8 @@ pub struct Progress {
     pub step: u64,
     /// Steps in all.
     pub steps: u64,
+    /// The round of k-means and rounds in all, before the first step.
+    pub round: Option<(u64, u64)>,
     /// The newest line of the log, where this step wrote one.
     pub line: Option<LearnLine>,
 }
@@ -122,7 +128,14 @@ pub fn learn(
                 file.save(path)?;
                 Ok(file.fingerprint())
             };
-            Run { images, options, save }.run(net, progress)
+            let start = |net: &mut vit::Net<Autodiff<B>>, round: &mut dyn FnMut(u64)| match options.start {
+                Start::Random => Ok(None),
+                Start::Patches => {
+                    let patches = patches_of(images, config.codes, config.patch, options.seed, round)?;
+                    vit::start_as_patches(net, &patches, &Default::default()).map(Some)
+                }
+            };
+            Run { images, options, start, save }.run(net, progress)
         }
         Sizes::Vqgan(config) => {
             let net = vqgan::Net::<Autodiff<B>>::new(config, &Default::default());
@@ -130,9 +143,25 @@ pub fn learn(
                 net.save(path)?;
                 Ok(net.fingerprint())
             };
-            Run { images, options, save }.run(net, progress)
+            let start = |_: &mut vqgan::Net<Autodiff<B>>, _: &mut dyn FnMut(u64)| Ok(None);
+            Run { images, options, start, save }.run(net, progress)
         }
     })
+}
+
+/// A codebook of patches of the images; `round` is told each round.
+fn patches_of(
+    images: &Images,
+    codes: usize,
+    patch: usize,
+    seed: u64,
+    round: &mut dyn FnMut(u64),
+) -> Result<super::PatchTokenizer, String> {
+    let step = images.pixels.len().div_ceil(START_IMAGES);
+    let some: Vec<_> = images.pixels.iter().step_by(step).cloned().collect();
+    let options = TrainOptions { codes, patch, iterations: START_ROUNDS, seed };
+    kmeans::train(&some, images.side, &options, |number, _| round(number + 1))
+        .map_err(|error| format!("--start patches: {error}; --start random goes without"))
 }
 
 /// Everything that a step changes.
@@ -197,6 +226,12 @@ impl<B: TrainBackend, N: Autoencoder<B>> Training<B, N> {
         StepReport { numbers: std::array::from_fn(|i| numbers.get(i).copied().unwrap_or(f32::NAN)), ids, restarted }
     }
 
+    /// Starts from codes that are known, `vectors` being quantised in a step.
+    fn start_at(&mut self, codes: &[f32], vectors: usize) {
+        self.codebook.start_at(codes, vectors);
+        self.show_codes();
+    }
+
     /// Hands the codes to the network.
     fn show_codes(&mut self) {
         let codes = self.codebook.codes.clone();
@@ -204,18 +239,21 @@ impl<B: TrainBackend, N: Autoencoder<B>> Training<B, N> {
     }
 }
 
-/// What does not change in a run; `save` writes the tokenizer's file and returns its fingerprint.
-struct Run<'a, S> {
+/// What does not change in a run. `start` prepares an initialised network and returns its codes, if it knows them;
+/// `save` writes the tokenizer's file and returns its fingerprint.
+struct Run<'a, I, S> {
     images: &'a Images<'a>,
     options: &'a Options,
+    start: I,
     save: S,
 }
 
-impl<S> Run<'_, S> {
+impl<I, S> Run<'_, I, S> {
     fn run<B, N>(&self, net: N, progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>) -> Result<Report, TrainError>
     where
         B: TrainBackend,
         N: Autoencoder<B>,
+        I: Fn(&mut N, &mut dyn FnMut(u64)) -> Result<Option<Vec<f32>>, String>,
         S: Fn(&N, &Path) -> Result<String, DataError>,
     {
         let (options, out) = (self.options, &self.options.out);
@@ -230,6 +268,14 @@ impl<S> Run<'_, S> {
             }
             None => {
                 options::write(&out.join(RUN), options, self.images)?;
+                let round = &mut |round| {
+                    let progress_of =
+                        Progress { step: 0, steps: options.steps, round: Some((round, START_ROUNDS)), line: None };
+                    let _ = progress(&progress_of); // what is asked for now, is asked for after the first step
+                };
+                if let Some(codes) = (self.start)(&mut training.net, round).map_err(TrainError::Option)? {
+                    training.start_at(&codes, options.batch_size * self.tokens(&training.net));
+                }
                 0
             }
         };
@@ -255,7 +301,7 @@ impl<S> Run<'_, S> {
             }
             let save = due(options.save_every) || step == options.steps;
             let mut line = (save || due(options.print_freq)).then(|| meter.line(step, options.batch_size));
-            let stop = progress(&Progress { step, steps: options.steps, line: line.clone() }).is_break();
+            let stop = progress(&Progress { step, steps: options.steps, round: None, line: line.clone() }).is_break();
             if stop && line.is_none() {
                 line = Some(meter.line(step, options.batch_size));
             }
@@ -276,6 +322,11 @@ impl<S> Run<'_, S> {
         let temporary = checkpoint_dir.join(TOKENIZER);
         let fingerprint = super::open(&temporary, Default::default())?.fingerprint();
         Ok(Report { tokenizer: temporary, fingerprint, steps: step, last })
+    }
+
+    /// Tokens of an image.
+    fn tokens<B: TrainBackend, N: Autoencoder<B>>(&self, net: &N) -> usize {
+        (self.images.side / net.stride()).pow(2)
     }
 
     fn steps_per_epoch(&self) -> u64 {

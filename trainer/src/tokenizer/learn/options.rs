@@ -10,6 +10,7 @@ use crate::checkpoint::read_json;
 use crate::data::DataError;
 use crate::device::Device;
 use crate::files::write_atomically;
+use crate::tokenizer::vit;
 use crate::tokenizer::vqgan::VqganConfig;
 
 /// Kind and sizes of a network.
@@ -33,11 +34,24 @@ pub enum Loss {
     L2,
 }
 
+/// What a network is at first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// What k-means of patches makes of the images (vit)
+    Patches,
+    /// Random weights; codes at vectors of the first batch
+    #[default]
+    Random,
+}
+
 /// Options of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Options {
     /// The network.
     pub sizes: Sizes,
+    /// What it is before the first update.
+    pub start: Start,
     /// Updates.
     pub steps: u64,
     /// Images of a step.
@@ -82,10 +96,16 @@ impl Options {
                 if side != found {
                     return Err(format!("images: expected {side} pixels a side (grid x patch), found {found}"));
                 }
+                if self.start == Start::Patches {
+                    vit::check_start(config)?;
+                }
                 (config.patch, config.codes)
             }
             Sizes::Vqgan(config) => {
                 config.validate()?;
+                if self.start == Start::Patches {
+                    return Err("--start: expected random for a vqgan, which is no network of patches".into());
+                }
                 (config.stride(), config.codes)
             }
         };

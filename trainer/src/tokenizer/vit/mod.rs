@@ -2,6 +2,8 @@
 //!
 //! Sizes, names and shapes are the runtime's ([`VitParam`]); the file is the exporter's, which puts it into packs.
 
+mod start;
+
 use std::path::Path;
 
 use burn::tensor::backend::Backend;
@@ -16,6 +18,7 @@ use crate::model::block::{self, Block};
 use crate::model::layers::{Dropout, LayerNorm, Linear};
 use crate::model::normalise_tokens;
 use crate::model::weight::{weights, Weight, Weights as _};
+pub use start::{check_start, start_as_patches};
 
 /// A ViT tokenizer on a Burn backend.
 pub type Vit<B> = Learned<B, Net<B>>;
