@@ -5,7 +5,7 @@ use crate::{
     error::Error,
     kernels::bytes::{as_f32_mut, as_i16_mut, as_i8_mut, as_u16_mut},
     layers::{
-        attention::{HeadWork, QUERY_BLOCK},
+        attention::{HeadWork, QUERIES},
         linear::{Input, Linear},
     },
     quant::Layout,
@@ -62,7 +62,8 @@ pub struct Regions {
 /// Buffers start at multiples of this, in bytes.
 const ALIGN: usize = 64;
 
-/// How many rows pass through an MLP together, and how many heads are projected together.
+/// How many rows pass through an MLP together, how many heads are projected together, and how many queries attend
+/// together.
 ///
 /// The results do not depend on it: more memory makes fewer, larger matrix products.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,15 +71,16 @@ struct Blocks {
     rows: usize,
     /// Heads are grouped up to this width.
     heads_width: usize,
+    queries: usize,
 }
 
 impl Blocks {
     /// For microcontrollers.
-    const SMALL: Self = Self { rows: 8, heads_width: 1 };
+    const SMALL: Self = Self { rows: 8, heads_width: 1, queries: 12 };
 
     /// For processors with caches: whole sequences.
     const fn large(rows: usize) -> Self {
-        Self { rows, heads_width: 64 }
+        Self { rows, heads_width: 64, queries: QUERIES }
     }
 }
 
@@ -180,6 +182,7 @@ impl Sizes {
     const fn lengths(&self) -> [usize; 19] {
         let pairs = self.rows.next_multiple_of(2);
         let keys = self.rows.next_multiple_of(Layout::MAX_NR);
+        let queries = self.blocks.queries;
         [
             4 * self.x,
             4 * self.canvas,
@@ -190,10 +193,10 @@ impl Sizes {
             keys * self.head.next_multiple_of(Layout::MAX_KT),
             4 * keys, // key scales
             2 * pairs * self.head,
-            4 * self.head, // value scales
-            4 * QUERY_BLOCK * self.rows,
-            2 * QUERY_BLOCK * pairs,
-            QUERY_BLOCK * Linear::stride(self.head),
+            4 * self.head,                      // value scales
+            4 * max(queries * self.rows, keys), // room for a row of whole panels
+            2 * queries * pairs,
+            queries * Linear::stride(self.head),
             4 * 2 * self.head,
             4 * self.floats,
             4 * self.hidden,
@@ -394,6 +397,7 @@ impl<'m> Scratch<'m> {
         let normed_scales = as_f32_mut(take()?);
         let qkv = as_f32_mut(take()?);
         let head = HeadWork {
+            together: self.sizes.blocks.queries,
             keys: as_i8_mut(take()?),
             key_scales: as_f32_mut(take()?),
             values: as_i16_mut(take()?),

@@ -4,7 +4,10 @@
 //! what that adds to the sums of a row, 128 times the sum of its bytes, is known when the row is stored, and a
 //! tile starts at minus that. Sums become floats before they leave the registers.
 
-use core::{arch::x86_64::*, ops::Range};
+use core::{
+    arch::{asm, x86_64::*},
+    ops::Range,
+};
 
 use super::{bytes::as_i8, x86_64::Features, Activation, Epilogue, Kernel, Rows, Step, Weights, LANES};
 use crate::{
@@ -86,26 +89,18 @@ fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &
     epilogue.check(rows.count);
     for first in panels.clone().step_by(NV) {
         let vectors = NV.min(panels.end - first);
-        for row in (0..rows.count).step_by(MR) {
-            let count = MR.min(rows.count - row);
-            let operands = Operands {
-                w: weights.values[first * panel..].as_ptr(),
-                vector: panel,
-                step: BYTES,
-                last: !0,
-                x: rows.values[row * rows.stride..].as_ptr(),
-                stride: rows.stride,
-                steps: padded / KT,
-            };
-            // SAFETY: `vectors` panels lie from `w` on, `count` rows of bytes and an `i32` from `x` on, as asserted;
-            // the epilogue was checked for all rows.
-            unsafe { TILES[count - 1][vectors - 1](&operands, epilogue, row, first * LANES) };
-            if epilogue.activation == Activation::Gelu {
-                for row in row..row + count {
-                    gelu_in_place(epilogue.outputs_of(row, first * LANES..(first + vectors) * LANES));
-                }
-            }
-        }
+        let operands = Operands {
+            w: weights.values[first * panel..].as_ptr(),
+            vector: panel,
+            step: BYTES,
+            last: !0,
+            x: rows.values.as_ptr(),
+            stride: rows.stride,
+            steps: padded / KT,
+        };
+        // SAFETY: `vectors` panels lie from `w` on, `count` rows of bytes and an `i32` from `x` on, as asserted; the
+        // epilogue was checked for all rows.
+        unsafe { columns::<false>(operands, vectors, first * LANES, rows.count, epilogue) };
     }
 }
 
@@ -116,26 +111,29 @@ fn mix(p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue
     epilogue.check(rows);
     for start in (0..width).step_by(NV * LANES) {
         let vectors = NV.min((width - start).div_ceil(LANES));
-        for row in (0..rows).step_by(MR) {
-            let count = MR.min(rows - row);
-            let operands = Operands {
-                w: v[start * 2..].as_ptr().cast(),
-                vector: BYTES,
-                step: width * KT,
-                last: lanes(0..width - start - (vectors - 1) * LANES),
-                x: p[row * 2 * pairs..].as_ptr().cast(),
-                stride: pairs * KT,
-                steps: pairs,
-            };
-            // SAFETY: `pairs` times `width` values lie from `w` less `start` on, and `last` leaves out what is past the
-            // width; `count` rows of pairs lie from `x` on; the epilogue was checked for all rows.
-            unsafe { TILES_OF_PAIRS[count - 1][vectors - 1](&operands, epilogue, row, start) };
-        }
+        let operands = Operands {
+            w: v[start * 2..].as_ptr().cast(),
+            vector: BYTES,
+            step: width * KT,
+            last: lanes(width - start - (vectors - 1) * LANES),
+            x: p.as_ptr().cast(),
+            stride: pairs * KT,
+            steps: pairs,
+        };
+        // SAFETY: `pairs` times `width` values lie from `w` less `start` on, and `last` leaves out what is past the
+        // width; `rows` rows of pairs lie from `x` on; the epilogue was checked for all rows.
+        unsafe { columns::<true>(operands, vectors, start, rows, epilogue) };
     }
+}
+
+/// The first lanes of a vector.
+fn lanes(count: usize) -> __mmask16 {
+    ((1u32 << count.min(LANES)) - 1) as __mmask16
 }
 
 /// What a tile multiplies: in step `k`, vector `v` of weights is at `w + v * vector + k * step`, and the four bytes of
 /// row `r` at `x + r * stride + 4 k`. Of the last vector only the lanes `last` are there.
+#[derive(Clone, Copy)]
 struct Operands {
     w: *const i8,
     vector: usize,
@@ -146,14 +144,84 @@ struct Operands {
     steps: usize,
 }
 
-/// The lanes of a range.
-fn lanes(range: Range<usize>) -> __mmask16 {
-    let below = |end: usize| ((1u32 << end.min(LANES)) - 1) as __mmask16;
-    below(range.end) & !below(range.start)
+/// What becomes of the sums of a tile: as in [`Epilogue`], but for whole vectors.
+#[derive(Clone, Copy)]
+struct Target {
+    scales: *const f32,
+    bias: *const f32,
+    row_scales: *const f32,
+    out: *mut f32,
+    stride: usize,
+    activation: Activation,
+}
+
+/// Whole vectors of outputs, from `first` on, of all rows.
+///
+/// # Safety
+/// What [`Operands`] says is there for all rows; with bytes, each row is followed by the `i32` that its sums start at.
+/// [`Epilogue::check`] has passed for all rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+#[inline]
+unsafe fn columns<const PAIRS: bool>(
+    operands: Operands,
+    vectors: usize,
+    first: usize,
+    rows: usize,
+    epilogue: &mut Epilogue<'_>,
+) {
+    static NO_BIAS: [f32; NV * LANES] = [-0.0; NV * LANES]; // adding it changes nothing
+    let Epilogue { ref outputs, stride, activation, bias, .. } = *epilogue;
+    let wanted = first.max(outputs.start)..(first + vectors * LANES).min(outputs.end);
+    let at = wanted.start - outputs.start;
+    let floats = match bias {
+        Some(Vector::F32(bias)) => Some(bias[wanted.start..].as_ptr()),
+        Some(Vector::F16(_)) => None,
+        None => Some(NO_BIAS.as_ptr()),
+    };
+    if let (Some(bias), true) = (floats, wanted.len() == vectors * LANES) {
+        let scales = epilogue.scales[first..].as_ptr();
+        let (row_scales, out) = (epilogue.row_scales.as_ptr(), epilogue.out[at..].as_mut_ptr());
+        // SAFETY: the caller's; all of these outputs are wanted.
+        unsafe {
+            tiles::<PAIRS>(operands, vectors, rows, Target { scales, bias, row_scales, out, stride, activation })
+        };
+        return;
+    }
+    // Whole vectors in memory of our own.
+    let (mut scales, mut biases, mut some) = ([0.0; NV * LANES], NO_BIAS, [[0.0; NV * LANES]; MR]);
+    let place = wanted.start - first..wanted.end - first;
+    scales[place.clone()].copy_from_slice(&epilogue.scales[wanted.clone()]);
+    if let Some(bias) = bias {
+        biases[place.clone()].iter_mut().zip(bias.iter_from(wanted.start)).for_each(|(to, from)| *to = from);
+    }
+    for row in (0..rows).step_by(MR) {
+        let count = MR.min(rows - row);
+        let out = epilogue.out[row * stride + at..].chunks_mut(stride);
+        for (some, out) in some.iter_mut().zip(out).take(count) {
+            some[place.clone()].copy_from_slice(&out[..wanted.len()]);
+        }
+        let target = Target {
+            scales: scales.as_ptr(),
+            bias: biases.as_ptr(),
+            row_scales: epilogue.row_scales[row..].as_ptr(),
+            out: some.as_mut_ptr().cast(),
+            stride: NV * LANES,
+            activation,
+        };
+        // SAFETY: the caller's; up to `MR` whole rows of whole vectors.
+        unsafe {
+            let x = operands.x.add(row * operands.stride);
+            tiles::<PAIRS>(Operands { x, ..operands }, vectors, count, target);
+        }
+        let out = epilogue.out[row * stride + at..].chunks_mut(stride);
+        for (some, out) in some.iter().zip(out).take(count) {
+            out[..wanted.len()].copy_from_slice(&some[place.clone()]);
+        }
+    }
 }
 
 /// [`tile`], by its rows and vectors, each less one.
-type Tiles = [[unsafe fn(&Operands, &mut Epilogue<'_>, usize, usize); NV]; MR];
+type Tiles = [[unsafe fn(Operands, usize, Target); NV]; MR];
 
 macro_rules! tiles {
     ($pairs:literal, $($rows:literal),*) => {
@@ -164,133 +232,113 @@ macro_rules! tiles {
 const TILES: Tiles = tiles!(false, 1, 2, 3, 4, 5, 6);
 const TILES_OF_PAIRS: Tiles = tiles!(true, 1, 2, 3, 4, 5, 6);
 
-/// `R` rows and `V` vectors of outputs: the products of bytes, or of pairs of 16-bit numbers, to the epilogue as rows
-/// from `row` and outputs from `output` on, but not activated.
+/// So many vectors of so many rows.
 ///
 /// # Safety
-/// What [`Operands`] says is there; with bytes, each row is followed by the `i32` that its sums start at.
-/// [`Epilogue::check`] has passed for all rows.
+/// As of [`tile`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+#[inline]
+unsafe fn tiles<const PAIRS: bool>(operands: Operands, vectors: usize, rows: usize, target: Target) {
+    let tiles = if PAIRS { &TILES_OF_PAIRS } else { &TILES };
+    let (groups, rest) = (rows / MR, rows % MR);
+    // SAFETY: the caller's; the rest are the last rows.
+    unsafe {
+        tiles[MR - 1][vectors - 1](operands, groups, target);
+        if rest > 0 {
+            let done = groups * MR;
+            let x = operands.x.add(done * operands.stride);
+            let (row_scales, out) = (target.row_scales.add(done), target.out.add(done * target.stride));
+            tiles[rest - 1][vectors - 1](Operands { x, ..operands }, 1, Target { row_scales, out, ..target });
+        }
+    }
+}
+
+/// `groups` times `R` rows and `V` vectors of outputs: the products of bytes, or of pairs of 16-bit numbers.
+///
+/// # Safety
+/// What [`Operands`] says is there for so many rows; with bytes, each row is followed by the `i32` that its sums start
+/// at. `V` whole vectors of scales, biases and outputs.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 #[inline(never)] // on its own the compiler keeps all sums in registers
-unsafe fn tile<const PAIRS: bool, const R: usize, const V: usize>(
-    operands: &Operands,
-    epilogue: &mut Epilogue<'_>,
-    row: usize,
-    output: usize,
-) {
-    let Operands { w, vector, step, last, x, stride, steps } = *operands;
-    // Where the sums will go is far away: ask for it now.
-    let out = epilogue.out.as_ptr().wrapping_add(row * epilogue.stride + output).wrapping_sub(epilogue.outputs.start);
-    for r in 0..R {
-        for v in 0..V {
-            _mm_prefetch::<_MM_HINT_ET0>(out.wrapping_add(r * epilogue.stride + v * LANES).cast());
-        }
-    }
-    let mut sums = [[_mm512_setzero_si512(); V]; R];
-    if !PAIRS {
-        for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: the `i32` after row r.
-            *sums = [_mm512_set1_epi32(unsafe { x.add(r * stride + steps * KT).cast::<i32>().read_unaligned() }); V];
-        }
-    }
+unsafe fn tile<const PAIRS: bool, const R: usize, const V: usize>(operands: Operands, groups: usize, target: Target) {
+    let Operands { w, vector, step, last, mut x, stride, steps } = operands;
+    let Target { scales, bias, mut row_scales, mut out, stride: out_stride, activation } = target;
     let flip = _mm512_set1_epi8(-128);
-    for k in 0..steps {
-        let mut weights = [_mm512_setzero_si512(); V];
-        for (v, weights) in weights.iter_mut().enumerate() {
-            // SAFETY: vector v of step k, less the lanes that are not there.
-            *weights = unsafe {
-                let w = w.add(v * vector + k * step);
-                match PAIRS {
-                    true => _mm512_maskz_loadu_epi32(if v + 1 == V { last } else { !0 }, w.cast()),
-                    false => _mm512_xor_si512(_mm512_loadu_si512(w.cast()), flip),
-                }
-            };
+    for _ in 0..groups {
+        // Where the sums will go is far away: ask for it now.
+        for r in 0..R {
+            for v in 0..V {
+                _mm_prefetch::<_MM_HINT_ET0>(out.wrapping_add(r * out_stride + v * LANES).cast());
+            }
         }
-        for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: four bytes of row r in step k.
-            let x = _mm512_set1_epi32(unsafe { x.add(r * stride + k * KT).cast::<i32>().read_unaligned() });
-            for (sum, weights) in sums.iter_mut().zip(weights) {
-                *sum = match PAIRS {
-                    true => _mm512_dpwssd_epi32(*sum, weights, x),
-                    false => _mm512_dpbusd_epi32(*sum, weights, x),
+        let mut sums = [[_mm512_setzero_si512(); V]; R];
+        if !PAIRS {
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: the `i32` after row r.
+                let start = unsafe { x.add(r * stride + steps * KT).cast::<i32>().read_unaligned() };
+                *sums = [_mm512_set1_epi32(start); V];
+            }
+        }
+        for k in 0..steps {
+            let mut weights = [_mm512_setzero_si512(); V];
+            for (v, weights) in weights.iter_mut().enumerate() {
+                // SAFETY: vector v of step k, less the lanes that are not there.
+                *weights = unsafe {
+                    let w = w.add(v * vector + k * step);
+                    match PAIRS {
+                        true => _mm512_maskz_loadu_epi32(if v + 1 == V { last } else { !0 }, w.cast()),
+                        false => _mm512_xor_si512(_mm512_loadu_si512(w.cast()), flip),
+                    }
                 };
             }
-        }
-    }
-    let columns: [Columns; V] = core::array::from_fn(|v| {
-        // SAFETY: the epilogue was checked.
-        unsafe { Columns::new(epilogue, output + v * LANES) }
-    });
-    let (row_scales, stride) = (epilogue.row_scales[row..][..R].as_ptr(), epilogue.stride);
-    let add = epilogue.activation == Activation::Add;
-    for (r, sums) in sums.iter().enumerate() {
-        // SAFETY: a scale of each of `R` rows.
-        let row_scale = _mm512_set1_ps(unsafe { *row_scales.add(r) });
-        for (sum, to) in sums.iter().zip(&columns) {
-            let value = _mm512_mul_ps(_mm512_cvtepi32_ps(*sum), _mm512_mul_ps(row_scale, to.scales));
-            let mut value = _mm512_add_ps(value, to.bias);
-            // SAFETY: row `row + r` was checked, and the mask leaves wanted outputs.
-            unsafe {
-                let out = to.out.add((row + r) * stride);
-                if add {
-                    value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(to.mask, out));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: four bytes of row r in step k.
+                let x = _mm512_set1_epi32(unsafe { x.add(r * stride + k * KT).cast::<i32>().read_unaligned() });
+                for (sum, weights) in sums.iter_mut().zip(weights) {
+                    *sum = match PAIRS {
+                        true => dpwssd(*sum, weights, x),
+                        false => _mm512_dpbusd_epi32(*sum, weights, x),
+                    };
                 }
-                _mm512_mask_storeu_ps(out, to.mask, value);
             }
         }
-    }
-}
-
-/// What an epilogue has for 16 outputs, of which the mask leaves those that are wanted.
-struct Columns {
-    mask: __mmask16,
-    scales: __m512,
-    bias: __m512,
-    /// Their place in the first row.
-    out: *mut f32,
-}
-
-impl Columns {
-    /// # Safety
-    /// [`Epilogue::check`] has passed.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    #[inline]
-    unsafe fn new(epilogue: &mut Epilogue<'_>, first: usize) -> Self {
-        let wanted = &epilogue.outputs;
-        let mask = lanes(wanted.start.saturating_sub(first)..wanted.end.saturating_sub(first));
-        // SAFETY: there are scales, and a bias, for all that the mask leaves.
-        let (scales, bias) = unsafe {
-            let bias = match epilogue.bias {
-                Some(Vector::F32(bias)) => _mm512_maskz_loadu_ps(mask, bias.as_ptr().wrapping_add(first)),
-                Some(Vector::F16(bias)) => {
-                    _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, bias.as_ptr().wrapping_add(first).cast()))
+        for (r, sums) in sums.iter().enumerate() {
+            // SAFETY: row r has a scale and `V` vectors of outputs, which have scales and biases.
+            unsafe {
+                let row_scale = _mm512_set1_ps(*row_scales.add(r));
+                for (v, sum) in sums.iter().enumerate() {
+                    let scale = _mm512_mul_ps(row_scale, _mm512_loadu_ps(scales.add(v * LANES)));
+                    let value = _mm512_mul_ps(_mm512_cvtepi32_ps(*sum), scale);
+                    let mut value = _mm512_add_ps(value, _mm512_loadu_ps(bias.add(v * LANES)));
+                    let out = out.add(r * out_stride + v * LANES);
+                    if activation == Activation::Add {
+                        value = _mm512_add_ps(value, _mm512_loadu_ps(out));
+                    }
+                    _mm512_storeu_ps(out, value);
                 }
-                None => _mm512_set1_ps(-0.0), // adding it changes nothing
-            };
-            (_mm512_maskz_loadu_ps(mask, epilogue.scales.as_ptr().wrapping_add(first)), bias)
-        };
-        Self { mask, scales, bias, out: epilogue.out.as_mut_ptr().wrapping_add(first).wrapping_sub(wanted.start) }
+            }
+        }
+        if activation == Activation::Gelu {
+            for r in 0..R {
+                // SAFETY: row r has `V` vectors of outputs.
+                gelu::<V>(unsafe { &mut *out.add(r * out_stride).cast() });
+            }
+        }
+        (x, row_scales, out) =
+            (x.wrapping_add(R * stride), row_scales.wrapping_add(R), out.wrapping_add(R * out_stride));
     }
 }
 
-/// [`math::gelu`] of a row.
+/// `sum` and the two products of each lane. The compiler would make a product and an addition of the intrinsic.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn gelu_in_place(x: &mut [f32]) {
-    let (vectors, rest) = x.as_chunks_mut();
-    let (whole, few) = vectors.as_chunks_mut::<NV>();
-    for x in whole {
-        gelu(x);
+#[inline]
+fn dpwssd(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: registers only, and the CPU has the instruction.
+    unsafe {
+        asm!("vpdpwssd {0}, {1}, {2}", inout(zmm_reg) sum, in(zmm_reg) a, in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags));
     }
-    for x in few.as_chunks_mut::<1>().0 {
-        gelu(x);
-    }
-    if rest.is_empty() {
-        return;
-    }
-    let mut last = [[0.0; LANES]];
-    last[0][..rest.len()].copy_from_slice(rest);
-    gelu(&mut last);
-    rest.copy_from_slice(&last[0][..rest.len()]);
+    sum
 }
 
 /// [`math::gelu`] of some vectors, step by step for all: one alone would wait for every result.

@@ -73,14 +73,6 @@ impl Epilogue<'_> {
         assert!(self.bias.is_none_or(|bias| bias.len() >= end));
     }
 
-    /// Outputs of a row that are there, among these and wanted.
-    #[cfg(target_arch = "x86_64")]
-    pub fn outputs_of(&mut self, row: usize, outputs: Range<usize>) -> &mut [f32] {
-        let start = outputs.start.max(self.outputs.start) - self.outputs.start;
-        let end = outputs.end.min(self.outputs.end) - self.outputs.start;
-        &mut self.out[row * self.stride..][start..end]
-    }
-
     #[inline(always)]
     fn put_whole<const R: usize>(
         &mut self,

@@ -11,8 +11,8 @@ use crate::{
     quant::{self, ACTIVATION_BYTES},
 };
 
-/// Queries that are attended together.
-pub(crate) const QUERY_BLOCK: usize = 12;
+/// Queries that attend together, at most.
+pub(crate) const QUERIES: usize = 24;
 
 /// The projections of one head: row `i`'s query starts at `data[i * stride]`, its key `part`
 /// further, its value `2 * part` further, each `width` wide.
@@ -34,15 +34,17 @@ impl<'a> Head<'a> {
 
 /// What one head needs to work in; sizes in [`crate::scratch`].
 pub(crate) struct HeadWork<'w> {
+    /// Queries that attend together: there is room for so many.
+    pub together: usize,
     /// Quantised keys in the kernel's layout, and their scales.
     pub keys: &'w mut [i8],
     pub key_scales: &'w mut [f32],
     /// Quantised values `[ceil(T / 2), width, 2]` and a scale each channel.
     pub values: &'w mut [i16],
     pub value_scales: &'w mut [f32],
-    /// `[QUERY_BLOCK, T]`
+    /// `[queries, T]`, a little more where the kernel takes whole panels of keys.
     pub scores: &'w mut [f32],
-    /// `[QUERY_BLOCK, 2 * ceil(T / 2)]`
+    /// `[queries, 2 * ceil(T / 2)]`
     pub weights: &'w mut [i16],
     /// Quantised queries.
     pub queries: &'w mut [u8],
@@ -97,25 +99,29 @@ pub(crate) fn attend<K: Kernel>(
     let values = &work.values[..pairs * 2 * width];
     let factor = core::f32::consts::LOG2_E / libm::sqrtf(width as f32);
     let query_stride = padded * ACTIVATION_BYTES;
-    for (block, out) in out.chunks_mut(QUERY_BLOCK * out_stride).enumerate() {
-        let first = queries.start + block * QUERY_BLOCK;
-        let rows = QUERY_BLOCK.min(queries.end - first);
-        let mut scales = [0.0; QUERY_BLOCK];
+    // Scores of whole panels: those past the last key are 0, and not read.
+    let across = count.next_multiple_of(K::LAYOUT.nr.into());
+    work.key_scales[count..across].fill(0.0);
+    let together = work.together.min(work.scores.len() / across);
+    for (block, out) in out.chunks_mut(together * out_stride).enumerate() {
+        let first = queries.start + block * together;
+        let rows = together.min(queries.end - first);
+        let mut scales = [0.0; QUERIES];
         let queries = Head { data: &data[first * stride..], ..head };
         quantise_queries(k, queries, factor, &mut work.queries[..rows * query_stride], &mut scales[..rows]);
         let queries = Rows { values: &*work.queries, stride: query_stride, count: rows };
         let mut epilogue = Epilogue {
-            scales: &work.key_scales[..count],
+            scales: &work.key_scales[..across],
             bias: None,
             row_scales: &scales[..rows],
-            outputs: 0..count,
-            out: &mut work.scores[..rows * count],
-            stride: count,
+            outputs: 0..across,
+            out: &mut work.scores[..rows * across],
+            stride: across,
             activation: Activation::Store,
         };
-        k.gemm(keys, queries, 0..count, &mut epilogue); // [r, T]
+        k.gemm(keys, queries, 0..across, &mut epilogue); // [r, T]
         let weights = &mut work.weights[..rows * 2 * pairs];
-        weigh(k, count, work.scores, weights, &mut scales[..rows]);
+        weigh(k, count, &work.scores[..rows * across], weights, &mut scales[..rows]);
         let mut epilogue = Epilogue {
             scales: &work.value_scales[..width],
             bias: None,
@@ -198,11 +204,9 @@ step! {
 step! {
     /// Attention weights of rows of `count` scores, and what to multiply their products with.
     fn weigh(k, count: usize, scores: &[f32], weights: &mut [i16], scales: &mut [f32]) {
-        let stride = weights.len() / scales.len();
-        for ((scores, weights), scale) in
-            scores.chunks_exact(count).zip(weights.chunks_exact_mut(stride)).zip(scales)
-        {
-            *scale = 1.0 / integer_weights(scores, weights) as f32;
+        let (from, to) = (scores.len() / scales.len(), weights.len() / scales.len());
+        for ((scores, weights), scale) in scores.chunks_exact(from).zip(weights.chunks_exact_mut(to)).zip(scales) {
+            *scale = 1.0 / integer_weights(&scores[..count], weights) as f32;
         }
     }
 }
