@@ -51,6 +51,13 @@ pub struct Region {
 }
 
 impl Region {
+    /// The middle of a grid: half of its rows and columns, rounded up.
+    pub const fn middle(grid: usize) -> Self {
+        let side = grid.div_ceil(2);
+        let first = (grid - side) / 2;
+        Self { row: first, column: first, rows: side, columns: side }
+    }
+
     /// Whether a position, row-major in a grid of side `grid` (at least 1), is inside.
     pub const fn contains(&self, position: usize, grid: usize) -> bool {
         let (row, column) = (position / grid, position % grid);
@@ -78,6 +85,8 @@ mod tests {
         let inside = |position| region.contains(position, 3);
         assert_eq!((0..9).filter(|&position| inside(position)).sum::<usize>(), 5 + 8);
         assert!(!Region { rows: 0, ..region }.contains(5, 3));
+        assert_eq!(Region::middle(8), Region { row: 2, column: 2, rows: 4, columns: 4 });
+        assert_eq!(Region::middle(1), Region { row: 0, column: 0, rows: 1, columns: 1 });
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use ndarray::{Array1, Array2, Axis, Ix2};
+use ndarray::{Array2, Axis, Ix2};
 use sorcen_runtime::{
+    given::{is_among, Region},
     rng::{Rng, Stream},
     ModelConfig,
 };
@@ -14,7 +15,7 @@ use super::{
     source::{Opened, Source},
 };
 use crate::{
-    given::{at_random, Region},
+    given::{check_region, parse_region},
     picture::read_png,
     tensors::TensorFile,
     tokenizer::AnyTokenizer,
@@ -29,7 +30,7 @@ pub struct InpaintArgs {
     common: Common,
     /// Tokens to invent anew: a rectangle of the grid; more than once for several. Without it, the tokens that
     /// are the mask id in the input.
-    #[arg(long, value_name = "ROW,COLUMN,ROWS,COLUMNS")]
+    #[arg(long, value_name = "ROW,COLUMN,ROWS,COLUMNS", value_parser = parse_region)]
     region: Vec<Region>,
 }
 
@@ -42,7 +43,7 @@ pub struct OutpaintArgs {
     common: Common,
     /// Tokens to keep: a rectangle of the grid; more than once for several [default: the middle, half as high
     /// and wide].
-    #[arg(long, value_name = "ROW,COLUMN,ROWS,COLUMNS")]
+    #[arg(long, value_name = "ROW,COLUMN,ROWS,COLUMNS", value_parser = parse_region)]
     region: Vec<Region>,
 }
 
@@ -95,7 +96,7 @@ struct Originals {
 /// Bad files or options, a region outside the grid, nothing to invent.
 pub fn inpaint(args: &InpaintArgs) -> anyhow::Result<()> {
     args.common.run(|originals, config| {
-        args.region.iter().try_for_each(|region| region.check(config.grid))?;
+        args.region.iter().try_for_each(|region| check_region(region, config.grid))?;
         let in_region = |t: usize| args.region.iter().any(|region| region.contains(t, config.grid));
         Ok(Array2::from_shape_fn(originals.dim(), |(_, t)| !in_region(t)))
     })?;
@@ -109,7 +110,7 @@ pub fn inpaint(args: &InpaintArgs) -> anyhow::Result<()> {
 pub fn outpaint(args: &OutpaintArgs) -> anyhow::Result<()> {
     args.common.run(|originals, config| {
         let regions = if args.region.is_empty() { vec![Region::middle(config.grid)] } else { args.region.clone() };
-        regions.iter().try_for_each(|region| region.check(config.grid))?;
+        regions.iter().try_for_each(|region| check_region(region, config.grid))?;
         let kept = |t: usize| regions.iter().any(|region| region.contains(t, config.grid));
         Ok(Array2::from_shape_fn(originals.dim(), |(_, t)| kept(t)))
     })?;
@@ -125,12 +126,9 @@ pub fn reconstruct(args: &ReconstructArgs) -> anyhow::Result<()> {
     let (mut invented, mut equal) = (0, 0);
     let (job, made) = args.common.run(|originals, config| {
         let count = (args.known * config.tokens() as f64).round() as usize;
-        let mut given = Array2::from_elem(originals.dim(), false);
-        for (image, mut row) in given.rows_mut().into_iter().enumerate() {
-            let rng = Rng::new(args.common.draw.seed, Stream::Evaluation, image as u64);
-            row.assign(&Array1::from(at_random(config.tokens(), count, rng)));
-        }
-        Ok(given)
+        let rng = |image: usize| Rng::new(args.common.draw.seed, Stream::Evaluation, image as u64);
+        let is_given = |(image, t)| is_among(t, config.tokens(), count, rng(image));
+        Ok(Array2::from_shape_fn(originals.dim(), is_given))
     })?;
     let originals = job.originals.as_ref().unwrap_or(&job.start);
     for ((start, original), made) in job.start.iter().zip(originals).zip(&made) {

@@ -4,9 +4,12 @@ mod painter;
 mod patches;
 mod vit;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
 
-use safetensors::tensor::TensorView;
+use safetensors::{tensor::TensorView, SafeTensors};
 
 use crate::error::Error;
 
@@ -53,9 +56,10 @@ impl AnyTokenizer {
         let inside = ["tokenizer.safetensors", "checkpoint/tokenizer.safetensors"].map(|name| path.join(name));
         let file = inside.into_iter().find(|file| file.is_file()).unwrap_or_else(|| path.to_owned());
         let bytes = std::fs::read(&file).map_err(Error::io(&file, "read"))?;
-        let start = &bytes[..bytes.len().min(4096)];
-        let is_vit = start.windows(VIT_FORMAT.len()).any(|window| window == VIT_FORMAT.as_bytes());
-        match is_vit {
+        let says_vit =
+            |metadata: &HashMap<String, String>| metadata.get("format").is_some_and(|format| format == VIT_FORMAT);
+        let header = SafeTensors::read_metadata(&bytes).map(|(_, header)| header);
+        match header.is_ok_and(|header| header.metadata().as_ref().is_some_and(says_vit)) {
             true => VitTokenizer::open(&file).map(Self::Vit),
             false => PatchTokenizer::open(&file).map(Self::Patches),
         }

@@ -2,11 +2,9 @@
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use sorcen_export::{
-    batch::{generate_all, Draw},
-    given::at_random,
-};
+use sorcen_export::batch::{generate_all, Draw};
 use sorcen_runtime::{
+    given::{hide, is_among},
     rng::{Rng, Stream},
     tokenizer::PatchCodebook,
     Model,
@@ -80,8 +78,9 @@ pub fn image_ids(data: &TokenDataset, index: usize) -> Vec<u16> {
 
 /// Keeps a random quarter of the ids and masks the rest.
 fn keep_quarter(ids: &[u16], mask: u16, rng: Rng) -> Vec<u16> {
-    let given = at_random(ids.len(), ids.len() / 4, rng);
-    ids.iter().zip(given).map(|(&id, given)| if given { id } else { mask }).collect()
+    let mut kept = ids.to_vec();
+    hide(&mut kept, mask, |position| is_among(position, ids.len(), ids.len() / 4, rng));
+    kept
 }
 
 /// The pack's tokenizer.

@@ -175,6 +175,7 @@ pub fn cross_check(checkpoint: &Arc<Checkpoint>, files: &Artefacts, task: &Task)
     let images = &task.queries.tokens;
     let tokens = Array2::from_shape_fn((images.len(), checkpoint.config.tokens()), |(i, t)| images[i][t].into());
     let report = verify(&VerifyInputs {
+        labels: Some(task.queries.labels.clone()),
         onnx: vec![files.onnx.clone()],
         packs: vec![files.f32.clone(), files.int8.clone()],
         ..VerifyInputs::new(checkpoint.clone(), tokens)

@@ -319,9 +319,9 @@ impl<I, S> Run<'_, I, S> {
                 break;
             }
         }
-        let temporary = checkpoint_dir.join(TOKENIZER);
-        let fingerprint = super::open(&temporary, Default::default())?.fingerprint();
-        Ok(Report { tokenizer: temporary, fingerprint, steps: step, last })
+        let tokenizer = checkpoint_dir.join(TOKENIZER);
+        let fingerprint = super::open(&tokenizer, Default::default())?.fingerprint();
+        Ok(Report { tokenizer, fingerprint, steps: step, last })
     }
 
     /// Tokens of an image.
