@@ -247,12 +247,23 @@ impl PretrainOptions {
             "mask_ratio_min to 1",
             &masks.mask_ratio_max,
         )?;
+        let reached = self.lr.is_none_or(|lr| self.min_lr <= lr);
+        check(reached, "min_lr", "at most lr, the peak", &self.min_lr)?;
+        let warmup = self.warmup_epochs.unwrap_or(0.0);
+        check(warmup >= 0.0 && warmup.is_finite(), "warmup_epochs", "0 or more", &warmup)?;
+        let (lambda, uniformity) = (self.losses.lambda, self.losses.uniformity);
+        check(lambda >= 0.0 && lambda.is_finite(), "lambda", "0 or more", &lambda)?;
+        check(uniformity >= 0.0 && uniformity.is_finite(), "uniformity", "0 or more", &uniformity)?;
+        let (decay, clip) = (self.adamw.weight_decay, self.adamw.grad_clip);
+        check(decay >= 0.0 && decay.is_finite(), "weight_decay", "0 or more", &decay)?;
+        check(clip >= 0.0 && clip.is_finite(), "grad_clip", "0 (no clipping) or more", &clip)?;
         check(masks.mask_ratio_std > 0.0, "mask_ratio_std", "above 0", &masks.mask_ratio_std)?;
         check(masks.mask_ratio_mu.is_finite(), "mask_ratio_mu", "a number", &masks.mask_ratio_mu)?;
         check((0.0..1.0).contains(&self.dropout), "dropout", "0 to below 1", &self.dropout)?;
         let smoothing = self.losses.label_smoothing;
         check((0.0..1.0).contains(&smoothing), "label_smoothing", "0 to below 1", &smoothing)?;
-        check(self.losses.temperature > 0.0, "temperature", "above 0", &self.losses.temperature)?;
+        let temperature = self.losses.temperature;
+        check(temperature > 0.0 && temperature.is_finite(), "temperature", "above 0", &self.losses.temperature)?;
         check(self.losses.echo_topk >= 1, "echo_topk", "at least 1", &self.losses.echo_topk)?;
         check(self.projector_dim != Some(0), "projector_dim", "at least 1", &0)?;
         check(ratio(self.ema), "ema", "0 to 1", &self.ema)?;

@@ -1,9 +1,10 @@
 //! The device that a run uses: those compiled in.
 
+use clap::builder::ValueParserFactory;
 use serde::{Deserialize, Serialize};
 
 /// Where to compute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Device {
     /// Burn's flex backend.
@@ -15,6 +16,25 @@ pub enum Device {
     /// Any GPU with Vulkan, Metal or DirectX 12.
     #[cfg(feature = "wgpu")]
     Wgpu,
+}
+
+/// On the command line a device that was not compiled in is another mistake than one that does not exist.
+impl ValueParserFactory for Device {
+    type Parser = fn(&str) -> Result<Self, String>;
+
+    fn value_parser() -> Self::Parser {
+        |name| match name {
+            "cpu" => Ok(Self::Cpu),
+            #[cfg(feature = "cuda")]
+            "cuda" => Ok(Self::Cuda),
+            #[cfg(feature = "wgpu")]
+            "wgpu" => Ok(Self::Wgpu),
+            "cuda" | "wgpu" => {
+                Err(format!("this build has no {name}; cargo build --release -p sorcen-trainer --features {name} has"))
+            }
+            _ => Err("expected cpu, cuda or wgpu".into()),
+        }
+    }
 }
 
 impl Device {

@@ -1,7 +1,7 @@
 //! Outputs appear whole or not at all: written under a temporary name, then renamed.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -39,6 +39,21 @@ pub fn first_bytes(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
     File::open(path)?.take(limit).read_to_end(&mut start)?;
     Ok(start)
+}
+
+/// Claims a folder for one writer: until what is returned is dropped, or the process ends in whatever way.
+///
+/// # Errors
+/// [`io::ErrorKind::ResourceBusy`] where another has it; whatever else the file system reports.
+pub fn claim(folder: &Path) -> io::Result<File> {
+    let file = File::options().create(true).append(true).open(folder.join(".lock"))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            Err(io::Error::new(io::ErrorKind::ResourceBusy, "another run is writing to this folder"))
+        }
+        // A file system without locks: as before there were any.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
 }
 
 /// A folder being filled: removed when dropped, unless [`finish`](Self::finish)ed.

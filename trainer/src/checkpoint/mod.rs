@@ -112,6 +112,15 @@ pub fn write_training<B: TrainBackend>(dir: &Path, run: &Pretraining<B>, state: 
 /// # Errors
 /// [`DataError`] where it is missing or not valid.
 pub fn read_config(dir: &Path) -> Result<ModelConfig, DataError> {
+    const CHECKPOINT: &str = "a checkpoint folder (model.safetensors, config.json)";
+    let inner = dir.join(crate::train::CHECKPOINT);
+    if dir.is_file() {
+        return Err(DataError::invalid(dir, "checkpoint", CHECKPOINT, "a file"));
+    }
+    if !dir.join(CONFIG).exists() && inner.join(CONFIG).exists() {
+        let found = format!("the folder of a run; its checkpoint is {}", inner.display());
+        return Err(DataError::invalid(dir, "checkpoint", CHECKPOINT, found));
+    }
     read_config_file(&dir.join(CONFIG))
 }
 
@@ -279,11 +288,30 @@ pub fn go_on<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<()
 
 fn check_config<B: TrainBackend>(dir: &Path, run: &Pretraining<B>) -> Result<(), DataError> {
     let config = read_config(dir)?;
-    if config != run.config {
-        let expected = format!("that of this run, {:?}", run.config);
-        return Err(DataError::invalid(&dir.join(CONFIG), "config", expected, format!("{config:?}")));
+    match first_difference(&run.config, &config) {
+        None => Ok(()),
+        Some((field, now, found)) => {
+            let expected = format!("{now}, as in this run's --model");
+            Err(DataError::invalid(&dir.join(CONFIG), field, expected, found))
+        }
     }
-    Ok(())
+}
+
+/// The first field in which two records differ, with both of its values.
+pub(crate) fn first_difference<T: Serialize>(one: &T, other: &T) -> Option<(String, String, String)> {
+    let fields = |record: &T| match serde_json::to_value(record) {
+        Ok(serde_json::Value::Object(fields)) => fields,
+        _ => Default::default(),
+    };
+    let text = |value: serde_json::Value| match value {
+        serde_json::Value::Null => "none".to_string(),
+        value => value.to_string(),
+    };
+    let mut others = fields(other);
+    fields(one).into_iter().find_map(|(name, one)| {
+        let other = others.remove(&name).unwrap_or_default();
+        (one != other).then(|| (name, text(one), text(other)))
+    })
 }
 
 pub(crate) fn write_json<T: Serialize>(file: &Path, value: &T) -> Result<(), DataError> {

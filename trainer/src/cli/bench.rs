@@ -37,8 +37,8 @@ pub struct TrainArgs {
     /// sorcen, or mage.
     #[arg(long, value_enum, default_value = "sorcen")]
     method: Method,
-    /// Images a step.
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(2..))]
+    /// Images a step, 2 to 65536.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(2..=65_536))]
     batch_size: u32,
     /// What matrix products take: f32, or bf16 with everything else, and the weights, in f32.
     #[arg(long, value_enum, default_value = "f32")]
@@ -52,8 +52,8 @@ pub struct TrainArgs {
     /// Steps that are timed.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
-    /// Where to compute.
-    #[arg(long, value_enum, default_value = "cpu")]
+    /// Where to compute: cpu, or cuda or wgpu in a build with that feature.
+    #[arg(long, default_value = "cpu")]
     device: Device,
     /// Print JSON.
     #[arg(long)]
@@ -68,9 +68,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let Args::Train(args) = args;
     let model = args.model.config(args.grid, args.codes)?;
     if let Err(error) = model.validate() {
-        anyhow::bail!("--model, --grid, --codes: expected a valid model, found {error}");
+        usage_unless!(false, "--model, --grid, --codes: expected a valid model, found {error}");
     }
-    anyhow::ensure!((0.0..1.0).contains(&args.dropout), "--dropout: expected 0 to below 1, found {}", args.dropout);
+    usage_unless!((0.0..1.0).contains(&args.dropout), "--dropout: expected 0 to below 1, found {}", args.dropout);
     let report = train_steps(&BenchOptions {
         model,
         method: args.method,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{ensure, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::compare::{compare, markdown, CellProgress, Options, Settings, Variant};
@@ -106,8 +106,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE|DIR", requires = "bank_pictures")]
     split_pictures: Option<PathBuf>,
 
-    /// Where to compute
-    #[arg(long, value_enum, default_value = "cpu")]
+    /// Where to compute: cpu, or cuda or wgpu in a build with that feature
+    #[arg(long, default_value = "cpu")]
     device: Device,
 
     /// Print compare.json in place of the table
@@ -155,9 +155,9 @@ impl Args {
 
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<()> {
-    ensure!(args.seeds >= 1, "--seeds: expected at least 1, found 0");
-    ensure!(args.k >= 1, "--k: expected at least 1, found 0");
-    ensure!(args.probe_epochs >= 1, "--probe_epochs: expected at least 1, found 0");
+    usage_unless!(args.seeds >= 1, "--seeds: expected at least 1, found 0");
+    usage_unless!(args.k >= 1, "--k: expected at least 1, found 0");
+    usage_unless!(args.probe_epochs >= 1, "--probe_epochs: expected at least 1, found 0");
     let options = args.options();
     let bar = super::progress(0, "steps");
     let mut show = |at: &CellProgress<'_>| {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::picture::{read_logs, save_curves};
 use crate::train::LOG;
 
-/// Draw losses of one or several runs against the step.
+/// Draw losses of one or several runs against the step
 ///
 /// One run: pale points and their running mean. Several: laid over each other, the first as a
 /// broad line and the later ones thinner (blue, orange, green, violet), so that equal ones are
@@ -35,6 +35,7 @@ pub struct Args {
 /// # Errors
 /// A log that cannot be read, or has no such field.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    super::expect_extension("--out", Some(&args.out), "png")?;
     let logs: Vec<PathBuf> =
         args.runs.iter().map(|run| if run.is_dir() { run.join(LOG) } else { run.clone() }).collect();
     let fields: Vec<&str> = args.fields.iter().map(String::as_str).collect();

@@ -4,14 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context, Result};
-use image::RgbImage;
 use sorcen_export::tensors::TensorFile;
 
 use super::tokenizer::TokenizerArgs;
 use crate::data::TokenDataset;
 use crate::exchange::write_images;
 use crate::files::{write_with, PartialDir};
-use crate::picture::{save_png, Grid};
+use crate::picture::{save_png, Grid, Picture};
 use crate::tokenizer::Tokenizer;
 
 /// Turn token ids back into pictures: a sheet, one PNG each, or one array for evaluators
@@ -42,20 +41,20 @@ pub struct Args {
     first: usize,
 
     /// At most this many images [default: 64 with --out, else all]
-    #[arg(long, value_name = "N")]
-    count: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    count: Option<u32>,
 
     /// A sheet of all pictures: the PNG file to write
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 
     /// Pictures a row of the sheet
-    #[arg(long, default_value_t = 8, value_name = "N")]
-    columns: usize,
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    columns: u16,
 
     /// Side of the square that each pixel becomes in the sheet
-    #[arg(long, default_value_t = 2, value_name = "N")]
-    scale: usize,
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=255))]
+    scale: u16,
 
     /// One PNG each, named by the image's number: the folder to make
     #[arg(long, value_name = "DIR")]
@@ -72,14 +71,21 @@ const CHUNK: usize = 64;
 
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<()> {
+    super::expect_extension("--out", args.out.as_deref(), "png")?;
+    super::expect_extension("--npz", args.npz.as_deref(), "npz")?;
     let tokenizer = args.tokenizer.open()?;
     let source = match (&args.data, &args.input) {
         (Some(dir), _) => Source::Dataset(TokenDataset::open(dir)?),
         (None, path) => Source::Tensors(from_tensors(&TensorFile::open(path.as_deref().unwrap_or(Path::new("")))?)?),
     };
-    let most = args.count.unwrap_or(if args.out.is_some() { 64 } else { usize::MAX });
+    let most = args.count.map_or(if args.out.is_some() { 64 } else { usize::MAX }, |count| count as usize);
     let numbers: Vec<usize> = (args.first..source.len()).take(most).collect();
-    ensure!(!numbers.is_empty(), "--first {}: expected the number of an image, found no image there", args.first);
+    usage_unless!(
+        !numbers.is_empty(),
+        "--first: expected 0 to below {}, the images there are, found {}",
+        source.len(),
+        args.first
+    );
     let pictures = Pictures { source, numbers, tokenizer: tokenizer.as_ref() };
     if let Some(path) = &args.out {
         let mut all = Vec::new();
@@ -87,7 +93,8 @@ pub fn run(args: &Args) -> Result<()> {
             all.push(picture.to_vec());
             Ok(())
         })?;
-        let layout = Grid { columns: args.columns.min(all.len()), scale: args.scale, ..Grid::default() };
+        let layout =
+            Grid { columns: usize::from(args.columns).min(all.len()), scale: args.scale.into(), ..Grid::default() };
         save_png(&layout.draw(&all, pictures.side()), path)?;
         println!("{}: {} images", path.display(), all.len());
     }
@@ -160,10 +167,10 @@ impl Pictures<'_> {
     }
 
     fn write_pngs(&self, dir: &Path) -> Result<()> {
-        let (folder, side) = (PartialDir::create(dir)?, self.side() as u32);
+        let (folder, side) = (PartialDir::create(dir)?, self.side());
         self.each(|number, picture| {
-            let picture = RgbImage::from_raw(side, side, picture.to_vec()).context("a picture of another size")?;
-            Ok(picture.save(folder.path().join(format!("{number:08}.png")))?)
+            let picture = Picture { width: side, height: side, rgb: picture.to_vec() };
+            Ok(save_png(&picture, &folder.path().join(format!("{number:08}.png")))?)
         })?;
         Ok(folder.finish()?)
     }

@@ -1,6 +1,6 @@
 //! `sorcen fewshot`: what a few labelled images a class are enough for.
 
-use anyhow::{bail, ensure, Result};
+use anyhow::{bail, Result};
 use burn::backend::Autodiff;
 use serde_json::json;
 use sorcen_export::pack::{PackEngine, PackFile};
@@ -57,8 +57,8 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// Where to compute
-    #[arg(long, value_enum, default_value = "cpu")]
+    /// Where to compute: cpu, or cuda or wgpu in a build with that feature
+    #[arg(long, default_value = "cpu")]
     device: Device,
 
     /// Print JSON
@@ -75,8 +75,8 @@ struct Row {
 
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<()> {
-    ensure!(args.draws >= 1, "--draws: expected at least 1, found 0");
-    ensure!(!args.shots.contains(&0), "--shots: expected at least 1, found 0");
+    usage_unless!(args.draws >= 1, "--draws: expected at least 1, found 0");
+    usage_unless!(!args.shots.contains(&0), "--shots: expected at least 1, found 0");
     let task = args.task.open()?;
     let rows = with_backend!(args.device, B => rows::<B>(args, &task))?;
     let (bank, queries, draws) = (task.bank.labels.len(), task.queries.labels.len(), args.draws);
@@ -142,7 +142,7 @@ fn draw_accuracies<B: Kernels>(
             bail!("--shots: expected at least {} images of class {name} in `{bank}`, found {found}", few.shots);
         }
     };
-    ensure!(examples.len() >= 2, "--shots: expected at least 2 examples in all, found {}", examples.len());
+    usage_unless!(examples.len() >= 2, "--shots: expected at least 2 examples in all, found {}", examples.len());
     let paper = FewShot::probe(examples.len(), args.seed.wrapping_add(few.draw));
     let epochs = args.epochs.unwrap_or(paper.epochs);
     let measure_every = epochs.max(1); // at the end alone

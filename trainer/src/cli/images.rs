@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{bail, ensure, Result};
+use anyhow::Result;
 use clap::Args;
 
 use crate::data::{ImageQuery, ImageSet};
@@ -37,12 +37,12 @@ pub struct ImageArgs {
 
     /// Bring images to this many pixels a side: the shorter side is scaled (bicubic), the middle cut out.
     /// Without it images have to be square and of one size
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = side)]
     size: Option<usize>,
 
     /// Scale the shorter side to this many pixels before --size are cut out: 292 for the 256 of the
     /// official evaluation [default: --size]
-    #[arg(long, value_name = "PIXELS", requires = "size")]
+    #[arg(long, value_name = "PIXELS", requires = "size", value_parser = side)]
     resize: Option<usize>,
 
     /// Images with a shorter side than this are faulty: spacers and broken thumbnails, not pictures
@@ -58,11 +58,8 @@ pub struct ImageArgs {
 impl ImageArgs {
     /// Lists the images.
     pub fn open(&self) -> Result<ImageSet> {
-        if self.size == Some(0) {
-            bail!("--size: expected at least 1 pixel, found 0");
-        }
         if let (Some(size), Some(resize)) = (self.size, self.resize) {
-            ensure!(resize >= size, "--resize: expected at least --size ({size}), found {resize}");
+            usage_unless!(resize >= size, "--resize: expected at least --size ({size}), found {resize}");
         }
         Ok(ImageSet::open(&ImageQuery {
             images: self.images.clone(),
@@ -76,6 +73,12 @@ impl ImageArgs {
             more_views: self.more_views,
         })?)
     }
+}
+
+/// Parses a number of pixels a side.
+fn side(text: &str) -> Result<usize, String> {
+    const LARGEST: usize = 8192;
+    text.parse().ok().filter(|side| (1..=LARGEST).contains(side)).ok_or_else(|| format!("expected 1 to {LARGEST}"))
 }
 
 /// Parses `COLUMN=VALUE`.

@@ -57,8 +57,8 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<()> {
-    anyhow::ensure!(args.k > 0, "--k: expected at least 1, found 0");
-    anyhow::ensure!(args.temperature > 0.0, "--temperature: expected more than 0, found {}", args.temperature);
+    usage_unless!(args.k > 0, "--k: expected at least 1, found 0");
+    usage_unless!(args.temperature > 0.0, "--temperature: expected more than 0, found {}", args.temperature);
     let votes = Votes { k: args.k, temperature: args.temperature };
     let task = args.task.open()?;
     let mut rows = vec![("majority".to_string(), task.majority()), ("tokens".to_string(), task.knn_tokens(votes))];

@@ -88,8 +88,8 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// Where to compute
-    #[arg(long, value_enum, default_value = "cpu")]
+    /// Where to compute: cpu, or cuda or wgpu in a build with that feature
+    #[arg(long, default_value = "cpu")]
     device: Device,
 
     /// Print JSON

@@ -1,5 +1,8 @@
 //! The command line: one module a verb, each with its `Args` (parsed by clap) and `run`.
 
+#[macro_use]
+mod usage;
+
 mod bench;
 mod compare;
 mod curves;
@@ -21,12 +24,15 @@ mod tokenizer_train;
 mod tokens;
 mod tokens_bench;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use usage::expect_extension;
+
 use sorcen_export::cli::{fill, generate, inspect, onnx, pack, verify};
 
 /// Sorcen: one vision transformer that represents images and generates them, from VQ tokens.
@@ -69,9 +75,11 @@ enum Verb {
     Reconstruct(fill::ReconstructArgs),
 }
 
-/// Parses the arguments and runs the verb: exit code 0 ok, 1 failed, 2 usage (clap's own).
+/// Parses the arguments and runs the verb: exit code 0 ok, 1 failed, 2 usage.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    usage::end_where_nothing_can_be_printed();
+    let command = usage::with_negative_numbers(Cli::command());
+    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     let result: anyhow::Result<()> = match &cli.verb {
         Verb::Quickstart(args) => quickstart::run(args),
         Verb::Demo(args) => quickstart::run_demo(args),
@@ -99,13 +107,7 @@ pub fn main() -> ExitCode {
         Verb::Compare(args) => compare::run(args),
         Verb::Curves(args) => curves::run(args),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    usage::exit_code(result)
 }
 
 /// A flag that Ctrl-C or SIGTERM sets; the second time they end the process.
@@ -116,7 +118,7 @@ fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
         if asked.swap(true, Ordering::Relaxed) {
             std::process::exit(130); // asked twice: now
         }
-        eprintln!("\nstopping after this step, with a checkpoint (again to stop at once)");
+        let _ = writeln!(std::io::stderr(), "\nstopping soon, training with a checkpoint (again to stop at once)");
     })
     .context("cannot listen for Ctrl-C")?;
     Ok(stop)

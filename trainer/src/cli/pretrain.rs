@@ -1,5 +1,6 @@
 //! `sorcen pretrain`: training.
 
+use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -184,8 +185,8 @@ pub struct Args {
     /// Steps between lines of the log.
     #[arg(long, default_value_t = 20)]
     print_freq: u64,
-    /// Where to compute.
-    #[arg(long, value_enum, default_value = "cpu")]
+    /// Where to compute: cpu, or cuda or wgpu in a build with that feature.
+    #[arg(long, default_value = "cpu")]
     device: Device,
 }
 
@@ -302,7 +303,8 @@ pub fn pretrain_with_bar(options: &PretrainOptions, stop: &AtomicBool) -> anyhow
         bar.set_position(progress.step);
         if let Some(told) = tell(progress, options.images_per_step()) {
             if bar.is_hidden() {
-                eprintln!("step {}/{}, {told}", progress.step, progress.steps);
+                // A full disk behind standard error is no reason to stop training.
+                let _ = writeln!(std::io::stderr(), "step {}/{}, {told}", progress.step, progress.steps);
             }
             bar.set_message(told);
         }

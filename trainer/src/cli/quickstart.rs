@@ -9,10 +9,12 @@ use crate::quickstart::{self, DemoOptions, Init};
 /// CPU only, nothing is downloaded. Trains for `--minutes`, writes the checkpoint, ONNX files and packs, compares
 /// the float reference with each of them, measures k-NN accuracy with the int8 runtime, draws new images and
 /// fills others in from a quarter of their tokens. Ends with OUT/report.md.
+///
+/// Ctrl-C stops after the stage at work, training after the step, with a checkpoint in OUT/training.
 #[derive(clap::Args)]
 #[command(rename_all = "snake_case")]
 pub struct Args {
-    /// Minutes of pretraining
+    /// Minutes of pretraining; the other stages take about half a minute of two cores, features most of it
     #[arg(long, default_value_t = 2.0)]
     minutes: f64,
     /// Folder for everything the run makes; files of an earlier run are replaced
@@ -38,7 +40,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         seed: args.seed,
         samples: args.samples as usize,
     };
-    quickstart::run(&options).map(|_| ())
+    quickstart::run(&options, &*super::stop_on_signal()?).map(|_| ())
 }
 
 /// What the bundled model does, without training: k-NN accuracy, new images, images filled in.

@@ -22,8 +22,8 @@ pub struct Args {
     checkpoint: PathBuf,
     #[command(flatten)]
     files: Files,
-    /// Where to compute.
-    #[arg(long, value_enum, default_value = "cpu")]
+    /// Where to compute: cpu, or cuda or wgpu in a build with that feature.
+    #[arg(long, default_value = "cpu")]
     device: Device,
 }
 

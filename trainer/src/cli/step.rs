@@ -53,8 +53,8 @@ pub struct Args {
     /// What matrix products take.
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
-    /// Where to compute.
-    #[arg(long, value_enum, default_value = "cpu")]
+    /// Where to compute: cpu, or cuda or wgpu in a build with that feature.
+    #[arg(long, default_value = "cpu")]
     device: Device,
 }
 
@@ -70,6 +70,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn step<B: TrainBackend>(args: &Args) -> anyhow::Result<()> {
+    usage_unless!(args.lr.is_finite() && args.lr >= 0.0, "--lr: expected 0 or more, found {}", args.lr);
+    if let Some(folder) = args.output.parent() {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
     let method = args.method.unwrap_or(match args.checkpoint.join(checkpoint::TRAINING_STATE).exists() {
         true => Method::Sorcen,
         false => Method::Mage,

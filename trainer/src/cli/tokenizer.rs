@@ -113,8 +113,8 @@ pub struct TokenizerArgs {
     #[arg(long, value_name = "FILE|DIR")]
     tokenizer: PathBuf,
 
-    /// Where a network (vit, vqgan) computes
-    #[arg(long, value_enum, default_value = "cpu")]
+    /// Where a network (vit, vqgan) computes: cpu, or cuda or wgpu in a build with that feature
+    #[arg(long, default_value = "cpu")]
     device: Device,
 }
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use anyhow::{bail, ensure, Result};
+use anyhow::{bail, Result};
 use clap::{Parser as _, ValueEnum};
 use sorcen_runtime::vit::VitConfig;
 
@@ -178,8 +178,8 @@ struct NetworkArgs {
     #[arg(long, default_value_t = 500)]
     picture_every: u64,
 
-    /// Where to compute
-    #[arg(long, value_enum, default_value = "cpu")]
+    /// Where to compute: cpu, or cuda or wgpu in a build with that feature
+    #[arg(long, default_value = "cpu")]
     device: Device,
 }
 
@@ -210,13 +210,13 @@ impl Args {
             self.network;
         let codes = self.codes;
         if self.kind == Kind::Vqgan {
-            ensure!(!channels.is_empty(), "--channels: expected at least one number");
+            usage_unless!(!channels.is_empty(), "--channels: expected at least one number");
             let (stem, channels) = (channels[0], channels.clone());
             let (encoder_blocks, decoder_blocks, z_channels) = (blocks, blocks, code_dim);
             return Ok(Sizes::Vqgan(VqganConfig { stem, channels, encoder_blocks, decoder_blocks, z_channels, codes }));
         }
         let patch = self.patch;
-        ensure!(
+        usage_unless!(
             patch > 0 && side.is_multiple_of(patch),
             "--patch: expected a divisor of the images' side ({side}), found {patch}"
         );
@@ -264,7 +264,7 @@ pub fn run(args: &Args) -> Result<()> {
     match args.kind {
         Kind::Patch => {
             let given = args.network != NetworkArgs::default();
-            ensure!(!given, "flags of networks were given: expected --kind vit or vqgan, found --kind patch");
+            usage_unless!(!given, "flags of networks were given: expected --kind vit or vqgan, found --kind patch");
             find_patches(args)
         }
         Kind::Vit | Kind::Vqgan => train_network(args),

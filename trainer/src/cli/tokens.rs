@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{bail, Context as _, Result};
+use anyhow::{bail, ensure, Context as _, Result};
 use clap::Subcommand;
 use serde_json::json;
 
@@ -71,7 +71,8 @@ pub struct Merge {
 
 /// Make one dataset for each value of a column of items.csv, such as `split`
 ///
-/// Example: sorcen tokens split emoji --by split --out data (makes data/train, data/val, …)
+/// Example, which makes data/train, data/val, …:
+///   sorcen tokens split emoji --by split --out data
 #[derive(clap::Args, Debug)]
 #[command(verbatim_doc_comment)]
 pub struct Split {
@@ -157,11 +158,18 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn verify(args: &Verify) -> Result<()> {
+    let mut bad = 0;
     for dir in &args.datasets {
-        let dataset = TokenDataset::open(dir)?;
-        dataset.items()?;
-        println!("{}: {} images, all checks passed", dir.display(), dataset.len());
+        let checked = TokenDataset::open(dir).and_then(|dataset| dataset.items().map(|_| dataset.len()));
+        match checked {
+            Ok(images) => println!("{}: {images} images, all checks passed", dir.display()),
+            Err(error) => {
+                bad += 1;
+                println!("{error}");
+            }
+        }
     }
+    ensure!(bad == 0, "{bad} of {} datasets failed", args.datasets.len());
     Ok(())
 }
 

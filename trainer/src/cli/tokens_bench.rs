@@ -11,24 +11,25 @@ use crate::data::{StreamSpec, TokenDataset, TokenDatasetWriter, VQGAN};
 
 /// Make a dataset of random ids, of any size
 ///
-/// Example: sorcen tokens random --images 1281167 --out imagenet_sized (409,973,568 bytes of tokens)
+/// Example, 409,973,568 bytes of tokens:
+///   sorcen tokens random --images 1281167 --out imagenet_sized
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case", verbatim_doc_comment)]
 pub struct Random {
     /// Number of images; ImageNet's training set has 1,281,167
-    #[arg(long, value_name = "N")]
-    images: usize,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    images: u32,
 
-    /// Side of the token grid
-    #[arg(long, default_value_t = 16)]
-    grid: usize,
+    /// Side of the token grid, 1 to 64
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=64))]
+    grid: u16,
 
-    /// Number of codes
-    #[arg(long, default_value_t = 1024)]
-    codes: usize,
+    /// Number of codes, 2 to 65535
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u16).range(2..))]
+    codes: u16,
 
     /// Number of classes
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
     classes: u16,
 
     /// Seed: the same one gives the same bytes
@@ -54,8 +55,8 @@ pub struct Bench {
     dataset: PathBuf,
 
     /// Images a batch
-    #[arg(long, default_value_t = 128)]
-    batch_size: usize,
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    batch_size: u32,
 
     /// Print JSON
     #[arg(long)]
@@ -64,16 +65,15 @@ pub struct Bench {
 
 /// Runs `tokens random`.
 pub fn random(args: &Random) -> Result<()> {
-    ensure!(args.images > 0, "--images: expected at least 1, found 0");
-    ensure!(args.classes > 0, "--classes: expected at least 1, found 0");
-    let spec = StreamSpec { name: VQGAN.into(), grid: args.grid, codebook_size: args.codes, tokenizer: None };
+    let (images, grid, codes) = (args.images as usize, usize::from(args.grid), usize::from(args.codes));
+    let spec = StreamSpec { name: VQGAN.into(), grid, codebook_size: codes, tokenizer: None };
     let class_names = (0..args.classes).map(|class| format!("{class:05}")).collect();
     let mut writer = TokenDatasetWriter::create(&args.out, class_names, &[spec])?;
-    let bar = super::progress(args.images as u64, "images");
-    let mut ids = vec![0; args.grid * args.grid];
-    for image in 0..args.images {
+    let bar = super::progress(args.images.into(), "images");
+    let mut ids = vec![0; grid * grid];
+    for image in 0..images {
         let rng = Rng::new(args.seed, Stream::Evaluation, image as u64);
-        (0..).zip(&mut ids).for_each(|(i, id)| *id = rng.below(i, args.codes as u64) as u16);
+        (0..).zip(&mut ids).for_each(|(i, id)| *id = rng.below(i, codes as u64) as u16);
         let label = rng.below(ids.len() as u64, args.classes.into()) as u16;
         writer.push(label, &[&ids])?;
         bar.inc(1);
@@ -86,7 +86,6 @@ pub fn random(args: &Random) -> Result<()> {
 
 /// Runs `tokens bench`.
 pub fn bench(args: &Bench) -> Result<()> {
-    ensure!(args.batch_size > 0, "--batch_size: expected at least 1, found 0");
     let start = Instant::now();
     let dataset = TokenDataset::open(&args.dataset)?;
     let open_s = start.elapsed().as_secs_f64();
@@ -106,8 +105,8 @@ pub fn bench(args: &Bench) -> Result<()> {
     let start = Instant::now();
     let mut order: Vec<u32> = (0..count as u32).collect();
     order.sort_by_cached_key(|&index| rng.bits(index.into()));
-    let mut batch = vec![0; args.batch_size * tokens];
-    for numbers in order.chunks(args.batch_size) {
+    let mut batch = vec![0; args.batch_size as usize * tokens];
+    for numbers in order.chunks(args.batch_size as usize) {
         for (&number, ids) in numbers.iter().zip(batch.chunks_exact_mut(tokens)) {
             dataset.ids(number as usize, ids);
         }

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use report::{markdown, Comparison};
 pub use variant::Variant;
 
-use crate::checkpoint::read_json;
+use crate::checkpoint::{first_difference, read_json};
 use crate::config::{Duration, ModelChoice, PretrainOptions};
 use crate::data::TokenDataset;
 use crate::device::Device;
@@ -35,7 +35,7 @@ use crate::files::write_atomically;
 use crate::kernels::Kernels;
 use crate::metrics::LogLine;
 use crate::tokenizer;
-use crate::train::{self, Progress};
+use crate::train::{self, Progress, TrainError};
 
 /// What every cell has in common: kept in `settings.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -134,9 +134,10 @@ pub struct CellProgress<'a> {
 /// `output_dir`, a loss that is not finite.
 pub fn compare<B: Kernels>(options: &Options, progress: &mut dyn FnMut(&CellProgress<'_>)) -> Result<Comparison> {
     let Settings { data, bank, split, only, .. } = &options.settings;
-    let task = Task::open(data, bank, split, only)?;
     check_variants(options)?;
-    begin(options)?;
+    let task = Task::open(data, bank, split, only)?;
+    let settings = options.output_dir.join("settings.json");
+    check_begun(&settings, &options.settings)?;
 
     let cells: Vec<(u64, Variant)> =
         (0..options.seeds).flat_map(|seed| options.variants.iter().map(move |&variant| (seed, variant))).collect();
@@ -152,6 +153,7 @@ pub fn compare<B: Kernels>(options: &Options, progress: &mut dyn FnMut(&CellProg
                 };
                 let cell = run_cell::<B>(options, &task, variant, seed, &dir, &mut at)
                     .with_context(|| format!("{}, seed {seed}", variant.name()))?;
+                write_json(&settings, &options.settings)?; // not before a cell shows that they can be used
                 write_json(&path, &cell)?;
                 cell
             }
@@ -172,29 +174,22 @@ fn check_variants(options: &Options) -> Result<()> {
             }
             _ => {}
         }
+        pretraining(options, *variant, 0, Path::new("")).validate().map_err(TrainError::Option)?;
     }
     Ok(())
 }
 
-/// Writes the settings, or checks that they are those the comparison was begun with.
-fn begin(options: &Options) -> Result<()> {
-    let path = options.output_dir.join("settings.json");
+/// Checks that the settings are those the comparison was begun with, if it was.
+fn check_begun(path: &Path, settings: &Settings) -> Result<()> {
     if !path.exists() {
-        return write_json(&path, &options.settings);
+        return Ok(());
     }
-    let begun: Settings = read_json(&path)?;
-    let fields = |settings: &Settings| match serde_json::to_value(settings) {
-        Ok(serde_json::Value::Object(fields)) => fields,
-        _ => Default::default(),
-    };
-    let now = fields(&options.settings);
-    for (name, expected) in fields(&begun) {
-        let found = now.get(&name).cloned().unwrap_or_default();
-        if expected != found {
-            bail!("{}: {name}: expected {expected}, as this comparison was begun with, found {found}", path.display());
+    match first_difference(&read_json(path)?, settings) {
+        None => Ok(()),
+        Some((name, begun, now)) => {
+            bail!("{}: {name}: expected {begun}, as this comparison was begun with, found {now}", path.display())
         }
     }
-    Ok(())
 }
 
 fn run_cell<B: Kernels>(

@@ -35,9 +35,11 @@ impl Idx {
     fn parse(path: &Path, mut file: Vec<u8>) -> Result<Self, DataError> {
         let dims = match file.get(..4) {
             Some(&[0, 0, 0x08, dims @ 1..=4]) => usize::from(dims),
-            start => {
-                let expected = "an idx file of unsigned bytes (00 00 08, then 1 to 4 dimensions)";
-                return Err(DataError::invalid(path, "first bytes", expected, format_args!("{start:02x?}")));
+            _ => {
+                let expected =
+                    "a folder, a tar file or an idx file of unsigned bytes (00 00 08, then 1 to 4 dimensions)";
+                let start: Vec<_> = file.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+                return Err(DataError::invalid(path, "first bytes", expected, start.join(" ")));
             }
         };
         let header = 4 + 4 * dims;

@@ -42,6 +42,8 @@ struct StreamWriter {
     name: String,
     meta: StreamMeta,
     path: PathBuf,
+    /// Where it will be: what errors name.
+    shown: PathBuf,
     file: BufWriter<File>,
     row: Vec<u8>,
 }
@@ -100,7 +102,7 @@ impl TokenDatasetWriter {
         for (name, bytes) in [(LABELS, Some(labels.as_slice())), (ITEMS, items.map(str::as_bytes))] {
             if let Some(bytes) = bytes {
                 let path = self.dir.path().join(name);
-                std::fs::write(&path, bytes).map_err(DataError::io(&path))?;
+                std::fs::write(&path, bytes).map_err(DataError::io(&self.target))?;
                 sha256.insert(name.to_string(), sha256_hex(bytes));
             }
         }
@@ -108,7 +110,7 @@ impl TokenDatasetWriter {
             Meta { format: FORMAT.into(), version: VERSION, count, class_names: self.class_names, streams, sha256 };
         let path = self.dir.path().join(META);
         let json = serde_json::to_string_pretty(&meta).map_err(|error| DataError::io(&path)(error.into()))?;
-        std::fs::write(&path, json + "\n").map_err(DataError::io(&path))?;
+        std::fs::write(&path, json + "\n").map_err(DataError::io(&self.target))?;
         self.dir.finish().map_err(DataError::io(&self.target))
     }
 }
@@ -124,14 +126,15 @@ impl StreamWriter {
         check_stream(target, &spec.name, &meta)?;
         let path = dir.join(stream_file(&spec.name));
         let row = vec![0; row_bytes(meta.grid * meta.grid, meta.bits)];
-        let mut file = BufWriter::new(File::create(&path).map_err(DataError::io(&path))?);
-        file.write_all(&npy::header("|u1", &[0, row.len()])).map_err(DataError::io(&path))?;
-        Ok(Self { name: spec.name.clone(), meta, path, file, row })
+        let mut file = BufWriter::new(File::create(&path).map_err(DataError::io(target))?);
+        file.write_all(&npy::header("|u1", &[0, row.len()])).map_err(DataError::io(target))?;
+        let shown = target.join(stream_file(&spec.name));
+        Ok(Self { name: spec.name.clone(), meta, path, shown, file, row })
     }
 
     fn push(&mut self, index: usize, ids: &[u16]) -> Result<(), DataError> {
         let invalid =
-            |item: String, expected: String, found: usize| Err(DataError::invalid(&self.path, item, expected, found));
+            |item: String, expected: String, found: usize| Err(DataError::invalid(&self.shown, item, expected, found));
         let tokens = self.meta.grid * self.meta.grid;
         if ids.len() != tokens {
             return invalid(format!("tokens of image {index}"), tokens.to_string(), ids.len());
@@ -141,8 +144,8 @@ impl StreamWriter {
             return invalid(format!("image {index}, token {at}"), expected, ids[at].into());
         }
         pack_row(ids, self.meta.bits, &mut self.row)
-            .map_err(|error| DataError::invalid(&self.path, format_args!("image {index}"), "a row of ids", error))?;
-        self.file.write_all(&self.row).map_err(DataError::io(&self.path))
+            .map_err(|error| DataError::invalid(&self.shown, format_args!("image {index}"), "a row of ids", error))?;
+        self.file.write_all(&self.row).map_err(DataError::io(&self.shown))
     }
 
     /// Puts the count into the header; returns the file's checksum.
@@ -152,9 +155,9 @@ impl StreamWriter {
             .seek(SeekFrom::Start(0))
             .and_then(|_| self.file.write_all(&header))
             .and_then(|()| self.file.flush())
-            .map_err(DataError::io(&self.path))?;
+            .map_err(DataError::io(&self.shown))?;
         streams.insert(self.name, self.meta);
-        let file = MappedFile::open(&self.path).map_err(DataError::io(&self.path))?;
+        let file = MappedFile::open(&self.path).map_err(DataError::io(&self.shown))?;
         Ok(sha256_hex(&file))
     }
 }

@@ -126,7 +126,7 @@ impl<B: AutodiffBackend> LinearProbe<B> {
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// An option is out of range.
-    #[error("{0}")]
+    #[error("--{0}")]
     Option(String),
     /// The images do not fit the model.
     #[error(transparent)]

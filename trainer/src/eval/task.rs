@@ -85,7 +85,8 @@ impl Task {
             }
         };
         same("grid", &bank.grid(), &queries.grid())?;
-        same("tokenizer", &bank.tokenizer(), &queries.tokenizer())?;
+        let tokenizer = |dataset: &TokenDataset| dataset.tokenizer().unwrap_or("none recorded").to_string();
+        same("tokenizer", &tokenizer(&bank), &tokenizer(&queries))?;
         same("class names", &bank.class_names(), &queries.class_names())?;
         let (class_names, grid) = (bank.class_names().to_vec(), bank.grid());
         Ok(Self { bank: Labelled::of(&bank, only)?, queries: Labelled::of(&queries, only)?, class_names, grid })
@@ -193,7 +194,11 @@ fn batches(
     extract: impl Fn(ArrayView2<i64>) -> Result<Array2<f32>, sorcen_export::Error>,
 ) -> Result<Vec<Vec<f32>>, sorcen_export::Error> {
     if let Some(image) = images.iter().find(|image| image.len() != tokens) {
-        return Err(sorcen_export::Error::value("tokens of an image", tokens, image.len()));
+        return Err(sorcen_export::Error::value(
+            "tokens of an image",
+            format!("{tokens}, as the model has"),
+            image.len(),
+        ));
     }
     let mut features = Vec::with_capacity(images.len());
     for images in images.chunks(BATCH) {

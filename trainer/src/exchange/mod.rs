@@ -45,13 +45,19 @@ pub fn import(from: &Path, out: &Path, options: &ImportOptions) -> Result<usize,
     };
     let file = file.as_ref();
     let count = match shape(file, LABELS)?[..] {
-        [count] => count,
-        ref other => return Err(DataError::invalid(from, LABELS, "shape [N]", format_args!("{other:?}"))),
+        [count] if count > 0 => count,
+        ref other => {
+            return Err(DataError::invalid(from, LABELS, "shape [N], N at least 1", format_args!("{other:?}")))
+        }
     };
     let streams = streams(file)?;
     if !streams.iter().any(|(name, _)| name == VQGAN) {
         let found = file.names().join(", ");
         return Err(DataError::invalid(from, "arrays", "tokens_vqgan or tokens", found));
+    }
+    if let Some(name) = options.codes.keys().find(|&name| !streams.iter().any(|(stream, _)| stream == name)) {
+        let found = streams.iter().map(|(stream, _)| stream.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(DataError::invalid(from, "streams", format_args!("{name}, as in --codes"), found));
     }
     let mut specs = Vec::new();
     for (name, array) in &streams {
@@ -117,9 +123,15 @@ fn each_row<const BYTES: usize>(
 }
 
 fn shape(file: &dyn IntFile, array: &str) -> Result<Vec<usize>, DataError> {
+    if let Some(shape) = file.shape(array) {
+        return Ok(shape);
+    }
     let missing =
         || DataError::invalid(file.path(), "arrays", format_args!("one named {array}"), file.names().join(", "));
-    file.shape(array).ok_or_else(missing)
+    match file.names().iter().any(|name| name == array) {
+        true => Err(file.open_ints(array).err().unwrap_or_else(missing)), // there, but not as it can be read
+        false => Err(missing()),
+    }
 }
 
 /// Names of streams and of their arrays: `tokens_NAME`, or `tokens` for the model's own.

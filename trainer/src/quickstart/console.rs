@@ -1,34 +1,37 @@
 //! What a person sees while a run goes on: numbered stages, bars, times.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{ensure, Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::report::table;
 
 /// Numbers and times the stages of a run.
-pub struct Console {
+pub struct Console<'a> {
     total: usize,
+    stop: &'a AtomicBool,
     started: Instant,
     times: Vec<(String, Duration)>,
 }
 
-impl Console {
-    /// A run of `total` stages that starts now.
-    pub fn new(total: usize) -> Self {
-        Self { total, started: Instant::now(), times: Vec::new() }
+impl<'a> Console<'a> {
+    /// A run of `total` stages that starts now; no further one begins once `stop` is set.
+    pub fn new(total: usize, stop: &'a AtomicBool) -> Self {
+        Self { total, stop, started: Instant::now(), times: Vec::new() }
     }
 
     /// Runs one stage.
     ///
     /// # Errors
-    /// The stage's, with its name.
+    /// The stage's, with its name; that the run was stopped.
     pub fn stage<T>(&mut self, title: &str, body: impl FnOnce() -> Result<T>) -> Result<T> {
         println!("\n[{}/{}] {title}", self.times.len() + 1, self.total);
         let start = Instant::now();
         let value = body().with_context(|| format!("stage `{title}`"))?;
         self.times.push((title.to_string(), start.elapsed()));
+        ensure!(!self.stop.load(Ordering::Relaxed), "stopped after stage `{title}`; what it wrote is kept");
         Ok(value)
     }
 

@@ -8,7 +8,10 @@ mod stages;
 
 pub(crate) use report::table;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{atomic::AtomicBool, Arc},
+};
 
 use anyhow::{bail, Context, Result};
 use sorcen_export::{pack::PackFile, Checkpoint};
@@ -37,7 +40,7 @@ pub struct Options {
 /// Where training starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Init {
-    /// The bundled checkpoint: a model trained longer, by the same command.
+    /// The bundled checkpoint: a model of the same sizes that was trained longer.
     Bundled,
     /// Random weights.
     Scratch,
@@ -54,15 +57,17 @@ pub struct DemoOptions {
     pub seed: u64,
 }
 
-/// Goes the whole way; returns the path of the report.
+/// Goes the whole way; returns the path of the report. Where `stop` is set, it ends after the stage at work, training
+/// with a checkpoint.
 ///
 /// # Errors
-/// What went wrong, in which stage. A cross-check out of tolerance is an error too, after the report
+/// What went wrong, in which stage, or that it was stopped. A cross-check out of tolerance is an error too, after the report
 /// is written.
-pub fn run(options: &Options) -> Result<PathBuf> {
+pub fn run(options: &Options, stop: &AtomicBool) -> Result<PathBuf> {
     let out = &options.out;
     let data_dir = out.join("bundled");
-    let mut console = Console::new(8);
+    let pretraining = stages::pretraining(options, &data_dir)?;
+    let mut console = Console::new(8, stop);
     let mut report = Report::new("Quickstart", &stages::introduction(options));
 
     let test = console.stage("Token data sets", || {
@@ -75,7 +80,7 @@ pub fn run(options: &Options) -> Result<PathBuf> {
         Ok(test)
     })?;
 
-    let trained = console.stage("Pretraining", || stages::pretrain(options, &data_dir))?;
+    let trained = console.stage("Pretraining", || stages::pretrain(options, &pretraining, stop))?;
     report.section("Training", &stages::training_text(options, &trained));
 
     let checkpoint = console.stage("Checkpoint", || {
@@ -115,7 +120,8 @@ pub fn run(options: &Options) -> Result<PathBuf> {
 /// Where the output folder cannot be written.
 pub fn demo(options: &DemoOptions) -> Result<()> {
     let data_dir = options.out.join("bundled");
-    let mut console = Console::new(3);
+    let never = AtomicBool::new(false);
+    let mut console = Console::new(3, &never);
     let (test, path) = console.stage("The bundled model", || {
         bundled::unpack(&data_dir)?;
         let (_, test) = open_bundled(&data_dir)?;

@@ -6,11 +6,14 @@ use std::{
     fs,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
     time::Instant,
 };
 
-use anyhow::Result;
+use anyhow::{ensure, Result};
 use ndarray::Array2;
 use sorcen_export::{
     batch::{self, Draw},
@@ -42,7 +45,7 @@ use crate::{
     eval::Task,
     picture::{read_log, save_curves, save_png, Grid},
     tokenizer::PatchTokenizer,
-    train::{self, PretrainReport},
+    train::{self, PretrainReport, TrainError},
 };
 
 /// Images filled in from a quarter of their tokens.
@@ -58,19 +61,21 @@ pub const DRAWING: generate::Options =
 /// The report's first paragraph, which also says where training started.
 pub fn introduction(options: &Options) -> String {
     let start = match options.init {
-        Init::Bundled => "from the bundled checkpoint, which was trained longer by the same command",
+        Init::Bundled => "from the bundled checkpoint, which was trained longer",
         Init::Scratch => "from random weights",
     };
     format!("Pretraining went on for {} minutes {start}; seed {}.", options.minutes, options.seed)
 }
 
-/// Pretrains on the bundled images.
-pub fn pretrain(options: &Options, data_dir: &Path) -> Result<PretrainReport> {
+/// How the bundled images are pretrained on.
+///
+/// # Errors
+/// An option out of range, or something in the way that is no earlier quickstart's.
+pub fn pretraining(options: &Options, data_dir: &Path) -> Result<PretrainOptions> {
     let duration = Duration::Minutes(options.minutes);
     let output = options.out.join("training");
-    if output.exists() {
-        fs::remove_dir_all(&output)?; // an earlier quickstart's
-    }
+    let in_the_way = output.exists() && !output.join(train::RUN).exists();
+    ensure!(!in_the_way, "{}: expected nothing, or an earlier run to replace; found other files", output.display());
     let mut run = PretrainOptions::new(&data_dir.join(bundled::TRAIN), &output, ModelChoice::Micro, duration);
     run.seed = options.seed;
     run.print_freq = 5;
@@ -78,24 +83,39 @@ pub fn pretrain(options: &Options, data_dir: &Path) -> Result<PretrainReport> {
     run.losses.label_smoothing = 0.0;
     match options.init {
         Init::Bundled => {
-            println!("  going on from the bundled checkpoint (--init scratch starts from nothing)");
             run.lr = Some(2e-4);
             run.echo_warmup_epochs = Some(0);
             run.init = Some(data_dir.join(bundled::CHECKPOINT));
         }
-        Init::Scratch => {
-            println!("  from random weights: minutes are enough to see the losses fall, not to draw emoji");
-            run.lr = Some(2e-3);
+        Init::Scratch => run.lr = Some(2e-3),
+    }
+    run.validate().map_err(TrainError::Option)?;
+    Ok(run)
+}
+
+/// Pretrains on the bundled images, until done or `stop` is set.
+pub fn pretrain(options: &Options, run: &PretrainOptions, stop: &AtomicBool) -> Result<PretrainReport> {
+    println!(
+        "  {}",
+        match options.init {
+            Init::Bundled => "going on from the bundled checkpoint (--init scratch starts from nothing)",
+            Init::Scratch => "from random weights: minutes are enough to see the losses fall, not to draw emoji",
         }
+    );
+    if run.output_dir.exists() {
+        fs::remove_dir_all(&run.output_dir)?; // an earlier quickstart's
     }
     let bar = bar("steps");
-    let report = train::pretrain(&run, &mut |progress| {
+    let report = train::pretrain(run, &mut |progress| {
         bar.set_length(progress.steps);
         bar.set_position(progress.step);
         if let Some(line) = &progress.line {
             bar.set_message(format!("loss {:.3}", line.train_loss));
         }
-        ControlFlow::Continue(())
+        match stop.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     })?;
     bar.finish_and_clear();
     let fields = ["train_loss", "train_rec_loss", "train_nn_loss"];

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use sorcen_runtime::rng::{Rng, Stream};
 
 use super::PatchTokenizer;
+use crate::train::TrainError;
 
 /// How to train.
 #[derive(Clone, Copy, Debug)]
@@ -41,30 +42,33 @@ struct Patches {
 /// the mean squared error a channel, of the codes before the round's update.
 ///
 /// # Errors
-/// [`sorcen_runtime::Error::Option`] where `side` is not a multiple of the patch side, or there are
+/// [`TrainError::Option`] where `side` is not a multiple of the patch side, or there are
 /// fewer distinct patches than codes.
 pub fn train(
     images: &[Vec<u8>],
     side: usize,
     options: &TrainOptions,
     mut progress: impl FnMut(u64, f64),
-) -> Result<PatchTokenizer, sorcen_runtime::Error> {
-    let invalid = |name, expected| sorcen_runtime::Error::Option { name, expected };
-    if options.patch == 0 || !side.is_multiple_of(options.patch) {
-        return Err(invalid("patch", "a divisor of the image's side"));
+) -> Result<PatchTokenizer, TrainError> {
+    let TrainOptions { patch, codes, .. } = *options;
+    if patch == 0 || !side.is_multiple_of(patch) {
+        let message = format!("patch: expected a divisor of the images' side ({side}), found {patch}");
+        return Err(TrainError::Option(message));
     }
-    let patches = Patches::of(images, side, options.patch);
-    if options.codes == 0 || patches.weights.len() < options.codes {
-        return Err(invalid("codes", "at least 1, at most the number of distinct patches"));
+    let patches = Patches::of(images, side, patch);
+    let distinct = patches.weights.len();
+    if codes == 0 || distinct < codes {
+        let message = format!("codes: expected 1 to {distinct}, the distinct patches of these images, found {codes}");
+        return Err(TrainError::Option(message));
     }
-    let mut codes = initial_codes(&patches, options);
+    let mut means = initial_codes(&patches, options);
     for round in 0..options.iterations {
-        let assigned = patches.assign(&codes);
-        codes = patches.means(&assigned, &codes);
+        let assigned = patches.assign(&means);
+        means = patches.means(&assigned, &means);
         progress(round, patches.mean_squared_error(&assigned));
     }
-    let bytes = patches.medians(&patches.assign(&codes), &codes);
-    PatchTokenizer::new(bytes, options.codes, options.patch)
+    let bytes = patches.medians(&patches.assign(&means), &means);
+    PatchTokenizer::new(bytes, codes, patch).map_err(|error| TrainError::Option(error.to_string()))
 }
 
 impl Patches {

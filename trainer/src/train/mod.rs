@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::{Duration, Plan, PretrainOptions};
 use crate::data::{DataError, TokenDataset};
 use crate::device::with_backend;
+use crate::files::claim;
 use crate::kernels::TrainBackend;
 use crate::metrics::tensorboard::Events;
 use crate::metrics::{Log, LogLine};
@@ -51,7 +52,7 @@ pub enum TrainError {
     #[error(transparent)]
     Data(#[from] DataError),
     /// An option is out of range.
-    #[error("{0}")]
+    #[error("--{0}")]
     Option(String),
     /// A loss, or the gradient, is not a number any more; the last checkpoint is from before.
     #[error("step {step}: {term}: expected a finite number, found {found}; {hint}")]
@@ -143,6 +144,7 @@ fn run<B: TrainBackend>(
     }
     let out = &options.output_dir;
     std::fs::create_dir_all(out).map_err(DataError::io(out))?;
+    let _mine = claim(out).map_err(DataError::io(out))?;
 
     let started = Instant::now();
     let earlier = if options.resume { checkpoint::find(&out.join(CHECKPOINT)) } else { None };

@@ -106,25 +106,17 @@ pub fn resumed_plan(
     let differs = |item: &str, begun: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
         Err(DataError::invalid(path, item, format!("{begun}, as the run was begun with"), now))
     };
-    if record.model != *model {
-        return differs("model", &format!("{:?}", record.model), &format!("{model:?}"));
+    if let Some((field, begun, now)) = checkpoint::first_difference(&record.model, model) {
+        return differs(&format!("model: {field}"), &begun, &now);
     }
     let dataset = Dataset::of(dataset);
     if record.dataset != dataset {
         return differs("dataset", &format!("{:?}", record.dataset), &format!("{dataset:?}"));
     }
-    let fields = |options: &PretrainOptions| match serde_json::to_value(comparable(options)) {
-        Ok(serde_json::Value::Object(fields)) => fields,
-        _ => Default::default(),
-    };
-    let now = fields(options);
-    for (name, begun) in fields(&record.options) {
-        let found = now.get(&name).cloned().unwrap_or_default();
-        if begun != found {
-            return differs(&name, &begun, &found);
-        }
+    match checkpoint::first_difference(&comparable(&record.options), &comparable(options)) {
+        Some((name, begun, now)) => differs(&name, &begun, &now),
+        None => Ok(record.plan),
     }
-    Ok(record.plan)
 }
 
 /// The options that must not change within a run.

@@ -360,7 +360,7 @@ impl<I, S> Run<'_, I, S> {
         let decoded = tokenizer
             .encode_all(&chosen, self.images.side)
             .and_then(|ids| tokenizer.decode_all(&ids, self.images.side / tokenizer.stride()));
-        let decoded = decoded.map_err(|error| TrainError::Option(error.to_string()))?;
+        let decoded = decoded.map_err(|error| DataError::invalid(path, "picture", "images that fit", error))?;
         let grid = Grid { columns: COLUMNS, scale: 1, ..Grid::default() };
         let sheet = grid.draw(&interleaved(&[&chosen, &decoded], COLUMNS), self.images.side);
         Ok(save_png(&sheet, path).map_err(DataError::from)?)

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sorcen_runtime::vit::VitConfig;
 
 use super::Images;
-use crate::checkpoint::read_json;
+use crate::checkpoint::{first_difference, read_json};
 use crate::data::DataError;
 use crate::device::Device;
 use crate::files::write_atomically;
@@ -201,16 +201,8 @@ pub(super) fn check_same(path: &Path, options: &Options, images: &Images) -> Res
     if begun != now {
         return differs("images", &format!("{begun:?}"), &format!("{now:?}"));
     }
-    let fields = |options: &Options| match serde_json::to_value(options.comparable()) {
-        Ok(serde_json::Value::Object(fields)) => fields,
-        _ => Default::default(),
-    };
-    let now = fields(options);
-    for (name, begun) in fields(&record.options) {
-        let found = now.get(&name).cloned().unwrap_or_default();
-        if begun != found {
-            return differs(&name, &begun, &found);
-        }
+    match first_difference(&record.options.comparable(), &options.comparable()) {
+        Some((name, begun, now)) => differs(&name, &begun, &now),
+        None => Ok(()),
     }
-    Ok(())
 }

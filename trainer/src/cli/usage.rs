@@ -1,0 +1,64 @@
+//! Flags that clap's own parsers cannot judge, and how a run ends.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Command;
+
+use crate::eval::ProbeError;
+use crate::train::TrainError;
+
+/// A flag's value is out of range, or does not fit the others: exit code 2, as for clap's own.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Usage(pub String);
+
+/// Returns [`Usage`] with this message where a condition does not hold.
+macro_rules! usage_unless {
+    ($holds:expr, $($message:tt)+) => {
+        if !$holds {
+            return Err($crate::cli::usage::Usage(format!($($message)+)).into());
+        }
+    };
+}
+
+/// That a file to write has the extension of what will be in it, in any case.
+pub(super) fn expect_extension(flag: &str, path: Option<&Path>, extension: &str) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let fits = path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension));
+    usage_unless!(fits, "{flag}: expected a name ending in .{extension}, found {}", path.display());
+    Ok(())
+}
+
+/// Lets every flag with a value take `-1`, so that what is wrong with it is said of the flag.
+pub(super) fn with_negative_numbers(command: Command) -> Command {
+    let takes_value = |arg: &clap::Arg| arg.get_action().takes_values();
+    command
+        .mut_args(|arg| if takes_value(&arg) { arg.allow_negative_numbers(true) } else { arg })
+        .mut_subcommands(with_negative_numbers)
+}
+
+/// 0 ok, 1 failed, 2 usage; an error is printed.
+pub(super) fn exit_code(result: Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    let _ = writeln!(std::io::stderr(), "error: {error:#}"); // nobody is left to tell
+    let usage = error.is::<Usage>()
+        || matches!(error.downcast_ref(), Some(TrainError::Option(_)))
+        || matches!(error.downcast_ref(), Some(ProbeError::Option(_)));
+    ExitCode::from(if usage { 2 } else { 1 })
+}
+
+/// `println!` panics where nothing can be written (a full disk behind `>`): that is a failure like others.
+pub(super) fn end_where_nothing_can_be_printed() {
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        if message.starts_with("failed printing to ") {
+            let _ = writeln!(std::io::stderr(), "error: {message}");
+            std::process::exit(1);
+        }
+        others(panic);
+    }));
+}
