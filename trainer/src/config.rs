@@ -215,7 +215,7 @@ impl PretrainOptions {
     pub fn validate(&self) -> Result<(), String> {
         let check = |ok: bool, name: &str, expected: &str, found: &dyn std::fmt::Display| match ok {
             true => Ok(()),
-            false => Err(format!("{name}: expected {expected}, found {found}")),
+            false => Err(format!("--{name}: expected {expected}, found {found}")),
         };
         let masks = &self.masks;
         let ratio = |x: f64| (0.0..=1.0).contains(&x);

@@ -191,8 +191,27 @@ fn what_does_not_fit_is_named() {
     assert!(failure(|o| o.batch_size = 64).contains("images: expected at least 64, those of one step, found 40"));
     assert!(failure(|o| o.dropout = 1.0).contains("dropout: expected 0 to below 1, found 1"));
     assert!(failure(|o| o.masks.mask_ratio_min = 0.2).contains("mask_ratio_min"));
+    assert!(failure(|o| o.losses.lambda = f32::NAN).contains("--lambda: expected 0 or more, found NaN"));
+    assert!(failure(|o| o.warmup_epochs = Some(-1.0)).contains("--warmup_epochs: expected 0 or more"));
+    assert!(failure(|o| o.adamw.grad_clip = f64::NAN).contains("--grad_clip: expected"));
+    assert!(failure(|o| o.min_lr = 1.0).contains("--min_lr: expected at most lr"));
     assert!(failure(|o| o.init = Some("nowhere".into())).contains("nowhere"));
     assert!(failure(|o| o.watch.knn_every_epochs = 1).contains("knn_every_epochs: expected knn_data too"));
+}
+
+#[test]
+fn a_folder_is_for_one_run_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    dataset(&dir.path().join("data"));
+    let options = options(dir.path(), "run", 3);
+    let mut second = None;
+    pretrain(&options, &mut |_| {
+        second.get_or_insert_with(|| run(&options).unwrap_err().to_string());
+        std::ops::ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert!(second.unwrap().contains("another run is writing to this folder"));
+    run(&options).unwrap();
 }
 
 #[test]

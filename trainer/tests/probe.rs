@@ -264,14 +264,14 @@ fn what_is_wrong_is_said() {
         (2, format!("linprobe {task} --output_dir new"), "--checkpoint"),
         (2, format!("linprobe {task} --pack p --official_probe_dropout --output_dir new"), "cannot be used with"),
         (1, format!("linprobe {task} {encoder} --output_dir full"), "full: expected a new or empty folder"),
-        (1, format!("linprobe {task} {encoder} --epochs 0 --output_dir new"), "epochs: expected at least 1, found 0"),
+        (2, format!("linprobe {task} {encoder} --epochs 0 --output_dir new"), "epochs: expected at least 1, found 0"),
         (1, format!("linprobe {task} --checkpoint nowhere --output_dir new"), "nowhere"),
         (
             1,
             format!("linprobe {task} {encoder} --lr 1e38 --output_dir diverged"),
             "train loss: expected a finite number",
         ),
-        (1, format!("fewshot {task} {encoder} --shots 0"), "--shots: expected at least 1, found 0"),
+        (2, format!("fewshot {task} {encoder} --shots 0"), "--shots: expected at least 1, found 0"),
         (1, format!("compare {task} --variants pixels --output_dir new"), "expected --tokenizer"),
         (2, format!("compare {task} --bank_pictures p --output_dir new"), "--split_pictures"),
     ];

@@ -68,8 +68,38 @@ fn the_demo_draws_the_same_pictures_twice() {
 fn usage_errors_have_code_2_and_failures_code_1() {
     assert_eq!(sorcen(&["quickstart", "--minutes", "soon"]).0, 2);
     assert_eq!(sorcen(&["no_such_verb"]).0, 2);
+    let (code, _, stderr) = sorcen(&["knn", "--k", "-1", "--data", "d"]);
+    assert!(code == 2 && stderr.contains("'--k <K>'"), "a negative number is said of its flag: {stderr}");
+    let (code, _, stderr) = sorcen(&["bench", "train", "--device", "gpu"]);
+    assert!(code == 2 && stderr.contains("expected cpu, cuda or wgpu"), "{stderr}");
     let file = tempfile::NamedTempFile::new().unwrap();
     let (code, _, stderr) = sorcen(&["demo", "--out", file.path().to_str().unwrap()]);
     assert_eq!(code, 1, "{stderr}");
     assert!(stderr.contains(file.path().to_str().unwrap()), "{stderr}");
+}
+
+#[test]
+fn a_quickstart_that_cannot_begin_removes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mine = dir.path().join("training/mine.txt");
+    fs::create_dir(mine.parent().unwrap()).unwrap();
+    fs::write(&mine, "precious").unwrap();
+    let out = dir.path().to_str().unwrap();
+    let (code, _, stderr) = sorcen(&["quickstart", "--out", out]);
+    assert!(code == 1 && stderr.contains("training: expected nothing"), "{stderr}");
+    fs::write(dir.path().join("training/run.json"), "{}").unwrap();
+    let (code, _, stderr) = sorcen(&["quickstart", "--minutes", "nan", "--out", out]);
+    assert!(code == 2 && stderr.contains("--minutes: expected a number above 0"), "{stderr}");
+    assert!(mine.exists());
+}
+
+#[cfg(target_os = "linux")] // has /dev/full
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/emoji/val");
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_sorcen")).args(["tokens", "inspect", data]).stdout(full()).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && stderr.starts_with("error: failed printing to stdout"), "{stderr}");
 }

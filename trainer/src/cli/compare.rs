@@ -11,22 +11,24 @@ use crate::device::{with_backend, Device};
 
 /// Compare Sorcen, MAGE and ablations: the same tokens, budget and seeds
 ///
-/// For each seed and variant an encoder is pretrained on DATA/TRAIN, then measured on frozen
-/// features by linear probe and nearest neighbours: the labels of DATA/BANK are known, DATA/SPLIT
-/// is classified. Beside them, features that need no training. Prints the table, with 95 %
-/// intervals over seeds.
+/// For each seed and variant an encoder is pretrained on DATA/TRAIN, then
+/// measured on frozen features by linear probe and nearest neighbours: the labels
+/// of DATA/BANK are known, DATA/SPLIT is classified. Beside them, features that
+/// need no training. Prints the table, with 95 % intervals over seeds.
 ///
-/// Writes to OUTPUT_DIR: compare.md and compare.json (anew after each cell), settings.json, and
-/// cells/VARIANT/seed_N/ with training/ (an ordinary run) and cell.json (a cell that has one is
-/// finished). Stop it at any time: the same command goes on where it was; more seeds or variants
-/// only add cells.
+/// Writes to OUTPUT_DIR: compare.md and compare.json (anew after each cell),
+/// settings.json, and cells/VARIANT/seed_N/ with training/ (an ordinary run) and
+/// cell.json (a cell that has one is finished). Stop it at any time: the same
+/// command goes on where it was; more seeds or variants only add cells.
 ///
-/// The budget is images, not time: at the official sizes, a step of Sorcen is 1.3 times the
-/// operations of one of MAGE.
+/// The budget is images, not time: at the official sizes, a step of Sorcen is 1.3
+/// times the operations of one of MAGE.
 ///
-/// Example, 21 trained cells of 51,200 images each, about an hour where 300 images a second are trained on:
-///   sorcen compare --data trainer/assets/emoji --only skin_variation=0 --split test \
-///       --tokenizer trainer/assets/emoji/tokenizer.safetensors --output_dir compare_emoji
+/// Example, 21 trained cells of 51,200 images each, about an hour where 300
+/// images a second are trained on:
+///   sorcen compare --data trainer/assets/emoji --only skin_variation=0 \
+///       --split test --output_dir compare_emoji \
+///       --tokenizer trainer/assets/emoji/tokenizer.safetensors
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case", verbatim_doc_comment)]
 pub struct Args {

@@ -7,9 +7,10 @@ use crate::train::LOG;
 
 /// Draw losses of one or several runs against the step
 ///
-/// One run: pale points and their running mean. Several: laid over each other, the first as a
-/// broad line and the later ones thinner (blue, orange, green, violet), so that equal ones are
-/// all seen. For instance a run that was killed and resumed over one that was not:
+/// One run: pale points and their running mean. Several: laid over each other,
+/// the first as a broad line and the later ones thinner (blue, orange, green,
+/// violet), so that equal ones are all seen. For instance a run that was killed
+/// and resumed over one that was not:
 ///
 ///   sorcen curves --runs straight --runs resumed --out resumed.png
 #[derive(clap::Args)]

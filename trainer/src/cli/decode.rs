@@ -13,13 +13,15 @@ use crate::files::{write_with, PartialDir};
 use crate::picture::{save_png, Grid, Picture};
 use crate::tokenizer::Tokenizer;
 
-/// Turn token ids back into pictures: a sheet, one PNG each, or one array for evaluators
+/// Turn token ids back into pictures: a sheet, one PNG each, or one array for
+/// evaluators
 ///
-/// The ids come from a token dataset, or from a safetensors file with a tensor `ids` [B,h,w] or
-/// [B,T] (or `final_ids`, as `generate` writes it).
+/// The ids come from a token dataset, or from a safetensors file with a tensor
+/// `ids` [B,h,w] or [B,T] (or `final_ids`, as `generate` writes it).
 ///
-/// Example: sorcen decode --data trainer/assets/emoji/val \
-///              --tokenizer trainer/assets/emoji/tokenizer.safetensors --out val.png
+/// Example:
+///   sorcen decode --data trainer/assets/emoji/val --out val.png \
+///       --tokenizer trainer/assets/emoji/tokenizer.safetensors
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case", verbatim_doc_comment)]
 #[command(group(clap::ArgGroup::new("ids").required(true).args(["data", "input"])))]

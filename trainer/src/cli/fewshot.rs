@@ -11,19 +11,23 @@ use crate::engine::BurnEngine;
 use crate::eval::{probe_features, Estimate, FewShot, ProbeOptions, Task, TaskFeatures};
 use crate::kernels::Kernels;
 
-/// Classify from a few labelled images a class: several draws, mean and 95 % interval
+/// Classify from a few labelled images a class: several draws, mean and 95 %
+/// interval
 ///
-/// For each number of shots k, k images of each class are drawn from DATA/BANK, a linear probe
-/// learns from their frozen features, and all of DATA/SPLIT is classified; again for each draw.
-/// Beside it, on the same images and without any training: the nearest class prototype (by
-/// cosine), as a device learns in place.
+/// For each number of shots k, k images of each class are drawn from DATA/BANK, a
+/// linear probe learns from their frozen features, and all of DATA/SPLIT is
+/// classified; again for each draw. Beside it, on the same images and without any
+/// training: the nearest class prototype (by cosine), as a device learns in
+/// place.
 ///
-/// The probe is the one of the paper's supplement (table A.3): LARS 1.0, no weight decay, batches
-/// of 16, no warm-up, half cosine, 10 epochs - but for more epochs where 10 would make fewer than
-/// 500 steps. Table A.3's random crops would need the tokenizer: here images are whole.
+/// The probe is the one of the paper's supplement (table A.3): LARS 1.0, no
+/// weight decay, batches of 16, no warm-up, half cosine, 10 epochs - but for more
+/// epochs where 10 would make fewer than 500 steps. Table A.3's random crops
+/// would need the tokenizer: here images are whole.
 ///
-/// Example: sorcen fewshot --data trainer/assets/emoji --only skin_variation=0 --shots 1,5,10 \
-///              --checkpoint trainer/assets/emoji/checkpoint
+/// Example:
+///   sorcen fewshot --data trainer/assets/emoji --only skin_variation=0 \
+///       --shots 1,5,10 --checkpoint trainer/assets/emoji/checkpoint
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case", verbatim_doc_comment)]
 pub struct Args {

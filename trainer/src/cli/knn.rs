@@ -16,14 +16,16 @@ use crate::tokenizer;
 
 /// Classify held-back images by their nearest neighbours: what features are worth
 ///
-/// Gives the accuracy with the features of a checkpoint or a pack beside that with the plain
-/// tokens: features that are no better have learned nothing.
+/// Gives the accuracy with the features of a checkpoint or a pack beside that
+/// with the plain tokens: features that are no better have learned nothing.
 ///
-/// Reads the token datasets DATA/BANK (labels known) and DATA/SPLIT (to classify). Tune on val,
-/// look at test once. The feature is the linear probe's: the mean of the last block's patch
-/// tokens.
+/// Reads the token datasets DATA/BANK (labels known) and DATA/SPLIT (to
+/// classify). Tune on val, look at test once. The feature is the linear probe's:
+/// the mean of the last block's patch tokens.
 ///
-/// Example: sorcen knn --data trainer/assets/emoji --only skin_variation=0 --pack model.srcn
+/// Example:
+///   sorcen knn --data trainer/assets/emoji --only skin_variation=0 \
+///       --pack trainer/assets/emoji/demo.srcn
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case", verbatim_doc_comment)]
 pub struct Args {
@@ -42,7 +44,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
 
-    /// Neighbours that vote
+    /// Neighbours that vote, at least 1
     #[arg(long, default_value_t = 5)]
     k: usize,
 
@@ -83,11 +85,12 @@ pub fn run(args: &Args) -> Result<()> {
         println!("{}", json!({ "bank": bank, "queries": queries, "k": args.k, "accuracy": accuracy }));
         return Ok(());
     }
+    let nearest = args.k.min(task.bank.labels.len());
     println!(
         "{} images of `{}` by their {} nearest of {} in `{}`:",
         task.queries.labels.len(),
         args.task.split,
-        args.k,
+        nearest,
         task.bank.labels.len(),
         args.task.bank
     );

@@ -24,24 +24,26 @@ use crate::model::layers::Dropout;
 
 /// Train a linear classifier on frozen features: the paper's main measure
 ///
-/// The encoder stays as it is, in eval mode; its feature of an image is the mean of the last
-/// block's patch tokens, standardised, without the pretrained final norm. On it, BatchNorm
-/// without affine part and one linear layer learn the classes of DATA/BANK by LARS and are
-/// measured on DATA/SPLIT after each epoch.
+/// The encoder stays as it is, in eval mode; its feature of an image is the mean
+/// of the last block's patch tokens, standardised, without the pretrained final
+/// norm. On it, BatchNorm without affine part and one linear layer learn the
+/// classes of DATA/BANK by LARS and are measured on DATA/SPLIT after each epoch.
 ///
-/// Defaults are the official protocol: 90 epochs, learning rate 1.6 (0.1 x 4096/256) with 10
-/// epochs of warm-up and a half cosine to 0, batches of 4096 images. The tokens are what they
-/// are: no crops, no flips.
+/// Defaults are the official protocol: 90 epochs, learning rate 1.6 (0.1 x
+/// 4096/256) with 10 epochs of warm-up and a half cosine to 0, batches of 4096
+/// images. The tokens are what they are: no crops, no flips.
 ///
 /// Writes to OUTPUT_DIR:
-///   head.safetensors  the head after the last epoch: head.0.running_mean, head.0.running_var,
-///                     head.1.weight, head.1.bias (official names); class names in the metadata
-///   log.txt           a JSON line an epoch: epoch, train_lr, train_loss, test_loss, test_acc1,
-///                     test_acc5 (%)
+///   head.safetensors  the head after the last epoch: head.0.running_mean,
+///                     head.0.running_var, head.1.weight, head.1.bias
+///                     (official names); class names in the metadata
+///   log.txt           a JSON line an epoch: epoch, train_lr, train_loss,
+///                     test_loss, test_acc1, test_acc5 (%)
 ///   result.json       what --json prints
 ///
-/// Example: sorcen linprobe --data trainer/assets/emoji --only skin_variation=0 \
-///              --checkpoint trainer/assets/emoji/checkpoint --output_dir probe
+/// Example:
+///   sorcen linprobe --data trainer/assets/emoji --only skin_variation=0 \
+///       --checkpoint trainer/assets/emoji/checkpoint --output_dir probe
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case", verbatim_doc_comment)]
 pub struct Args {

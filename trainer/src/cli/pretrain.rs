@@ -48,7 +48,7 @@ pub struct Args {
     /// --echo_warmup_epochs 39, --uniformity 0, --teacher whole and --teacher_init student.
     #[arg(long, value_enum, default_value = "official")]
     preset: Preset,
-    /// Passes over the dataset [default: 1600].
+    /// Passes over the dataset; instead of it --steps or --minutes, one of the three [default: 1600].
     #[arg(long, conflicts_with_all = ["minutes", "steps"])]
     epochs: Option<f64>,
     /// Train for about this long: a few steps are timed, and the schedule is cut to fit.
@@ -57,13 +57,13 @@ pub struct Args {
     /// Number of updates.
     #[arg(long)]
     steps: Option<u64>,
-    /// Images that go through the model together; BatchNorm and negatives are among these.
+    /// Images that go through the model together, at least 2; BatchNorm and negatives are among these.
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
     /// Batches whose gradients are averaged for one update: a step has batch_size * accum_iter * devices images.
     #[arg(long, default_value_t = 1)]
     accum_iter: usize,
-    /// Devices to train on together, each with batches, masks and BatchNorm of its own; gradients are averaged over
+    /// Devices to train on together, 1 to 1024, each with batches, masks and BatchNorm of its own; gradients are averaged over
     /// all, and negatives and uniformity are those of all (as in the official code's processes). With cuda, the first
     /// so many GPUs of this machine; with cpu, threads: for tests, it is no faster.
     #[arg(long, default_value_t = 1)]
@@ -71,7 +71,7 @@ pub struct Args {
     /// What matrix products take: f32, or bf16 with everything else, and the weights, in f32.
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
-    /// Peak learning rate [default: blr * images of a step / 256].
+    /// Peak learning rate, at least min_lr [default: blr * images of a step / 256].
     #[arg(long)]
     lr: Option<f64>,
     /// Base learning rate [default: 1.5e-4 from 384 wide on, 3e-3 below].
@@ -95,22 +95,22 @@ pub struct Args {
     /// Its deviation.
     #[arg(long, default_value_t = 0.25)]
     mask_ratio_std: f64,
-    /// Smallest mask ratio.
+    /// Smallest mask ratio, at least drop_ratio.
     #[arg(long, default_value_t = 0.5)]
     mask_ratio_min: f64,
-    /// Largest mask ratio.
+    /// Largest mask ratio, at most 1.
     #[arg(long, default_value_t = 1.0)]
     mask_ratio_max: f64,
-    /// Share of tokens removed before the encoder.
+    /// Share of tokens removed before the encoder, 0 to below 1.
     #[arg(long, default_value_t = 0.5)]
     drop_ratio: f64,
-    /// Dropout rate [default: 0.1].
+    /// Dropout rate, 0 to below 1 [default: 0.1].
     #[arg(long)]
     dropout: Option<f32>,
-    /// Label smoothing of the reconstruction.
+    /// Label smoothing of the reconstruction, 0 to below 1.
     #[arg(long, default_value_t = 0.1)]
     label_smoothing: f32,
-    /// Weight of the contrast.
+    /// Weight of the contrast, 0 or more.
     #[arg(long, default_value_t = 0.1)]
     lambda: f32,
     /// Temperature of the contrast.
@@ -119,10 +119,10 @@ pub struct Args {
     /// infonce, or l2 (squared distance of anchor and echo, no negatives).
     #[arg(long, value_enum, default_value = "infonce")]
     contrast: Contrast,
-    /// Weight of the uniformity term [default: 0.01].
+    /// Weight of the uniformity term, 0 or more [default: 0.01].
     #[arg(long)]
     uniformity: Option<f32>,
-    /// Echo candidates, after the best is removed.
+    /// Echo candidates, at least 1, after the best is removed.
     #[arg(long, default_value_t = 15)]
     echo_topk: usize,
     /// Last epoch whose echoes are the ground truth [default: 10, or a twentieth of the run where that is less].
@@ -134,7 +134,7 @@ pub struct Args {
     /// Show the teacher the whole echo (no jittered spatial masking).
     #[arg(long)]
     no_jsm: bool,
-    /// Teacher momentum at the start.
+    /// Teacher momentum at the start, 0 to 1.
     #[arg(long, default_value_t = 0.996)]
     ema: f64,
     /// Epochs over which it rises to 1 (official: 1600, whatever the run's length).

@@ -12,22 +12,26 @@ use crate::tokenizer::job::{beside, Fault, Job, JobError, OnError};
 
 /// Turn images into a token dataset, the folder that pretraining reads
 ///
-/// It holds one bit-packed row of token ids per image, labels, class names and checksums.
-/// Training on tokens reads each image once and never again; the folder is some hundred times smaller
-/// than the pixels.
+/// It holds one bit-packed row of token ids per image, labels, class names and
+/// checksums. Training on tokens reads each image once and never again; the
+/// folder is some hundred times smaller than the pixels.
 ///
-/// Images are turned as their EXIF orientation says, 16 bits are cut to 8, transparent parts laid
-/// over white, CMYK converted; of an animation the first picture is taken. What cannot be read, is
-/// cut off or smaller than --min_side is faulty: see --on_error.
+/// Images are turned as their EXIF orientation says, 16 bits are cut to 8,
+/// transparent parts laid over white, CMYK converted; of an animation the first
+/// picture is taken. What cannot be read, is cut off or smaller than --min_side
+/// is faulty: see --on_error.
 ///
-/// A run that was killed goes on where it stopped when it is started again, and ends with the same
-/// bytes. Until it ends, its work lies in OUT.unfinished. Shards are merged by `sorcen tokens merge`,
-/// in order, to the bytes that one run would have written.
+/// A run that was killed goes on where it stopped when it is started again, and
+/// ends with the same bytes. Until it ends, its work lies in OUT.unfinished.
+/// Shards are merged by `sorcen tokens merge`, in order, to the bytes that one
+/// run would have written.
 ///
-/// Example: sorcen tokenize --images photos --size 64 --tokenizer tokenizer.safetensors --out tokens
-///
-/// Example: sorcen tokenize --images imagenet/train --size 256 --tokenizer vqgan_jax_strongaug.ckpt
-///              --device cuda --on_error skip --shard 3/16 --out train-03
+/// Examples:
+///   sorcen tokenize --images photos --size 64 \
+///       --tokenizer tokenizer.safetensors --out tokens
+///   sorcen tokenize --images imagenet/train --size 256 --device cuda \
+///       --tokenizer vqgan_jax_strongaug.ckpt --on_error skip \
+///       --shard 3/16 --out train-03
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case", verbatim_doc_comment)]
 pub struct Args {

@@ -29,8 +29,8 @@ pub enum Args {
 
 /// Encode and decode tensors: for testers, and for other programs
 ///
-/// In: `image` [B,3,H,W] in 0 to 1. Out: `ids` [B,h,w] int64, `reconstruction` [B,3,H,W].
-/// Both files are safetensors.
+/// In: `image` [B,3,H,W] in 0 to 1. Out: `ids` [B,h,w] int64, `reconstruction`
+/// [B,3,H,W]. Both files are safetensors.
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case")]
 #[command(verbatim_doc_comment)]
@@ -47,13 +47,16 @@ pub struct Run {
     output: PathBuf,
 }
 
-/// Measure the loss (PSNR) and the use of the codes on images, best on some not trained on
+/// Measure the loss (PSNR) and the use of the codes on images, best on some not
+/// trained on
 ///
 /// The times are of all threads together (with RAYON_NUM_THREADS=1 of one).
 ///
 /// Examples:
-///   sorcen tokenizer check --tokenizer tokenizer.safetensors --images held_back --size 64
-///   sorcen tokenizer check --tokenizer vit --beside model.srcn --images held_back --size 64
+///   sorcen tokenizer check --images held_back --size 64 \
+///       --tokenizer tokenizer.safetensors
+///   sorcen tokenizer check --images held_back --size 64 \
+///       --tokenizer vit --beside model.srcn
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case")]
 #[command(verbatim_doc_comment)]
@@ -77,12 +80,16 @@ pub struct Check {
     json: bool,
 }
 
-/// Write a tokenizer as ONNX files: tokenizer_encoder.onnx, tokenizer_decoder.onnx
+/// Write a tokenizer as ONNX files: tokenizer_encoder.onnx,
+/// tokenizer_decoder.onnx
 ///
-/// Opset 17, batch size free, f32. The encoder takes `image` [B, 3, S, S] (0 to 1) and gives
-/// `ids` int64 [B, S / stride, S / stride]; the decoder takes `ids` and gives `image`, not clamped.
+/// Opset 17, batch size free, f32. The encoder takes `image` [B, 3, S, S] (0 to
+/// 1) and gives `ids` int64 [B, S / stride, S / stride]; the decoder takes `ids`
+/// and gives `image`, not clamped.
 ///
-/// Example: sorcen tokenizer onnx --tokenizer vqgan_jax_strongaug.ckpt --size 256 --out onnx
+/// Example:
+///   sorcen tokenizer onnx --tokenizer vqgan_jax_strongaug.ckpt --size 256 \
+///       --out onnx
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case")]
 #[command(verbatim_doc_comment)]

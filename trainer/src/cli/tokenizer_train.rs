@@ -17,24 +17,29 @@ use crate::train::RUN;
 
 /// Make a tokenizer from images
 ///
-/// patch: a codebook of K square patches of pixels, by k-means: an image becomes a grid of the
-/// numbers of the nearest patches, and back by copying them. Seconds; --out is a file.
+/// patch: a codebook of K square patches of pixels, by k-means: an image becomes
+/// a grid of the numbers of the nearest patches, and back by copying them.
+/// Seconds; --out is a file.
 ///
-/// vit, vqgan: a network, trained for --steps: pixels' error (--loss) and commitment; the codes are
-/// running means of what they stand for, dead ones start again. There is no perceptual or
-/// adversarial loss. --out is a folder: checkpoint/tokenizer.safetensors, log.txt (JSON lines:
-/// loss, PSNR, codes used, perplexity), run.json, and pictures/step_N.png, images above what the
-/// tokens keep of them. Ctrl-C stops after the step, with a checkpoint; the same command with
-/// --resume auto goes on, on the CPU to the same bits as without the stop.
+/// vit, vqgan: a network, trained for --steps: pixels' error (--loss) and
+/// commitment; the codes are running means of what they stand for, dead ones
+/// start again. There is no perceptual or adversarial loss. --out is a folder:
+/// checkpoint/tokenizer.safetensors, log.txt (JSON lines: loss, PSNR, codes used,
+/// perplexity), run.json, and pictures/step_N.png, images above what the tokens
+/// keep of them. Ctrl-C stops after the step, with a checkpoint; the same command
+/// with --resume auto goes on, on the CPU to the same bits as without the stop.
 ///
-/// A vit is for images of one size (--size or the images' own) and runs on a device, in a pack; a
-/// vqgan takes any multiple of its stride, and its file has the official names.
+/// A vit is for images of one size (--size or the images' own) and runs on a
+/// device, in a pack; a vqgan takes any multiple of its stride, and its file has
+/// the official names.
 ///
 /// Examples:
-///   sorcen tokenizer train --images photos --size 64 --codes 512 --out tokenizer.safetensors
-///   sorcen tokenizer train --kind vit --images photos --size 64 --steps 5000 --out vit
-///   sorcen tokenizer train --kind vqgan --channels 64,128,128 --images photos --size 64 \
-///       --device cuda --out vqgan
+///   sorcen tokenizer train --images photos --size 64 --codes 512 \
+///       --out tokenizer.safetensors
+///   sorcen tokenizer train --kind vit --images photos --size 64 \
+///       --steps 5000 --out vit
+///   sorcen tokenizer train --kind vqgan --channels 64,128,128 \
+///       --images photos --size 64 --device cuda --out vqgan
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case")]
 #[command(verbatim_doc_comment)]

@@ -91,11 +91,13 @@ pub struct Split {
 
 /// Make a dataset from the official code's .pt file, or from an .npz
 ///
-/// The file holds `labels` [N] and `tokens_vqgan` (or `tokens`) [N, T], and perhaps other streams
-/// such as `tokens_dino`: integers of any size. A .pt is read as data, no code in it is executed.
+/// The file holds `labels` [N] and `tokens_vqgan` (or `tokens`) [N, T], and
+/// perhaps other streams such as `tokens_dino`: integers of any size. A .pt is
+/// read as data, no code in it is executed.
 ///
 /// Example:
-///   sorcen tokens import --from imagenet_tokens.pt --class_names classes.txt --out imagenet
+///   sorcen tokens import --from imagenet_tokens.pt \
+///       --class_names classes.txt --out imagenet
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case", verbatim_doc_comment)]
 pub struct Import {
@@ -123,7 +125,8 @@ pub struct Import {
 
 /// Write a dataset as a .pt file that the official code reads, or as an .npz
 ///
-/// A .pt has `int64` tensors and no names of classes; an .npz has `uint16` arrays and `class_names`.
+/// A .pt has `int64` tensors and no names of classes; an .npz has `uint16` arrays
+/// and `class_names`.
 ///
 /// Example: sorcen tokens export trainer/assets/emoji/train --out emoji.pt
 #[derive(clap::Args, Debug)]

@@ -43,8 +43,8 @@ pub struct Random {
 
 /// Measure how fast a dataset is read, and what memory that takes
 ///
-/// Opens the dataset with all checks, then reads single images at random, then an epoch of shuffled
-/// batches, all on one core, ids unpacked.
+/// Opens the dataset with all checks, then reads single images at random, then an
+/// epoch of shuffled batches, all on one core, ids unpacked.
 ///
 /// Example: sorcen tokens bench imagenet_sized
 #[derive(clap::Args, Debug)]

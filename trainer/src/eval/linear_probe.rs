@@ -50,7 +50,7 @@ impl ProbeOptions {
     pub fn validate(&self) -> Result<(), ProbeError> {
         let check = |ok: bool, name: &str, expected: &str, found: &dyn std::fmt::Display| match ok {
             true => Ok(()),
-            false => Err(ProbeError::Option(format!("{name}: expected {expected}, found {found}"))),
+            false => Err(ProbeError::Option(format!("--{name}: expected {expected}, found {found}"))),
         };
         check(self.epochs >= 1, "epochs", "at least 1", &self.epochs)?;
         check(self.measure_every >= 1, "measure_every", "at least 1", &self.measure_every)?;
@@ -126,7 +126,7 @@ impl<B: AutodiffBackend> LinearProbe<B> {
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// An option is out of range.
-    #[error("--{0}")]
+    #[error("{0}")]
     Option(String),
     /// The images do not fit the model.
     #[error(transparent)]

@@ -52,13 +52,13 @@ pub fn train(
 ) -> Result<PatchTokenizer, TrainError> {
     let TrainOptions { patch, codes, .. } = *options;
     if patch == 0 || !side.is_multiple_of(patch) {
-        let message = format!("patch: expected a divisor of the images' side ({side}), found {patch}");
+        let message = format!("--patch: expected a divisor of the images' side ({side}), found {patch}");
         return Err(TrainError::Option(message));
     }
     let patches = Patches::of(images, side, patch);
     let distinct = patches.weights.len();
     if codes == 0 || distinct < codes {
-        let message = format!("codes: expected 1 to {distinct}, the distinct patches of these images, found {codes}");
+        let message = format!("--codes: expected 1 to {distinct}, the distinct patches of these images, found {codes}");
         return Err(TrainError::Option(message));
     }
     let mut means = initial_codes(&patches, options);

@@ -52,7 +52,7 @@ pub enum TrainError {
     #[error(transparent)]
     Data(#[from] DataError),
     /// An option is out of range.
-    #[error("--{0}")]
+    #[error("{0}")]
     Option(String),
     /// A loss, or the gradient, is not a number any more; the last checkpoint is from before.
     #[error("step {step}: {term}: expected a finite number, found {found}; {hint}")]
@@ -138,7 +138,7 @@ fn run<B: TrainBackend>(
     if let Some(available) = options.device.count() {
         if options.devices > available {
             let message =
-                format!("devices: expected at most {available}, those of this machine, found {}", options.devices);
+                format!("--devices: expected at most {available}, those of this machine, found {}", options.devices);
             return Err(TrainError::Option(message));
         }
     }
@@ -207,7 +207,7 @@ fn train<B: TrainBackend>(
             let first = options.start_epoch.saturating_mul(plan.steps_per_epoch);
             if first >= plan.steps {
                 let (epoch, steps) = (options.start_epoch, plan.steps);
-                let message = format!("start_epoch: expected one within the run of {steps} steps, found {epoch}");
+                let message = format!("--start_epoch: expected one within the run of {steps} steps, found {epoch}");
                 return Err(TrainError::Option(message));
             }
             record::write(&out.join(RUN), options, model, &plan, dataset)?;
