@@ -77,7 +77,7 @@ enum Verb {
 
 /// Parses the arguments and runs the verb: exit code 0 ok, 1 failed, 2 usage.
 pub fn main() -> ExitCode {
-    usage::end_where_nothing_can_be_printed();
+    usage::fail_without_panic();
     let command = usage::with_negative_numbers(Cli::command());
     let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     let result: anyhow::Result<()> = match &cli.verb {

@@ -168,7 +168,7 @@ fn verify(args: &Verify) -> Result<()> {
             Ok(images) => println!("{}: {images} images, all checks passed", dir.display()),
             Err(error) => {
                 bad += 1;
-                println!("{error}");
+                eprintln!("{error}");
             }
         }
     }

@@ -50,15 +50,20 @@ pub(super) fn exit_code(result: Result<()>) -> ExitCode {
     ExitCode::from(if usage { 2 } else { 1 })
 }
 
-/// `println!` panics where nothing can be written (a full disk behind `>`): that is a failure like others.
-pub(super) fn end_where_nothing_can_be_printed() {
+/// Panics of what we call that are failures like others: `println!` where nothing can be written (a full disk behind
+/// `>`), and Burn where a device cannot be had, which shows only at its first use, in a thread of its own.
+pub(super) fn fail_without_panic() {
+    const NO_CUDA: &str = "--device cuda: expected an NVIDIA GPU with its driver and CUDA, found none";
+    const NO_WGPU: &str = "--device wgpu: expected a GPU with a Vulkan, Metal or DirectX 12 driver, found none";
     let others = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let message = panic.payload_as_str().unwrap_or_default();
-        if message.starts_with("failed printing to ") {
-            let _ = writeln!(std::io::stderr(), "error: {message}");
-            std::process::exit(1);
-        }
-        others(panic);
+        let message = match panic.payload_as_str().unwrap_or_default() {
+            message if message.starts_with("failed printing to ") => message,
+            message if message.starts_with("Unable to dynamically load the ") => NO_CUDA, // cudarc
+            message if message.starts_with("No possible adapter available") => NO_WGPU,   // cubecl-wgpu
+            _ => return others(panic),
+        };
+        let _ = writeln!(std::io::stderr(), "error: {message}");
+        std::process::exit(1);
     }));
 }

@@ -1,6 +1,7 @@
 //! The operations that a backend may do faster than by tensor operations, in plain tensor operations.
 
 pub mod gather;
+pub mod gelu;
 pub mod graph;
 
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
@@ -158,6 +159,10 @@ impl<C: CheckpointStrategy> Kernels for burn::backend::Autodiff<burn::backend::C
     fn rows(table: Tensor<Self, 2>, ids: Tensor<Self, 1, Int>, groups: usize) -> Tensor<Self, 2> {
         gather::rows(table, ids, groups)
     }
+
+    fn gelu_rows(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        gelu::rows(x)
+    }
 }
 
 #[cfg(feature = "wgpu")]
@@ -171,6 +176,10 @@ impl<C: CheckpointStrategy> Kernels for burn::backend::Autodiff<burn::backend::W
 
     fn rows(table: Tensor<Self, 2>, ids: Tensor<Self, 1, Int>, groups: usize) -> Tensor<Self, 2> {
         gather::rows(table, ids, groups)
+    }
+
+    fn gelu_rows(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
+        gelu::rows(x)
     }
 }
 

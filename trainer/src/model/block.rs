@@ -89,7 +89,7 @@ impl<B: Kernels> Block<B> {
         let [batch, tokens, width] = x.dims();
         let x = x.reshape([batch * tokens, width]);
         let x = x.clone() + self.attention(self.norm1.forward(x), batch, dropout);
-        let hidden = dropout.apply(activation::gelu(self.fc1.forward(self.norm2.forward(x.clone()))));
+        let hidden = dropout.apply(B::gelu_rows(self.fc1.forward(self.norm2.forward(x.clone()))));
         let x = x + dropout.apply(self.fc2.forward(hidden));
         x.reshape([batch, tokens, width])
     }
