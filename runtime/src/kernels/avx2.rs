@@ -4,16 +4,15 @@ use core::{arch::x86_64::*, ops::Range};
 
 use super::{
     bytes::{as_i16, as_i16_mut},
+    panels::{self, by_rows, Mixture, Tile, KT},
     x86_64::Features,
     Epilogue, Kernel, Rows, Step, Weights, LANES,
 };
 use crate::{math::round_to_i32, quant::Layout};
 
-/// Rows of a tile.
+/// Rows of a tile: 12 vectors of sums, 2 of weights, one of inputs and one of products; there are 16 registers.
 const MR: usize = 6;
-/// Inputs that one instruction takes for an output.
-const KT: usize = 4;
-/// Outputs of a tile: two vectors, four outputs in each.
+/// Outputs of half a panel.
 const NR: usize = 8;
 
 /// Proof that this CPU has AVX2.
@@ -28,7 +27,7 @@ impl Avx2 {
 
 impl Kernel for Avx2 {
     const NAME: &'static str = "avx2";
-    const LAYOUT: Layout = Layout { nr: LANES as u8, kt: KT as u8 };
+    const LAYOUT: Layout = panels::LAYOUT;
 
     #[inline(always)]
     fn run<S: Step<A>, A>(self, arguments: A) -> S::Output {
@@ -65,131 +64,76 @@ impl Kernel for Avx2 {
 
 #[target_feature(enable = "avx2")]
 fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
-    let padded = weights.cols.next_multiple_of(KT);
-    let panel = padded * LANES;
     // Scratch keeps rows of activations at even addresses.
     let Some(x) = as_i16(rows.values) else { return };
-    let stride = rows.stride / 2;
-    for (p, values) in weights.values.chunks_exact(panel).enumerate() {
-        if (p + 1) * LANES <= outputs.start || p * LANES >= outputs.end {
-            continue;
-        }
-        for row in (0..rows.count).step_by(MR) {
-            let count = MR.min(rows.count - row);
-            let x = &x[row * stride..];
-            let mut sums = [[0i32; LANES]; MR];
-            for half in 0..2 {
-                macro_rules! tile {
-                    ($($mr:literal),*) => {
-                        match count {
-                            $($mr => for (sums, tile) in
-                                sums.iter_mut().zip(tile::<$mr>(values, half, x, stride, padded))
-                            {
-                                sums[half * NR..][..NR].copy_from_slice(&outputs_of(tile));
-                            },)*
-                            _ => {}
-                        }
-                    };
+    panels::gemm::<_, MR>(weights, (x, rows.stride / 2, rows.count), outputs, epilogue, |t, rows, sums| {
+        by_rows!(rows, 1 2 3 4 5 6, R => tile::<R>(t, sums));
+    });
+}
+
+/// A panel times `R` rows.
+#[target_feature(enable = "avx2")]
+#[inline(never)] // on its own the compiler keeps all sums in registers
+fn tile<const R: usize>(t: Tile<'_, i16>, sums: &mut [[i32; LANES]; MR]) {
+    t.check(R);
+    for half in 0..2 {
+        // Two partial sums for each of 8 outputs.
+        let mut tile = [[_mm256_setzero_si256(); 2]; R];
+        for k in 0..t.steps {
+            let w = [0, 1].map(|v| {
+                // SAFETY: step k < steps of the panel has 64 bytes (checked), of which this quarter takes 16.
+                let bytes = unsafe {
+                    _mm_loadu_si128(t.weights.as_ptr().add((k * LANES + half * NR + v * NR / 2) * KT).cast())
+                };
+                _mm256_cvtepi8_epi16(bytes) // four outputs of four inputs
+            });
+            for (r, sums) in tile.iter_mut().enumerate() {
+                // SAFETY: row r < R has four numbers of step k < steps (checked).
+                let x = unsafe { t.x.as_ptr().add(r * t.stride + k * KT).cast::<i64>().read_unaligned() };
+                let x = _mm256_set1_epi64x(x);
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(x, w));
                 }
-                tile!(1, 2, 3, 4, 5, 6);
             }
-            for (r, sums) in sums.iter().enumerate().take(count) {
-                epilogue.put(row + r, p * LANES, &[*sums]);
-            }
+        }
+        for (sums, [a, b]) in sums.iter_mut().zip(tile) {
+            // Partial sums added: pairs within each half, a0 a1 b0 b1 | a2 a3 b2 b3.
+            let joined = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(a, b));
+            sums[half * NR..][..NR].copy_from_slice(&lanes(joined));
         }
     }
-}
-
-/// Half a panel `[padded / 4, 16, 4]` times `R` rows: two partial sums for each of 8 outputs.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn tile<const R: usize>(values: &[i8], half: usize, x: &[i16], stride: usize, padded: usize) -> [[__m256i; 2]; R] {
-    assert!(values.len() >= padded * LANES && half < 2);
-    assert!(x.len() >= (R - 1) * stride + padded && padded.is_multiple_of(KT));
-    let mut sums = [[_mm256_setzero_si256(); 2]; R];
-    for k in 0..padded / KT {
-        let mut w = [_mm256_setzero_si256(); 2];
-        for (v, w) in w.iter_mut().enumerate() {
-            // SAFETY: 16 bytes of step k < padded / 4 of the panel, within `values` (asserted).
-            let bytes =
-                unsafe { _mm_loadu_si128(values.as_ptr().add(k * LANES * KT + half * NR * KT + v * 16).cast()) };
-            *w = _mm256_cvtepi8_epi16(bytes); // four outputs of four inputs
-        }
-        for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: r < R and k < padded / 4: four inputs of row r, within `x` (asserted).
-            let x = unsafe { x.as_ptr().add(r * stride + k * KT).cast::<i64>().read_unaligned() };
-            let x = _mm256_set1_epi64x(x);
-            for (sum, w) in sums.iter_mut().zip(w) {
-                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(x, w));
-            }
-        }
-    }
-    sums
-}
-
-/// Adds the two partial sums of each output.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn outputs_of([a, b]: [__m256i; 2]) -> [i32; NR] {
-    // Pairs within each half: a0 a1 b0 b1 | a2 a3 b2 b3.
-    lanes(_mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(a, b)))
 }
 
 #[target_feature(enable = "avx2")]
 fn mix(p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue<'_>) {
-    let rows = if pairs == 0 { 0 } else { p.len() / (2 * pairs) };
-    for start in (0..width).step_by(LANES) {
-        for row in (0..rows).step_by(MR) {
-            let count = MR.min(rows - row);
-            let p = &p[row * 2 * pairs..];
-            macro_rules! tile {
-                ($($mr:literal),*) => {
-                    match count {
-                        $($mr => for (r, [a, b]) in mix_tile::<$mr>(p, pairs, v, width, start).into_iter().enumerate() {
-                            let mut sums = [0; LANES];
-                            sums[..NR].copy_from_slice(&lanes(a));
-                            sums[NR..].copy_from_slice(&lanes(b));
-                            epilogue.put(row + r, start, &[sums]);
-                        },)*
-                        _ => {}
-                    }
-                };
-            }
-            tile!(1, 2, 3, 4, 5, 6);
-        }
-    }
+    panels::mix::<MR>(p, pairs, v, width, epilogue, |m, rows, sums| {
+        by_rows!(rows, 1 2 3 4 5 6, R => mix_tile::<R>(m, sums));
+    });
 }
 
-/// Outputs `start..start + 16` of `R` rows: `p` `[R, 2 pairs]` times `v` `[pairs, width, 2]`.
-/// Outputs past `width` are zero.
+/// 16 outputs of `R` rows, added to `sums`.
 #[target_feature(enable = "avx2")]
-#[inline]
-fn mix_tile<const R: usize>(p: &[i16], pairs: usize, v: &[i16], width: usize, start: usize) -> [[__m256i; 2]; R] {
-    assert!(p.len() >= R * 2 * pairs && v.len() >= pairs * width * 2 && start < width);
-    let there = (width - start).min(LANES);
-    let mask = |first: usize| {
-        let lane = |i: usize| if first + i < there { -1 } else { 0 };
-        _mm256_setr_epi32(lane(0), lane(1), lane(2), lane(3), lane(4), lane(5), lane(6), lane(7))
-    };
-    let masks = [mask(0), mask(NR)];
-    let mut sums = [[_mm256_setzero_si256(); 2]; R];
-    for t in 0..pairs {
-        let mut w = [_mm256_setzero_si256(); 2];
-        for (i, (w, mask)) in w.iter_mut().zip(masks).enumerate() {
-            let at = (t * width + (start + i * NR).min(width - 1)) * 2;
-            // SAFETY: the mask leaves the lanes below `width` of row t < pairs, within `v` (asserted).
-            *w = unsafe { _mm256_maskload_epi32(v.as_ptr().add(at).cast(), mask) };
-        }
-        for (r, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: r < R and t < pairs: two weights of row r, within `p` (asserted).
-            let p = unsafe { p.as_ptr().add((r * pairs + t) * 2).cast::<i32>().read_unaligned() };
+#[inline(never)]
+fn mix_tile<const R: usize>(m: Mixture<'_>, sums: &mut [[i32; LANES]; MR]) {
+    m.check(R);
+    let mut tile = [[_mm256_setzero_si256(); 2]; R];
+    for t in 0..m.pairs {
+        // SAFETY: pair t < pairs has 16 times two values (checked).
+        let v = [0, LANES].map(|at| unsafe { _mm256_loadu_si256(m.v.as_ptr().add(t * m.v_stride + at).cast()) });
+        for (r, sums) in tile.iter_mut().enumerate() {
+            // SAFETY: row r < R has two weights for pair t < pairs (checked).
+            let p = unsafe { m.p.as_ptr().add(r * m.stride + 2 * t).cast::<i32>().read_unaligned() };
             let p = _mm256_set1_epi32(p);
-            for (sum, w) in sums.iter_mut().zip(w) {
-                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(p, w));
+            for (sum, v) in sums.iter_mut().zip(v) {
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(p, v));
             }
         }
     }
-    sums
+    for (sums, tile) in sums.iter_mut().zip(tile) {
+        for (sum, lane) in sums.iter_mut().zip(tile.map(lanes).as_flattened()) {
+            *sum = sum.wrapping_add(*lane);
+        }
+    }
 }
 
 /// A vector as an array.
