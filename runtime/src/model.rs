@@ -465,9 +465,7 @@ fn fill_canvas<K: Kernel>(k: K, model: &Model<'_>, tokens: Tokens<'_>, buffers: 
             canvas[place * dd..][..dd].copy_from_slice(row);
         }
     }
-    for (x, p) in canvas.iter_mut().zip(pack.vector(Param::DecoderPosition).iter_from(0)) {
-        *x += p;
-    }
+    pack.vector(Param::DecoderPosition).onto(0, canvas, |x, p| *x += p);
 }
 
 /// The output head at wanted positions: `LN(GELU(W x + b)) · E^T + bias` over the K codes.

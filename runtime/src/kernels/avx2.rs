@@ -28,6 +28,7 @@ impl Avx2 {
 impl Kernel for Avx2 {
     const NAME: &'static str = "avx2";
     const LAYOUT: Layout = panels::LAYOUT;
+    const SIDE_BY_SIDE: bool = true;
 
     #[inline(always)]
     fn run<S: Step<A>, A>(self, arguments: A) -> S::Output {

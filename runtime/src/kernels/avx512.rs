@@ -38,6 +38,7 @@ impl Avx512Vnni {
 impl Kernel for Avx512Vnni {
     const NAME: &'static str = "avx512vnni";
     const LAYOUT: Layout = Layout { nr: LANES as u8, kt: KT as u8 };
+    const SIDE_BY_SIDE: bool = true;
 
     fn peak(self, n: usize) -> Option<usize> {
         // SAFETY: `self` proves that the CPU has these features.

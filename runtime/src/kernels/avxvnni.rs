@@ -54,6 +54,7 @@ macro_rules! kernel {
             impl Kernel for $kernel {
                 const NAME: &'static str = $name;
                 const LAYOUT: Layout = panels::LAYOUT;
+                const SIDE_BY_SIDE: bool = true;
 
                 #[inline(always)]
                 fn run<S: Step<A>, A>(self, arguments: A) -> S::Output {

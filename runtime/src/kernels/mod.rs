@@ -112,6 +112,9 @@ pub(crate) trait Kernel: Copy + Sync + Send {
     /// The order of weights that [`gemm`](Self::gemm) takes (attention keys are put into it too).
     const LAYOUT: Layout = Layout::ROW_MAJOR;
 
+    /// Whether steps over rows take several side by side: for CPUs that do more at once than one row asks for.
+    const SIDE_BY_SIDE: bool = false;
+
     /// For benchmarks: multiply-accumulates of `n` rounds with registers alone; `None` where not written.
     fn peak(self, _n: usize) -> Option<usize> {
         None

@@ -159,6 +159,42 @@ pub(crate) fn sum_of_squares_from(a: &[f32], mean: f32) -> f32 {
     reduce(a, a, |a, _| (a - mean) * (a - mean))
 }
 
+/// [`reduce`] of each of `N` rows, `x` `[N, D]`, side by side.
+#[inline(always)]
+fn reduce_rows<const N: usize>(x: &[f32], term: impl Fn(usize, f32) -> f32) -> [f32; N] {
+    let dim = x.len() / N;
+    let mut lanes = [[0.0; LANES]; N];
+    for start in (0..dim - dim % LANES).step_by(LANES) {
+        for (n, lanes) in lanes.iter_mut().enumerate() {
+            let x = &x[n * dim + start..][..LANES];
+            for i in 0..LANES {
+                lanes[i] += term(n, x[i]);
+            }
+        }
+    }
+    let mut sums = [0.0; N];
+    for (n, (lanes, sum)) in lanes.iter_mut().zip(&mut sums).enumerate() {
+        let rest = &x[..(n + 1) * dim][n * dim + dim - dim % LANES..];
+        for (lane, x) in lanes.iter_mut().zip(rest) {
+            *lane += term(n, *x);
+        }
+        *sum = join(*lanes);
+    }
+    sums
+}
+
+/// [`sum`] of each of `N` rows, `a` `[N, D]`.
+#[inline(always)]
+pub(crate) fn sum_rows<const N: usize>(a: &[f32]) -> [f32; N] {
+    reduce_rows(a, |_, a| a)
+}
+
+/// [`sum_of_squares_from`] of each of `N` rows, `a` `[N, D]`.
+#[inline(always)]
+pub(crate) fn sum_of_squares_from_rows<const N: usize>(a: &[f32], means: &[f32; N]) -> [f32; N] {
+    reduce_rows(a, |n, a| (a - means[n]) * (a - means[n]))
+}
+
 /// Squared distance of two vectors of one length.
 #[inline(always)]
 pub(crate) fn squared_distance(a: &[f32], b: &[f32]) -> f32 {

@@ -270,10 +270,13 @@ step! {
         let norm = Norm { weight: Vector::F32(&weight), bias: Vector::F32(&bias), eps: 1e-6 };
         let mut normed = vec![0.0; x.len()];
         norm.apply(x, &mut normed);
+        let mut rows = vec![0.0; 4 * x.len()];
+        norm.apply_rows::<4>(&x.repeat(4), &mut rows);
+        assert!(rows.chunks_exact(x.len()).all(|row| row == normed));
         let mut soft = normed.clone();
         softmax::softmax(&mut soft);
         let mut weights = vec![0i16; x.len() + 1];
-        let sum = softmax::integer_weights(&normed, &mut weights);
+        let sum = softmax::integer_weights(&normed, softmax::largest(&normed), &mut weights);
         let mut q = vec![0; x.len()];
         let scale = quant::quantise_row(&normed, &mut q);
         (normed, soft, weights, sum, q, scale)

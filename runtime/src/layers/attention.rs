@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use super::{
     linear::quantise,
-    softmax::{integer_weights, softmax},
+    softmax::{integer_weights, largest, softmax},
 };
 use crate::{
     kernels::{bytes::as_i8_mut, scalar, step, Activation, Epilogue, Kernel, Rows, Weights},
@@ -195,8 +195,11 @@ step! {
     /// Queries quantised a row, in the kernel's form; their scales take up `factor`.
     fn quantise_queries(k, queries: Head<'_>, factor: f32, out: &mut [u8], scales: &mut [f32]) {
         let stride = out.len() / scales.len();
+        for (query, scale) in queries.rows(0).zip(&mut *scales) {
+            *scale = quant::max_abs(query);
+        }
         for ((query, q), scale) in queries.rows(0).zip(out.chunks_exact_mut(stride)).zip(scales) {
-            *scale = quantise(k, K::LAYOUT, query, q) * factor;
+            *scale = quantise(k, K::LAYOUT, query, *scale, q) * factor;
         }
     }
 }
@@ -205,8 +208,12 @@ step! {
     /// Attention weights of rows of `count` scores, and what to multiply their products with.
     fn weigh(k, count: usize, scores: &[f32], weights: &mut [i16], scales: &mut [f32]) {
         let (from, to) = (scores.len() / scales.len(), weights.len() / scales.len());
+        // All maxima first: one row after another would wait for its own.
+        for (scores, scale) in scores.chunks_exact(from).zip(&mut *scales) {
+            *scale = largest(&scores[..count]);
+        }
         for ((scores, weights), scale) in scores.chunks_exact(from).zip(weights.chunks_exact_mut(to)).zip(scales) {
-            *scale = 1.0 / integer_weights(&scores[..count], weights) as f32;
+            *scale = 1.0 / integer_weights(&scores[..count], *scale, weights) as f32;
         }
     }
 }

@@ -228,14 +228,26 @@ impl Block<'_> {
     }
 }
 
+/// Rows side by side (see [`Kernel::SIDE_BY_SIDE`]).
+const ROWS: usize = 4;
+
 step! {
-    /// The norm of every row of `x` as the input of a linear; `row` `[D]` is overwritten.
+    /// The norm of every row of `x` as the input of a linear; `rows` `[ROWS, D]` are overwritten.
     pub(crate) fn put_normed(
-        k, norm: &Norm<'_>, x: &[f32], linear: &Linear<'_>, row: &mut [f32], input: &mut Input<'_>,
+        k, norm: &Norm<'_>, x: &[f32], linear: &Linear<'_>, rows: &mut [f32], input: &mut Input<'_>,
     ) {
         let dim = linear.weight.cols;
-        let row = &mut row[..dim];
-        for (i, x) in x.chunks_exact(dim).enumerate() {
+        let mut done = 0;
+        if K::SIDE_BY_SIDE {
+            let rows = &mut rows[..ROWS * dim];
+            for x in x.chunks_exact(ROWS * dim) {
+                norm.apply_rows::<ROWS>(x, rows);
+                linear.put_rows::<K, ROWS>(k, rows, done, input);
+                done += ROWS;
+            }
+        }
+        let row = &mut rows[..dim];
+        for (i, x) in x.chunks_exact(dim).enumerate().skip(done) {
             norm.apply(x, row);
             linear.put(k, row, i, input);
         }
@@ -245,7 +257,15 @@ step! {
 step! {
     /// Every row of `x` as the input of a linear.
     pub(crate) fn put_rows(k, x: &[f32], linear: &Linear<'_>, input: &mut Input<'_>) {
-        for (i, x) in x.chunks_exact(linear.weight.cols).enumerate() {
+        let dim = linear.weight.cols;
+        let mut done = 0;
+        if K::SIDE_BY_SIDE {
+            for x in x.chunks_exact(ROWS * dim) {
+                linear.put_rows::<K, ROWS>(k, x, done, input);
+                done += ROWS;
+            }
+        }
+        for (i, x) in x.chunks_exact(dim).enumerate().skip(done) {
             linear.put(k, x, i, input);
         }
     }

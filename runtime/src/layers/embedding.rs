@@ -9,9 +9,7 @@ pub(crate) fn embed(pack: &Pack<'_>, id: usize, place: usize, out: &mut [f32]) {
     let config = pack.config();
     pack.matrix(Param::WordEmbedding).row_into(pack.word_row(id), out);
     let position = pack.vector(Param::PositionEmbedding);
-    for (out, p) in out.iter_mut().zip(position.iter_from(place * config.embed_dim)) {
-        *out += p;
-    }
+    position.onto(place * config.embed_dim, out, |out, p| *out += p);
     let norm = Norm {
         weight: pack.vector(Param::EmbeddingNormWeight),
         bias: pack.vector(Param::EmbeddingNormBias),

@@ -38,10 +38,10 @@ pub(crate) struct Output<'o> {
     pub activation: Activation,
 }
 
-/// Quantises a row for weights in a layout; returns its scale.
+/// Quantises a row, of the largest magnitude `max`, for weights in a layout; returns its scale.
 #[inline(always)]
-pub(crate) fn quantise<K: Kernel>(k: K, layout: Layout, x: &[f32], out: &mut [u8]) -> f32 {
-    let (inverse, scale) = quant::scale_of(quant::max_abs(x));
+pub(crate) fn quantise<K: Kernel>(k: K, layout: Layout, x: &[f32], max: f32, out: &mut [u8]) -> f32 {
+    let (inverse, scale) = quant::scale_of(max);
     if layout == K::LAYOUT {
         k.store(x, inverse, out);
     } else {
@@ -64,15 +64,35 @@ impl<'a> Linear<'a> {
     /// Puts row `row` of the input in its place.
     #[inline(always)]
     pub fn put<K: Kernel>(&self, k: K, x: &[f32], row: usize, input: &mut Input<'_>) {
+        self.put_scaled(k, x, quant::max_abs(x), row, input);
+    }
+
+    /// [`put`](Self::put) of `N` rows `x` `[N, columns]` from `row` on: all maxima first, since one row after another
+    /// would wait for its own.
+    #[inline(always)]
+    pub fn put_rows<K: Kernel, const N: usize>(&self, k: K, x: &[f32], row: usize, input: &mut Input<'_>) {
+        let rows = || x.chunks_exact(self.weight.cols);
+        let mut maxima = [0.0; N];
+        for (max, x) in maxima.iter_mut().zip(rows()) {
+            *max = quant::max_abs(x);
+        }
+        for (n, (x, max)) in rows().zip(maxima).enumerate() {
+            self.put_scaled(k, x, max, row + n, input);
+        }
+    }
+
+    /// [`put`](Self::put) of a row of the largest magnitude `max`.
+    #[inline(always)]
+    fn put_scaled<K: Kernel>(&self, k: K, x: &[f32], max: f32, row: usize, input: &mut Input<'_>) {
         let cols = self.weight.cols;
         match self.weight.data {
             Data::Int8 { layout, .. } => {
                 let bytes = &mut input.bytes[row * input.stride..][..layout.padded_cols(cols) * ACTIVATION_BYTES];
-                input.scales[row] = quantise(k, layout, x, bytes);
+                input.scales[row] = quantise(k, layout, x, max, bytes);
             }
             Data::Int4 { .. } => {
                 let bytes = &mut input.bytes[row * input.stride..][..int4::padded_cols(cols)];
-                let (inverse, scale) = quant::scale_of(quant::max_abs(x));
+                let (inverse, scale) = quant::scale_of(max);
                 quant::store_bytes(x, inverse, bytes);
                 input.scales[row] = scale;
             }

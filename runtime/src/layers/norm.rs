@@ -17,7 +17,12 @@ fn moments(x: &[f32], eps: f32) -> (f32, f32) {
     let count = x.len().max(1) as f32;
     let mean = scalar::sum(x) / count;
     let variance = scalar::sum_of_squares_from(x, mean) / count;
-    (mean, 1.0 / libm::sqrtf(variance + eps))
+    (mean, inverse_of(variance, eps))
+}
+
+#[inline(always)]
+fn inverse_of(variance: f32, eps: f32) -> f32 {
+    1.0 / libm::sqrtf(variance + eps)
 }
 
 /// A LayerNorm: weight and bias `[D]`.
@@ -32,7 +37,27 @@ impl Norm<'_> {
     /// Of one row `x` `[D]` into `out` `[D]`.
     #[inline(always)]
     pub fn apply(&self, x: &[f32], out: &mut [f32]) {
-        let (mean, inverse) = moments(x, self.eps);
+        self.affine(x, moments(x, self.eps), out);
+    }
+
+    /// Of `N` rows `x` `[N, D]` into `out` `[N, D]`, step by step for all: one alone would wait for every sum.
+    #[inline(always)]
+    pub fn apply_rows<const N: usize>(&self, x: &[f32], out: &mut [f32]) {
+        let dim = x.len() / N;
+        let count = dim.max(1) as f32;
+        let mut means = scalar::sum_rows::<N>(x);
+        for mean in &mut means {
+            *mean /= count;
+        }
+        let variances = scalar::sum_of_squares_from_rows(x, &means);
+        for n in 0..N {
+            let moments = (means[n], inverse_of(variances[n] / count, self.eps));
+            self.affine(&x[n * dim..][..dim], moments, &mut out[n * dim..][..dim]);
+        }
+    }
+
+    #[inline(always)]
+    fn affine(&self, x: &[f32], (mean, inverse): (f32, f32), out: &mut [f32]) {
         if let (Vector::F32(weight), Vector::F32(bias)) = (self.weight, self.bias) {
             for (((out, x), w), b) in out.iter_mut().zip(x).zip(weight).zip(bias) {
                 *out = (*x - mean) * inverse * w + b;
@@ -49,9 +74,8 @@ impl Norm<'_> {
     #[inline(always)]
     pub fn apply_in_place(&self, x: &mut [f32]) {
         standardise(x, self.eps);
-        for ((x, w), b) in x.iter_mut().zip(self.weight.iter_from(0)).zip(self.bias.iter_from(0)) {
-            *x = *x * w + b;
-        }
+        self.weight.onto(0, x, |x, w| *x *= w);
+        self.bias.onto(0, x, |x, b| *x += b);
     }
 }
 
@@ -70,6 +94,10 @@ mod tests {
         let mut y = input;
         norm.apply_in_place(&mut y);
         assert_eq!(x, y);
+        let two: [[f32; 21]; 2] = [input.map(|v| 1.0 - v * v), input];
+        let mut z = [[0.0; 21]; 2];
+        norm.apply_rows::<2>(two.as_flattened(), z.as_flattened_mut());
+        assert_eq!(z[1], x);
         let mean = input.iter().map(|&v| f64::from(v)).sum::<f64>() / 21.0;
         let var = input.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / 21.0;
         for i in 0..21 {

@@ -2,10 +2,16 @@
 
 use crate::{kernels::scalar, math};
 
+/// The largest element.
+#[inline(always)]
+pub(crate) fn largest(x: &[f32]) -> f32 {
+    scalar::max(x, f32::NEG_INFINITY, |x| x)
+}
+
 /// Replaces each element by `e^(x - max)`.
 #[inline(always)]
 pub(crate) fn exponentials(x: &mut [f32]) {
-    let max = scalar::max(x, f32::NEG_INFINITY, |x| x);
+    let max = largest(x);
     for x in x {
         *x = math::exp(*x - max);
     }
@@ -15,11 +21,10 @@ pub(crate) fn exponentials(x: &mut [f32]) {
 /// the longest sequence (4097 tokens) add up in 32 bits.
 const ONE: f32 = 4095.0;
 
-/// The softmax of `2^x` in integers, not normalised: `w = round(4095 * 2^(x - max))`. Returns their
-/// sum. Elements of `weights` past the row's length become 0.
+/// The softmax of `2^x` in integers, not normalised: `w = round(4095 * 2^(x - max))`, `max` being the
+/// [`largest`] of `x`. Returns their sum. Elements of `weights` past the row's length become 0.
 #[inline(always)]
-pub(crate) fn integer_weights(x: &[f32], weights: &mut [i16]) -> i32 {
-    let max = scalar::max(x, f32::NEG_INFINITY, |x| x);
+pub(crate) fn integer_weights(x: &[f32], max: f32, weights: &mut [i16]) -> i32 {
     let (head, padding) = weights.split_at_mut(x.len());
     let mut sum = 0i32;
     for (w, x) in head.iter_mut().zip(x) {
@@ -49,7 +54,7 @@ mod tests {
     fn integer_weights_are_proportional() {
         let x: [f32; 37] = core::array::from_fn(|i| ((i * 7) % 13) as f32 * 0.4 - 6.0);
         let mut weights = [9; 40];
-        let sum = integer_weights(&x, &mut weights);
+        let sum = integer_weights(&x, largest(&x), &mut weights);
         assert_eq!(sum, weights.iter().map(|&w| i32::from(w)).sum::<i32>());
         assert_eq!(weights[37..], [0; 3]);
         for (x, w) in x.iter().zip(weights) {

@@ -75,6 +75,23 @@ impl Vector<'_> {
         }
     }
 
+    /// `f(x[i], self[start + i])` for all of `x` that there is an element for.
+    #[inline(always)]
+    pub(crate) fn onto(&self, start: usize, x: &mut [f32], f: impl Fn(&mut f32, f32)) {
+        match self {
+            Vector::F32(v) => {
+                for (x, v) in x.iter_mut().zip(v.get(start..).unwrap_or(&[])) {
+                    f(x, *v);
+                }
+            }
+            Vector::F16(v) => {
+                for (x, v) in x.iter_mut().zip(v.get(start..).unwrap_or(&[])) {
+                    f(x, f16::from_bits(*v).to_f32());
+                }
+            }
+        }
+    }
+
     /// Iterates over elements `start..`.
     #[inline]
     pub fn iter_from(&self, start: usize) -> impl Iterator<Item = f32> + '_ {
