@@ -8,7 +8,7 @@ use sorcen_runtime::{bench::Layer, pack::Aligned, rng::splitmix64, Error, Kernel
 sorcen_firmware::main!(kernels, memory: 0);
 
 /// (rows, inputs, outputs): whole and partial blocks of every kernel, and less than one.
-const SHAPES: [(usize, usize, usize); 12] = [
+const SHAPES: [(usize, usize, usize); 15] = [
     (1, 1, 1),
     (2, 3, 2),
     (3, 16, 5),
@@ -21,6 +21,9 @@ const SHAPES: [(usize, usize, usize); 12] = [
     (13, 63, 47),
     (6, 100, 50),
     (3, 256, 35),
+    (5, 32, 7),
+    (4, 32, 3),
+    (2, 272, 9),
 ];
 /// Largest rows × inputs, inputs × outputs, rows × outputs, outputs.
 const INPUTS: usize = 1024;
@@ -53,8 +56,11 @@ fn kernels(_: &mut [u8]) -> Result<(), Error> {
     }
     let scales: [f32; CHANNELS] = core::array::from_fn(|n| 0.01 + n as f32 * 0.001);
     let bias: [f32; CHANNELS] = core::array::from_fn(|n| n as f32 - 20.0);
-    for (rows, cols, outputs) in SHAPES {
-        let layer = Layer { weights: &w[..cols * outputs], scales: &scales[..outputs], bias: &bias[..outputs], cols };
+    // Each with a bias, with none, and added to what that left.
+    let shapes = SHAPES.into_iter().flat_map(|shape| [(shape, true, false), (shape, false, false), (shape, true, true)]);
+    for ((rows, cols, outputs), with_bias, add) in shapes {
+        let bias = with_bias.then_some(&bias[..outputs]);
+        let layer = Layer { weights: &w[..cols * outputs], scales: &scales[..outputs], bias, cols, add };
         let quantised = &mut quantised.0[..rows * Layer::row_bytes(cols)];
         quantised.fill(0x55); // what the buffer held before must not matter
         let out = &mut out[..rows * outputs];

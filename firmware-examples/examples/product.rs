@@ -1,4 +1,4 @@
-//! One linear layer alone, 65×128 times 128×512 in int8: what its instructions are counted with.
+//! int8 matrix products alone, to count the instructions of each: a common benchmark's, and those of the demo model.
 #![cfg_attr(not(unix), no_std)]
 #![no_main]
 
@@ -7,12 +7,35 @@ use sorcen_runtime::{bench::Layer, pack::Aligned, rng::splitmix64, Error, Kernel
 
 sorcen_firmware::main!(product, memory: 0);
 
+struct Product {
+    name: &'static str,
+    rows: usize,
+    cols: usize,
+    outputs: usize,
+    /// As many rows as the model multiplies together.
+    at_once: usize,
+    bias: bool,
+    add: bool,
+}
+
+const PRODUCTS: [Product; 6] = [
+    Product { name: "alone", rows: 65, cols: 128, outputs: 512, at_once: 65, bias: true, add: false },
+    Product { name: "qkv: a head's", rows: 65, cols: 64, outputs: 16, at_once: 65, bias: true, add: false },
+    Product { name: "scores: a head's", rows: 65, cols: 16, outputs: 65, at_once: 12, bias: false, add: false },
+    Product { name: "proj", rows: 65, cols: 64, outputs: 64, at_once: 8, bias: true, add: true },
+    Product { name: "fc1", rows: 65, cols: 64, outputs: 256, at_once: 8, bias: true, add: false },
+    Product { name: "fc2", rows: 65, cols: 256, outputs: 64, at_once: 8, bias: true, add: true },
+];
+
+/// The largest of each.
+const WEIGHTS: usize = 128 * 512;
+const INPUTS: usize = 65 * 256;
+const QUANTISED: usize = 65 * Layer::row_bytes(128);
 const ROWS: usize = 65;
-const COLS: usize = 128;
 const OUTPUTS: usize = 512;
 
-static WEIGHTS: Aligned<[i8; OUTPUTS * COLS]> = {
-    let mut weights = [0; OUTPUTS * COLS];
+static W: Aligned<[i8; WEIGHTS]> = {
+    let mut weights = [0; WEIGHTS];
     let mut i = 0;
     while i < weights.len() {
         weights[i] = ((splitmix64(i as u64) % 255) as i16 - 127) as i8;
@@ -23,22 +46,37 @@ static WEIGHTS: Aligned<[i8; OUTPUTS * COLS]> = {
 static SCALES: [f32; OUTPUTS] = [0.01; OUTPUTS];
 static BIAS: [f32; OUTPUTS] = [0.5; OUTPUTS];
 
-/// `[ROWS, COLS]`
-static X: ConstStaticCell<[f32; ROWS * COLS]> = ConstStaticCell::new([0.0; ROWS * COLS]);
-static QUANTISED: ConstStaticCell<Aligned<[u8; ROWS * Layer::row_bytes(COLS)]>> =
-    ConstStaticCell::new(Aligned([0; ROWS * Layer::row_bytes(COLS)]));
-/// `[ROWS, OUTPUTS]`
+static X: ConstStaticCell<[f32; INPUTS]> = ConstStaticCell::new([0.0; INPUTS]);
+static ROWS_OF_BYTES: ConstStaticCell<Aligned<[u8; QUANTISED]>> = ConstStaticCell::new(Aligned([0; QUANTISED]));
 static OUT: ConstStaticCell<[f32; ROWS * OUTPUTS]> = ConstStaticCell::new([0.0; ROWS * OUTPUTS]);
 
+/// Its calls divide the counts.
+#[allow(unsafe_code)] // a symbol that the counting tool looks for
+#[no_mangle]
+#[inline(never)]
+extern "C" fn mark() {
+    core::hint::black_box(());
+}
+
 fn product(_: &mut [u8]) -> Result<(), Error> {
-    let (Some(x), Some(quantised), Some(out)) = (X.try_take(), QUANTISED.try_take(), OUT.try_take()) else {
+    let (Some(x), Some(quantised), Some(out)) = (X.try_take(), ROWS_OF_BYTES.try_take(), OUT.try_take()) else {
         return Ok(()); // this runs once
     };
     for (i, x) in x.iter_mut().enumerate() {
         *x = (splitmix64(1 << 32 | i as u64) % 2001) as f32 / 1000.0 - 1.0;
     }
-    let layer = Layer { weights: &WEIGHTS.0, scales: &SCALES, bias: &BIAS, cols: COLS };
-    layer.apply(Kernels::detect(), x, &mut quantised.0, &mut [0.0; ROWS], out)?;
-    info!("{} outputs, hash {:016x}", out.len(), hash::of_floats(out));
+    mark();
+    for Product { name, rows, cols, outputs, at_once, bias, add } in PRODUCTS {
+        let (weights, scales, bias) = (&W.0[..outputs * cols], &SCALES[..outputs], bias.then_some(&BIAS[..outputs]));
+        let layer = Layer { weights, scales, bias, cols, add };
+        let (x, out) = (&x[..rows * cols], &mut out[..rows * outputs]);
+        for (x, out) in x.chunks(at_once * cols).zip(out.chunks_mut(at_once * outputs)) {
+            let rows = x.len() / cols;
+            let quantised = &mut quantised.0[..rows * Layer::row_bytes(cols)];
+            layer.apply(Kernels::detect(), x, quantised, &mut [0.0; ROWS][..rows], out)?;
+        }
+        mark();
+        info!("{}x{}x{} {}: hash {:016x}", rows, cols, outputs, name, hash::of_floats(out));
+    }
     Ok(())
 }

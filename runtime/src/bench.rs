@@ -2,10 +2,10 @@
 
 use crate::{
     error::Error,
-    kernels::{dispatch, Activation, Kernels},
+    kernels::{dispatch, Activation, Epilogue, Kernels, Rows, Weights},
     layers::{
         block::put_rows,
-        linear::{Input, Linear, Output},
+        linear::{product, Input, Linear},
     },
     pack::{Data, Matrix, Vector},
     quant::Layout,
@@ -18,10 +18,12 @@ pub struct Layer<'a> {
     pub weights: &'a [i8],
     /// `[outputs]`
     pub scales: &'a [f32],
-    /// `[outputs]`
-    pub bias: &'a [f32],
+    /// `[outputs]`, or none: attention scores.
+    pub bias: Option<&'a [f32]>,
     /// Inputs.
     pub cols: usize,
+    /// Whether it adds to the output: a residual connection.
+    pub add: bool,
 }
 
 impl Layer<'_> {
@@ -30,7 +32,7 @@ impl Layer<'_> {
         Linear::stride(cols)
     }
 
-    /// `out[r, n] = x[r, :] · weights[n, :] + bias[n]`: quantises the rows of `x`, multiplies, goes back to floats.
+    /// `out[r, n] = x[r, :] · weights[n, :] + bias[n]` (or `+=`): quantises the rows of `x`, multiplies, goes back to floats.
     ///
     /// `x` `[rows, cols]`, `out` `[rows, outputs]`, `row_scales` `[rows]`; `quantised` is `rows` times
     /// [`row_bytes`](Self::row_bytes) long, at a multiple of 16.
@@ -49,7 +51,7 @@ impl Layer<'_> {
         let check =
             |item, needed, found| if needed == found { Ok(()) } else { Err(Error::Length { item, needed, found }) };
         check("weights", outputs * self.cols, self.weights.len())?;
-        check("bias", outputs, self.bias.len())?;
+        check("bias", outputs, self.bias.map_or(outputs, <[f32]>::len))?;
         check("x", rows * self.cols, x.len())?;
         check("quantised", rows * stride, quantised.len())?;
         check("out", rows * outputs, out.len())?;
@@ -58,12 +60,16 @@ impl Layer<'_> {
         }
         let data = Data::Int8 { weights: self.weights, scales: self.scales, layout: Layout::ROW_MAJOR };
         let weight = Matrix { rows: outputs, cols: self.cols, data };
-        let linear = Linear { weight, bias: Vector::F32(self.bias) };
+        let bias = self.bias.map(Vector::F32);
+        let linear = Linear { weight, bias: bias.unwrap_or(Vector::F32(&[])) };
         let mut input = Input { floats: &mut [], bytes: quantised, stride, scales: row_scales };
-        let output = Output { data: out, stride: outputs, activation: Activation::Store };
         dispatch!(kernels, k => {
             put_rows(k, x, &linear, &mut input);
-            linear.apply(k, &input, rows, 0..outputs, output);
+            let weights = Weights { values: self.weights, layout: Layout::ROW_MAJOR, cols: self.cols };
+            let activation = if self.add { Activation::Add } else { Activation::Store };
+            let (scales, row_scales) = (self.scales, &*input.scales);
+            let mut epilogue = Epilogue { scales, bias, row_scales, outputs: 0..outputs, out, stride: outputs, activation };
+            product(k, weights, Rows { values: &*input.bytes, stride, count: rows }, 0..outputs, &mut epilogue);
         });
         Ok(())
     }

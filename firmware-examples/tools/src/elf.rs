@@ -48,3 +48,11 @@ pub fn panics(file: &[u8]) -> Result<Vec<String>> {
         })
         .collect())
 }
+
+/// Where the function `mark` starts, in a program that has one.
+pub fn mark(file: &[u8]) -> Result<Option<u64>> {
+    let file = object::File::parse(file)?;
+    let thumb = u64::from(file.architecture() == object::Architecture::Arm); // set in addresses of Thumb code
+    let mark = file.symbols().find(|symbol| symbol.name() == Ok("mark"));
+    Ok(mark.map(|symbol| symbol.address() & !thumb))
+}

@@ -19,16 +19,16 @@ const OPERATIONS: [(&str, &str, &str); 21] = [
     ("", "gelu", "GELU"),
     ("src/quant.rs", "", "quantising"),
     ("src/kernels/", "mix", "attention"),
-    ("src/kernels/", "gemm", "matrix products"),
-    ("src/kernels/", "products", "matrix products"),
-    ("src/kernels/epilogue.rs", "scale", "matrix products"),
-    ("src/kernels/epilogue.rs", "store", "matrix products"),
-    ("src/kernels/epilogue.rs", "add", "matrix products"),
+    ("src/kernels/", "gemm", PRODUCTS),
+    ("src/kernels/", "products", PRODUCTS),
+    ("src/kernels/epilogue.rs", "scale", PRODUCTS),
+    ("src/kernels/epilogue.rs", "store", PRODUCTS),
+    ("src/kernels/epilogue.rs", "add", PRODUCTS),
     ("src/kernels/", "store", "quantising"),
     ("layers/softmax.rs", "", "softmax"),
     ("layers/attention.rs", "", "attention"),
     ("layers/norm.rs", "", "LayerNorm"),
-    ("layers/linear.rs", "", "matrix products"),
+    ("layers/linear.rs", "", PRODUCTS),
     ("layers/embedding.rs", "", "embedding"),
     ("src/pack/", "", "checking the pack"),
     ("src/sampler.rs", "", "sampling"),
@@ -38,6 +38,9 @@ const OPERATIONS: [(&str, &str, &str); 21] = [
     ("src/layers/", "", "rest of the model"),
     ("src/model.rs", "", "rest of the model"),
 ];
+
+/// What the inner loops are counted as.
+pub const PRODUCTS: &str = "matrix products";
 
 /// What none of [`OPERATIONS`] names: start-up, logging, library functions called from many places.
 const OTHER: &str = "other";
@@ -56,47 +59,66 @@ pub fn plugin() -> Result<PathBuf> {
     Ok(target_dir.join("release/libcount.so"))
 }
 
-/// QEMU's argument to count into a file.
-pub fn argument(plugin: &Path, out: &Path) -> OsString {
+/// QEMU's argument to count into a file, from one call of the function at `mark` to the next.
+pub fn argument(plugin: &Path, out: &Path, mark: Option<u64>) -> OsString {
     let mut argument = plugin.as_os_str().to_owned();
     argument.push(",out=");
     argument.push(out);
+    if let Some(mark) = mark {
+        argument.push(format!(",mark={mark:x}"));
+    }
     argument
 }
 
-/// How often each instruction ran.
-pub struct Counts(BTreeMap<u64, u64>);
+/// How often each instruction ran: one map, or one before each mark and one after the last.
+pub struct Counts(Vec<BTreeMap<u64, u64>>);
 
 impl Counts {
     /// Reads the plugin's file.
     pub fn read(file: &Path) -> Result<Counts> {
-        let mut counts = BTreeMap::new();
+        let mut parts = vec![BTreeMap::new()];
         for line in std::fs::read_to_string(file).with_context(|| file.display().to_string())?.lines() {
+            if line == "mark" {
+                parts.push(BTreeMap::new());
+                continue;
+            }
             let mut words = line.split(' ');
             let count: u64 = words.next().unwrap_or_default().parse().with_context(|| format!("{line:?}"))?;
             for word in words {
-                *counts.entry(u64::from_str_radix(word, 16).with_context(|| format!("{line:?}"))?).or_default() +=
-                    count;
+                let address = u64::from_str_radix(word, 16).with_context(|| format!("{line:?}"))?;
+                if let Some(part) = parts.last_mut() {
+                    *part.entry(address).or_default() += count;
+                }
             }
         }
-        Ok(Counts(counts))
+        Ok(Counts(parts))
     }
 
     /// Executed instructions.
     pub fn total(&self) -> u64 {
-        self.0.values().sum()
+        self.0.iter().flat_map(BTreeMap::values).sum()
     }
 
     /// Executed instructions by operation, the most first.
     pub fn by_operation(&self, program: &Path) -> Result<Vec<(&'static str, u64)>> {
-        let lines = addr2line::Loader::new(program).map_err(|error| anyhow!("{}: {error}", program.display()))?;
         let mut sums: BTreeMap<&'static str, u64> = BTreeMap::new();
-        for (&address, count) in &self.0 {
-            *sums.entry(operation(&lines, address)).or_default() += count;
+        for part in self.by_part(program)? {
+            part.into_iter().for_each(|(operation, count)| *sums.entry(operation).or_default() += count);
         }
         let mut sums: Vec<_> = sums.into_iter().collect();
         sums.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
         Ok(sums)
+    }
+
+    /// Executed instructions by operation, before each mark and after the last.
+    pub fn by_part(&self, program: &Path) -> Result<Vec<BTreeMap<&'static str, u64>>> {
+        let lines = addr2line::Loader::new(program).map_err(|error| anyhow!("{}: {error}", program.display()))?;
+        let sums = self.0.iter().map(|part| {
+            let mut sums = BTreeMap::new();
+            part.iter().for_each(|(&address, count)| *sums.entry(operation(&lines, address)).or_default() += count);
+            sums
+        });
+        Ok(sums.collect())
     }
 }
 
@@ -117,5 +139,5 @@ fn operation(lines: &addr2line::Loader, address: u64) -> &'static str {
         }
     }
     // Naked functions have no lines.
-    lines.find_symbol(address).filter(|name| name.contains("8multiply")).map_or(OTHER, |_| "matrix products")
+    lines.find_symbol(address).filter(|name| name.contains("multiply")).map_or(OTHER, |_| PRODUCTS)
 }

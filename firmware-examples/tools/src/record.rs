@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{bail, Context, Result};
 
-use crate::{boards::BOARDS, toolchain::root};
+use crate::{boards::BOARDS, operations::PRODUCTS, toolchain::root};
 
 /// A value may grow by this much before it counts as a regression.
 const SLACK: f64 = 1.05;
@@ -14,7 +14,7 @@ pub const MEASURES: [&str; 5] = ["code", "constants", "ram", "stack", "instructi
 
 const HEADER: &str = "board,example,what,value";
 
-/// One measurement: one of [`MEASURES`], or the instructions of one operation.
+/// One measurement: one of [`MEASURES`], or the instructions of one operation or product.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     pub board: String,
@@ -172,23 +172,41 @@ fn operations_table(entries: &[Entry]) -> String {
     text
 }
 
-/// Instructions of matrix products for each multiplication: of the product alone, and of the encoder's layers.
+/// Instructions of matrix products for each multiply-accumulate: a row for each product, a column for each board.
 fn product_table(entries: &[Entry]) -> String {
-    const PRODUCT: u64 = 65 * 128 * 512;
     /// Four blocks of 65 rows: qkv, proj, fc1, fc2, and the scores of 4 heads 16 wide.
     const ENCODER: u64 = 4 * 65 * (64 * (3 * 64 + 64 + 256 + 256) + 65 * 64);
-    let mut text = String::from(
-        "| board | instructions | for each multiply-accumulate | in `features` |\n\
-         |---|--:|--:|--:|\n",
-    );
-    for board in BOARDS {
-        let count = |example| find(entries, board.name, example, "matrix products");
-        if let (Some(product), Some(encoder)) = (count("product"), count("features")) {
-            let [alone, encoder] = [(product, PRODUCT), (encoder, ENCODER)].map(|(n, macs)| n as f64 / macs as f64);
-            text += &format!("| {} | {product} | **{alone:.3}** | {encoder:.3} |\n", board.name);
+    let is_product =
+        |entry: &&Entry| entry.example == "product" && multiplications(&entry.what).is_some();
+    let (mut boards, mut rows): (Vec<&str>, Vec<(&str, &str, &str, u64)>) = (Vec::new(), Vec::new());
+    for entry in entries.iter().filter(is_product) {
+        if !boards.contains(&entry.board.as_str()) {
+            boards.push(&entry.board);
+        }
+        let row = ("product", entry.what.as_str(), entry.what.as_str(), multiplications(&entry.what).unwrap_or(1));
+        if !rows.contains(&row) {
+            rows.push(row);
         }
     }
+    rows.push(("features", PRODUCTS, "**all of `features`**", ENCODER));
+    let mut text = format!("| rows × inputs × outputs | {} |\n|---|{}\n", boards.join(" | "), "--:|".repeat(boards.len()));
+    for (example, what, name, macs) in rows {
+        let cells: Vec<String> = boards
+            .iter()
+            .map(|board| find(entries, board, example, what).unwrap_or(0))
+            .map(|count| format!("{:.3}", count as f64 / macs as f64))
+            .collect();
+        let (sizes, rest) = name.split_once(' ').unwrap_or((name, ""));
+        text += &format!("| {} {rest} | {} |\n", sizes.replace('x', "×"), cells.join(" | "));
+    }
     text
+}
+
+/// Multiply-accumulates of a product by its name, which starts with rows, inputs and outputs: `65x64x16 …`.
+pub fn multiplications(name: &str) -> Option<u64> {
+    let sizes = name.split(' ').next()?;
+    let sizes: Vec<u64> = sizes.split('x').map(|size| size.parse().ok()).collect::<Option<_>>()?;
+    (sizes.len() == 3).then(|| sizes.iter().product())
 }
 
 #[cfg(test)]
@@ -203,5 +221,11 @@ mod tests {
         assert_eq!(regressions(&record, &[entry("code", 106), entry("stack", 1051)]).len(), 2);
         assert_eq!(regressions(&[], &record).len(), 2);
         assert_eq!(regressions(&[], &[entry("GELU", 5)]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_product_is_named_by_its_sizes() {
+        assert_eq!(multiplications("65x64x16 queries"), Some(65 * 64 * 16));
+        assert_eq!([multiplications("code"), multiplications("65x64"), multiplications("")], [None; 3]);
     }
 }

@@ -1,6 +1,9 @@
 //! Every example on every board: what it says, what it costs.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{bail, Context, Result};
 
@@ -12,8 +15,10 @@ use crate::{
     toolchain::{self, root, target_dir},
 };
 
-/// The examples whose instructions are recorded by operation: the encoder, and one product.
-const SPLIT: [&str; 2] = ["features", "product"];
+/// The example whose instructions are recorded by operation: the encoder.
+const SPLIT: &str = "features";
+/// The example whose products are recorded one by one.
+const PRODUCT: &str = "product";
 
 /// An example's log, the same on every board; it stands beside the example.
 fn snapshot(example: &str) -> PathBuf {
@@ -95,12 +100,26 @@ pub fn operations(board: &str, example: &str) -> Result<()> {
         bail!("instructions are counted on microcontrollers, not on {}", board.name);
     }
     let program = toolchain::build(&board, &[example])?.path(example);
-    let counts = count(&board, &program, &mut |_| {})?.1;
+    let (run, counts) = count(&board, &program, &mut |_| {})?;
     println!("{:>14}  all", counts.total());
     for (name, count) in counts.by_operation(&program)? {
         println!("{count:>14}  {name}");
     }
+    if example == PRODUCT {
+        for (name, count) in products(&counts, &program, &run)? {
+            let each = record::multiplications(&name).map_or(0.0, |macs| count as f64 / macs as f64);
+            println!("{count:>14}  {name}: {each:.3} for each multiply-accumulate");
+        }
+    }
     Ok(())
+}
+
+/// Instructions of each product: what its line in the log begins with, and the count between its marks.
+fn products(counts: &Counts, program: &Path, run: &emulator::Run) -> Result<Vec<(String, u64)>> {
+    let parts = counts.by_part(program)?;
+    let names = run.log.iter().filter_map(|line| line.split_once(": hash "));
+    let counts = parts.iter().skip(1).map(|part| part.get(operations::PRODUCTS).copied().unwrap_or(0));
+    Ok(names.map(|(name, _)| name.to_owned()).zip(counts).collect())
 }
 
 /// Builds and runs all examples on a board, hands each log to `check`, returns what was measured.
@@ -134,19 +153,22 @@ fn run_board(board: &Board, check: &mut dyn FnMut(&str, &str) -> Result<()>) -> 
             measured.push(Entry { board: board.name.into(), example: example.into(), what: what.into(), value });
         };
         MEASURES.iter().zip(values).for_each(|(what, value)| add(what, value));
-        if SPLIT.contains(&example) {
+        if example == SPLIT {
             counts.by_operation(&program)?.into_iter().for_each(|(operation, count)| add(operation, count));
+        }
+        if example == PRODUCT {
+            products(&counts, &program, &run)?.iter().for_each(|(product, count)| add(product, *count));
         }
     }
     Ok(measured)
 }
 
 /// Runs a program under the counting plugin.
-fn count(board: &Board, program: &std::path::Path, on_line: &mut dyn FnMut(&str)) -> Result<(emulator::Run, Counts)> {
+fn count(board: &Board, program: &Path, on_line: &mut dyn FnMut(&str)) -> Result<(emulator::Run, Counts)> {
     let folder = target_dir().join("count");
     fs::create_dir_all(&folder)?;
     let out = folder.join(format!("{}.txt", board.name));
-    let argument = operations::argument(&operations::plugin()?, &out);
+    let argument = operations::argument(&operations::plugin()?, &out, elf::mark(&fs::read(program)?)?);
     let run = emulator::run(board, program, Some(argument), on_line)?;
     Ok((run, Counts::read(&out)?))
 }

@@ -65,7 +65,7 @@ impl Epilogue<'_> {
     }
 
     /// Panics unless there are so many rows, and scales and a bias for the outputs; pointers may rely on it.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", sorcen_dsp, sorcen_mve))]
     pub fn check(&self, rows: usize) {
         let Range { start, end } = self.outputs;
         assert!(self.row_scales.len() >= rows && self.scales.len() >= end && start <= end);
@@ -107,6 +107,31 @@ impl Epilogue<'_> {
                 }
             }
             *out = value;
+        }
+    }
+
+    /// Scales and biases of `N` outputs: for kernels that go back to floats by themselves.
+    #[cfg(sorcen_mve)]
+    pub fn constants<const N: usize>(&self, output: usize) -> [[f32; N]; 2] {
+        let mut scales = [0.0; N];
+        scales.copy_from_slice(&self.scales[output..output + N]);
+        let mut biases = [-0.0; N]; // adding it changes nothing
+        match self.bias {
+            Some(Vector::F32(bias)) => biases.copy_from_slice(&bias[output..output + N]),
+            Some(bias) => biases.iter_mut().enumerate().for_each(|(i, to)| *to = bias.get(output + i)),
+            None => {}
+        }
+        [scales, biases]
+    }
+
+    /// The GELU of outputs that were stored without, in place.
+    #[cfg(any(sorcen_dsp, sorcen_mve))]
+    #[inline(never)]
+    pub fn gelu(&mut self, rows: usize, outputs: Range<usize>) {
+        let first = outputs.start - self.outputs.start;
+        for row in 0..rows {
+            let out = &mut self.out[row * self.stride + first..][..outputs.len()];
+            out.iter_mut().for_each(|x| *x = gelu(*x));
         }
     }
 

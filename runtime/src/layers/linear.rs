@@ -50,6 +50,22 @@ pub(crate) fn quantise<K: Kernel>(k: K, layout: Layout, x: &[f32], max: f32, out
     scale
 }
 
+/// [`Kernel::gemm`] for weights in any order.
+#[inline(always)]
+pub(crate) fn product<K: Kernel>(
+    k: K,
+    weights: Weights<'_>,
+    rows: Rows<'_>,
+    outputs: Range<usize>,
+    epilogue: &mut Epilogue<'_>,
+) {
+    if weights.layout == K::LAYOUT {
+        k.gemm(weights, rows, outputs, epilogue);
+    } else {
+        portable_gemm(k, weights, rows, outputs, epilogue);
+    }
+}
+
 impl<'a> Linear<'a> {
     /// Bytes between quantised rows of a linear with so many inputs, whatever its layout.
     pub const fn stride(cols: usize) -> usize {
@@ -112,11 +128,7 @@ impl<'a> Linear<'a> {
                 let weights = Weights { values: weights, layout, cols: self.weight.cols };
                 let rows = Rows { values: &*input.bytes, stride: input.stride, count };
                 let mut epilogue = self.epilogue(scales, &input.scales[..count], outputs.clone(), out);
-                if layout == K::LAYOUT {
-                    k.gemm(weights, rows, outputs, &mut epilogue);
-                } else {
-                    portable_gemm(k, weights, rows, outputs, &mut epilogue);
-                }
+                product(k, weights, rows, outputs, &mut epilogue);
             }
             Data::Int4 { weights, multipliers, scales } => {
                 let rows = Rows { values: &*input.bytes, stride: input.stride, count };
