@@ -15,7 +15,7 @@ use crate::toolchain::{root, target_dir};
 
 /// Where the time goes: part of a source path, start of a function's name, and what it is called.
 /// The innermost function that matches counts; the first match of these, where one function has several.
-const OPERATIONS: [(&str, &str, &str); 21] = [
+const OPERATIONS: [(&str, &str, &str); 23] = [
     ("", "gelu", "GELU"),
     ("src/quant.rs", "", "quantising"),
     ("src/kernels/", "mix", "attention"),
@@ -28,6 +28,8 @@ const OPERATIONS: [(&str, &str, &str); 21] = [
     ("layers/softmax.rs", "", "softmax"),
     ("layers/attention.rs", "", "attention"),
     ("layers/norm.rs", "", "LayerNorm"),
+    ("layers/linear.rs", "quantise", "quantising"),
+    ("layers/linear.rs", "put", "quantising"),
     ("layers/linear.rs", "", PRODUCTS),
     ("layers/embedding.rs", "", "embedding"),
     ("src/pack/", "", "checking the pack"),

@@ -110,20 +110,6 @@ impl Epilogue<'_> {
         }
     }
 
-    /// Scales and biases of `N` outputs: for kernels that go back to floats by themselves.
-    #[cfg(sorcen_mve)]
-    pub fn constants<const N: usize>(&self, output: usize) -> [[f32; N]; 2] {
-        let mut scales = [0.0; N];
-        scales.copy_from_slice(&self.scales[output..output + N]);
-        let mut biases = [-0.0; N]; // adding it changes nothing
-        match self.bias {
-            Some(Vector::F32(bias)) => biases.copy_from_slice(&bias[output..output + N]),
-            Some(bias) => biases.iter_mut().enumerate().for_each(|(i, to)| *to = bias.get(output + i)),
-            None => {}
-        }
-        [scales, biases]
-    }
-
     /// The GELU of outputs that were stored without, in place.
     #[cfg(any(sorcen_dsp, sorcen_mve))]
     #[inline(never)]

@@ -1,14 +1,13 @@
 //! Cortex-M with Helium (M55): 16 products an instruction, summed into one register.
 //!
-//! Rows of 16, 32 and 64 inputs, a small model's, have loops of their own that never reach memory with a sum; what an
-//! output costs once is most of what such a row costs.
+//! Rows of a small model's lengths have loops of their own: `helium_short`.
 //!
 //! The suite needs std, which these cores lack: `firmware-examples/examples/kernels.rs` is its counterpart, and every
 //! other example there has to equal the host to the bit.
 
 use core::{arch::naked_asm, ops::Range};
 
-use super::{Activation, Epilogue, Kernel, Rows, Weights};
+use super::{helium_short, Epilogue, Kernel, Rows, Weights};
 
 /// Outputs of a block: a multiple of the three that the inner loop takes, and of four for the way back to floats.
 const BLOCK: usize = 48;
@@ -33,21 +32,14 @@ impl Kernel for Helium {
 
 #[inline(always)]
 fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
-    let multiply = match weights.cols {
-        16 => multiply_16,
-        32 => multiply_32,
-        64 => multiply_64,
-        _ => return long(weights, rows, outputs, epilogue),
-    };
-    if outputs.len() < QUAD || rows.count == 0 {
-        return long(weights, rows, outputs, epilogue);
+    if !helium_short::gemm(weights, rows, outputs.clone(), epilogue) {
+        gemm_long(weights, rows, outputs, epilogue);
     }
-    short(multiply, weights, rows, outputs, epilogue);
 }
 
 /// Rows of any length: sums of some outputs, then floats.
 #[inline(never)]
-fn long(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+fn gemm_long(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
     let cols = weights.cols;
     let mut sums = [[0; BLOCK]; 2];
     for start in outputs.clone().step_by(BLOCK) {
@@ -166,173 +158,3 @@ unsafe extern "C" fn multiply(tile: &mut Tile) {
         "pop {{r4-r11, pc}}",
     )
 }
-
-/// Outputs that [`short`] takes at a time.
-const QUAD: usize = 4;
-
-/// Rows that are as long as `multiply` is written for: four outputs of all rows, then the next four.
-#[inline(never)]
-fn short(
-    multiply: unsafe extern "C" fn(&Quad),
-    weights: Weights<'_>,
-    rows: Rows<'_>,
-    outputs: Range<usize>,
-    epilogue: &mut Epilogue<'_>,
-) {
-    let (cols, count) = (weights.cols, rows.count);
-    let (pairs, stride) = (count / 2, epilogue.stride);
-    epilogue.check(count);
-    assert!(outputs.start >= epilogue.outputs.start && outputs.end <= epilogue.outputs.end && outputs.len() >= QUAD);
-    assert!(weights.values.len() >= outputs.end * cols);
-    assert!(count > 0 && rows.stride >= cols && rows.values.len() >= (count - 1) * rows.stride + cols);
-    let last_scale = [epilogue.row_scales[count - 1]; 2];
-    let add = epilogue.activation == Activation::Add;
-    let mut start = outputs.start;
-    while start < outputs.end {
-        let first = start.min(outputs.end - QUAD); // the last four may have been there in part
-        let [scales, bias] = epilogue.constants(first);
-        let x = rows.values.as_ptr().cast::<i8>();
-        let out = &mut epilogue.out[first - epilogue.outputs.start..];
-        let mut quad = Quad {
-            step: 2 * rows.stride,
-            stride: 4 * stride,
-            end: x.wrapping_add(2 * pairs * rows.stride),
-            add: add.into(),
-            w: weights.values[first * cols..].as_ptr(),
-            x0: x,
-            x1: x.wrapping_add(rows.stride),
-            out: out.as_mut_ptr(),
-            row_scales: epilogue.row_scales.as_ptr(),
-            mask: 0xFFFF << (4 * (start - first)) & 0xFFFF,
-            scales,
-            bias,
-        };
-        if pairs > 0 {
-            // SAFETY: `cols` inputs of 2 * pairs <= count rows and of four rows of weights, a scale for each row,
-            // outputs that are there by `check` and the range.
-            unsafe { multiply(&quad) };
-        }
-        if !count.is_multiple_of(2) {
-            quad.x0 = x.wrapping_add((count - 1) * rows.stride);
-            quad.x1 = quad.x0; // the last row counts as two, in the same place
-            (quad.step, quad.end, quad.stride) = (0, quad.x0, 0);
-            quad.out = out[(count - 1) * stride..].as_mut_ptr();
-            quad.row_scales = last_scale.as_ptr();
-            // SAFETY: as above, for the last row; both of its outputs are read before either is written.
-            unsafe { multiply(&quad) };
-        }
-        start = first + QUAD;
-    }
-    if epilogue.activation == Activation::Gelu {
-        epilogue.gelu(count, outputs);
-    }
-}
-
-/// What [`short`]'s inner loops work on.
-#[repr(C)]
-struct Quad {
-    /// From two rows to the next two, bytes.
-    step: usize,
-    /// From one row of outputs to the next, bytes.
-    stride: usize,
-    /// Where the first of two rows is not there any more.
-    end: *const i8,
-    /// Whether outputs are added to: 1 or 0.
-    add: u32,
-    /// Four rows of weights.
-    w: *const i8,
-    x0: *const i8,
-    x1: *const i8,
-    out: *mut f32,
-    row_scales: *const f32,
-    /// Four bits for each of the four outputs: whether it is written.
-    mask: u32,
-    scales: [f32; QUAD],
-    bias: [f32; QUAD],
-}
-
-/// Inputs `16 j..` of two rows (r3, r5) times four rows of weights `k` apart (r1, in the middle of them: as far as
-/// an offset reaches); sums in r0, r2, r4, r6 and r8, r10, r12, lr.
-macro_rules! round {
-    ($k:literal, $j:literal, $mla:literal) => {
-        concat!(
-            "vldrb.u8 q0, [r3, #16*", $j, "]\n",
-            "vldrb.u8 q1, [r5, #16*", $j, "]\n",
-            "vldrb.u8 q2, [r1, #16*", $j, "+8-2*", $k, "]\n",
-            $mla, " r0, q0, q2\n",
-            $mla, " r8, q1, q2\n",
-            "vldrb.u8 q3, [r1, #16*", $j, "+8-", $k, "]\n",
-            $mla, " r2, q0, q3\n",
-            $mla, " r10, q1, q3\n",
-            "vldrb.u8 q2, [r1, #16*", $j, "+8]\n",
-            $mla, " r4, q0, q2\n",
-            $mla, " r12, q1, q2\n",
-            "vldrb.u8 q3, [r1, #16*", $j, "+8+", $k, "]\n",
-            $mla, " r6, q0, q3\n",
-            $mla, " lr, q1, q3\n",
-        )
-    };
-}
-
-macro_rules! multiply {
-    ($name:ident, $k:literal, [$($j:literal)*]) => {
-        /// Four outputs of pairs of rows of so many inputs, back to floats and in their place.
-        ///
-        /// # Safety
-        /// The pointers of the quad reach as far as its sizes say; there is at least one pair.
-        #[unsafe(naked)]
-        unsafe extern "C" fn $name(quad: &Quad) {
-            naked_asm!(
-                ".cpu cortex-m55", // link-time optimisation forgets it
-                "push {{r4-r11, lr}}",
-                "vpush {{d8-d11}}",
-                "mov r11, r0",
-                "add r0, r0, #16",
-                "ldm r0, {{r1, r3, r5, r7, r9, r10}}", // w, x0, x1, out, row_scales, mask
-                "vmsr p0, r10",
-                "vldrw.u32 q4, [r11, #40]", // scales
-                "vldrw.u32 q5, [r11, #56]", // bias
-                concat!("add r1, r1, #2*", $k, "-8"),
-                "2:", // two rows
-                round!($k, 0, "vmladav.s8"),
-                $(round!($k, $j, "vmladava.s8"),)*
-                "vmov q0[2], q0[0], r0, r4",
-                "vmov q0[3], q0[1], r2, r6",
-                "vmov q1[2], q1[0], r8, r12",
-                "vmov q1[3], q1[1], r10, lr",
-                "ldm r11, {{r0, r2, r4, r6}}", // step, stride, end, add
-                "ldrd r8, r10, [r9], #8",
-                "vcvt.f32.s32 q0, q0",
-                "vcvt.f32.s32 q1, q1",
-                "vmul.f32 q2, q4, r8",
-                "vmul.f32 q3, q4, r10",
-                "vmul.f32 q0, q0, q2",
-                "vmul.f32 q1, q1, q3",
-                "vadd.f32 q0, q0, q5",
-                "vadd.f32 q1, q1, q5",
-                "add r8, r7, r2",
-                "cbz r6, 3f",
-                "vpstt",
-                "vldrwt.u32 q2, [r7]",
-                "vldrwt.u32 q3, [r8]",
-                "vadd.f32 q0, q2, q0",
-                "vadd.f32 q1, q3, q1",
-                "3:",
-                "vpstt",
-                "vstrwt.32 q0, [r7]",
-                "vstrwt.32 q1, [r8]",
-                "add r7, r8, r2",
-                "add r3, r3, r0",
-                "add r5, r5, r0",
-                "cmp r3, r4",
-                "bne 2b",
-                "vpop {{d8-d11}}",
-                "pop {{r4-r11, pc}}",
-            )
-        }
-    };
-}
-
-multiply!(multiply_16, 16, []);
-multiply!(multiply_32, 32, [1]);
-multiply!(multiply_64, 64, [1 2 3]);

@@ -50,6 +50,8 @@ pub(crate) mod dotprod;
 mod epilogue;
 #[cfg(sorcen_mve)]
 pub(crate) mod helium;
+#[cfg(sorcen_mve)]
+mod helium_short;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) mod i8mm;
 #[cfg(any(
@@ -76,6 +78,8 @@ pub(crate) mod sse2;
 pub(crate) mod suite;
 #[cfg(sorcen_dsp)]
 pub(crate) mod thumb;
+#[cfg(all(sorcen_dsp, target_abi = "eabihf"))]
+mod thumb_short;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
