@@ -57,7 +57,8 @@ fn kernels(_: &mut [u8]) -> Result<(), Error> {
     let scales: [f32; CHANNELS] = core::array::from_fn(|n| 0.01 + n as f32 * 0.001);
     let bias: [f32; CHANNELS] = core::array::from_fn(|n| n as f32 - 20.0);
     // Each with a bias, with none, and added to what that left.
-    let shapes = SHAPES.into_iter().flat_map(|shape| [(shape, true, false), (shape, false, false), (shape, true, true)]);
+    let shapes =
+        SHAPES.into_iter().flat_map(|shape| [(shape, true, false), (shape, false, false), (shape, true, true)]);
     for ((rows, cols, outputs), with_bias, add) in shapes {
         let bias = with_bias.then_some(&bias[..outputs]);
         let layer = Layer { weights: &w[..cols * outputs], scales: &scales[..outputs], bias, cols, add };

@@ -48,7 +48,8 @@ struct Counts {
     blocks: BTreeMap<Vec<u64>, &'static mut u64>,
 }
 
-static COUNTS: Mutex<Counts> = Mutex::new(Counts { out: String::new(), mark: None, text: String::new(), blocks: BTreeMap::new() });
+static COUNTS: Mutex<Counts> =
+    Mutex::new(Counts { out: String::new(), mark: None, text: String::new(), blocks: BTreeMap::new() });
 
 /// QEMU translated a block of code: have it counted.
 extern "C" fn translated(_: u64, block: *mut c_void) {

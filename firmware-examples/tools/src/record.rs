@@ -176,8 +176,7 @@ fn operations_table(entries: &[Entry]) -> String {
 fn product_table(entries: &[Entry]) -> String {
     /// Four blocks of 65 rows: qkv, proj, fc1, fc2, and the scores of 4 heads 16 wide.
     const ENCODER: u64 = 4 * 65 * (64 * (3 * 64 + 64 + 256 + 256) + 65 * 64);
-    let is_product =
-        |entry: &&Entry| entry.example == "product" && multiplications(&entry.what).is_some();
+    let is_product = |entry: &&Entry| entry.example == "product" && multiplications(&entry.what).is_some();
     let (mut boards, mut rows): (Vec<&str>, Vec<(&str, &str, &str, u64)>) = (Vec::new(), Vec::new());
     for entry in entries.iter().filter(is_product) {
         if !boards.contains(&entry.board.as_str()) {
@@ -189,7 +188,8 @@ fn product_table(entries: &[Entry]) -> String {
         }
     }
     rows.push(("features", PRODUCTS, "**all of `features`**", ENCODER));
-    let mut text = format!("| rows × inputs × outputs | {} |\n|---|{}\n", boards.join(" | "), "--:|".repeat(boards.len()));
+    let mut text =
+        format!("| rows × inputs × outputs | {} |\n|---|{}\n", boards.join(" | "), "--:|".repeat(boards.len()));
     for (example, what, name, macs) in rows {
         let cells: Vec<String> = boards
             .iter()

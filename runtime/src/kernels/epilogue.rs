@@ -65,7 +65,7 @@ impl Epilogue<'_> {
     }
 
     /// Panics unless there are so many rows, and scales and a bias for the outputs; pointers may rely on it.
-    #[cfg(any(target_arch = "x86_64", sorcen_dsp, sorcen_mve))]
+    #[cfg(any(target_arch = "x86_64", sorcen_mve, all(sorcen_dsp, target_abi = "eabihf")))]
     pub fn check(&self, rows: usize) {
         let Range { start, end } = self.outputs;
         assert!(self.row_scales.len() >= rows && self.scales.len() >= end && start <= end);
@@ -111,7 +111,7 @@ impl Epilogue<'_> {
     }
 
     /// The GELU of outputs that were stored without, in place.
-    #[cfg(any(sorcen_dsp, sorcen_mve))]
+    #[cfg(any(sorcen_mve, all(sorcen_dsp, target_abi = "eabihf")))]
     #[inline(never)]
     pub fn gelu(&mut self, rows: usize, outputs: Range<usize>) {
         let first = outputs.start - self.outputs.start;

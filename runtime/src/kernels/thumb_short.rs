@@ -182,9 +182,9 @@ macro_rules! multiply {
                 "push {{r1-r11}}",
                 "ldm r0, {{r1-r11}}",
                 "push {{r1-r11}}",
-                "2:",                       // two outputs
-                "ldrd r0, r3, [sp, #52]",   // w, cols
-                "ldrd r2, r12, [sp, #8]",   // wide
+                "2:",                     // two outputs
+                "ldrd r0, r3, [sp, #52]", // w, cols
+                "ldrd r2, r12, [sp, #8]", // wide
                 "add r1, r0, r3",
                 "3:", // 16 inputs
                 widen!(),
@@ -204,9 +204,9 @@ macro_rules! multiply {
                 "strd r8, r9, [sp, #32]",
                 "add r8, r8, #8",
                 "str r8, [sp, #80]",
-                "4:",                  // two rows
-                "ldm sp, {{r0-r7}}",   // x, wide, zeros
-                "5:",                  // 16 inputs
+                "4:",                // two rows
+                "ldm sp, {{r0-r7}}", // x, wide, zeros
+                "5:",                // 16 inputs
                 step!(),
                 step!(),
                 step!(),
@@ -278,4 +278,3 @@ multiply!(
     vadd.f32 s2, s6, s2
     vadd.f32 s3, s7, s3"
 );
-

@@ -103,6 +103,16 @@ impl Vector<'_> {
     }
 }
 
+/// Whether none of the weights is -128, four at a time.
+fn lacks_minus_128(weights: &[i8]) -> bool {
+    let (words, rest) = weights.as_chunks::<4>();
+    let found = words.iter().fold(0, |found, word| {
+        let word = u32::from_le_bytes(word.map(|w| w as u8)) ^ 0x8080_8080;
+        found | word.wrapping_sub(0x0101_0101) & !word & 0x8080_8080 // not zero if a byte of the word is
+    });
+    found == 0 && rest.iter().all(|w| *w != -128)
+}
+
 /// A table of tensors and what it points to: the model's, or those of a section of its own.
 ///
 /// Accessors take a tensor's number and its shape as a matrix, which the schema says.
@@ -234,7 +244,7 @@ impl<'p> Tensors<'p> {
             Data::F32(x) => x.iter().all(|x| x.is_finite()),
             Data::F16(x) => x.iter().all(|&bits| f16::from_bits(bits).is_finite()),
             Data::Int8 { weights, scales, .. } => {
-                scales.iter().all(|s| s.is_finite() && *s >= 0.0) && weights.iter().all(|w| *w != -128)
+                scales.iter().all(|s| s.is_finite() && *s >= 0.0) && lacks_minus_128(weights)
             }
             Data::Int4 { scales, .. } => scales.iter().all(|s| s.is_finite() && *s >= 0.0),
         };
@@ -273,5 +283,23 @@ impl Entry<'_> {
         let start = usize::try_from(u64_at(self.0, at)).unwrap_or(usize::MAX);
         let len = usize::try_from(u64_at(self.0, at + 8)).unwrap_or(0);
         start..start.saturating_add(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn minus_128_is_found_wherever_it_is() {
+        let all: [i8; 255] = core::array::from_fn(|i| (i as i16 - 127) as i8);
+        for start in 0..8 {
+            assert!(lacks_minus_128(&all[start..]));
+            for place in start..all.len() {
+                let mut weights = all;
+                weights[place] = -128;
+                assert!(!lacks_minus_128(&weights[start..]), "{start} {place}");
+            }
+        }
     }
 }
