@@ -1,9 +1,14 @@
-//! Linear layers of odd sizes: the device's kernels against the host's, by the bits of their results.
+//! Linear layers and attention of odd sizes: the device's kernels against the host's, by the bits of their results.
 #![cfg_attr(not(unix), no_std)]
 #![no_main]
 
 use sorcen_firmware::{hash, info, ConstStaticCell};
-use sorcen_runtime::{bench::Layer, pack::Aligned, rng::splitmix64, Error, Kernels};
+use sorcen_runtime::{
+    bench::{self, Layer},
+    pack::Aligned,
+    rng::splitmix64,
+    Error, Kernels,
+};
 
 sorcen_firmware::main!(kernels, memory: 0);
 
@@ -25,6 +30,13 @@ const SHAPES: [(usize, usize, usize); 15] = [
     (4, 32, 3),
     (2, 272, 9),
 ];
+/// (rows, pairs of tokens, width of a head)
+const MIXTURES: [(usize, usize, usize); 7] =
+    [(1, 1, 1), (2, 3, 3), (3, 33, 16), (5, 9, 17), (2, 4, 50), (1, 2, 4), (4, 7, 66)];
+/// Largest rows × pairs, pairs × width, twice.
+const P: usize = 200;
+const V: usize = 1056;
+
 /// Largest rows × inputs, inputs × outputs, rows × outputs, outputs.
 const INPUTS: usize = 1024;
 const WEIGHTS: usize = 9216;
@@ -35,6 +47,7 @@ const QUANTISED: usize = 16 * Layer::row_bytes(64);
 static X: ConstStaticCell<[f32; INPUTS]> = ConstStaticCell::new([0.0; INPUTS]);
 static W: ConstStaticCell<[i8; WEIGHTS]> = ConstStaticCell::new([0; WEIGHTS]);
 static OUT: ConstStaticCell<[f32; OUTPUTS]> = ConstStaticCell::new([0.0; OUTPUTS]);
+static ATTENTION: ConstStaticCell<Aligned<[i16; P + V]>> = ConstStaticCell::new(Aligned([0; P + V]));
 static ROWS: ConstStaticCell<Aligned<[u8; QUANTISED]>> = ConstStaticCell::new(Aligned([0; QUANTISED]));
 
 fn kernels(_: &mut [u8]) -> Result<(), Error> {
@@ -67,6 +80,15 @@ fn kernels(_: &mut [u8]) -> Result<(), Error> {
         let out = &mut out[..rows * outputs];
         layer.apply(Kernels::detect(), &x[..rows * cols], quantised, &mut [0.0; 16][..rows], out)?;
         info!("{}x{} by {}x{}: {:016x}", rows, cols, cols, outputs, hash::of_floats(out));
+    }
+    let Some(attention) = ATTENTION.try_take() else { return Ok(()) };
+    let (p, v) = attention.0.split_at_mut(P);
+    p.iter_mut().enumerate().for_each(|(i, p)| *p = (splitmix64(i as u64) % 4096) as i16);
+    v.iter_mut().enumerate().for_each(|(i, v)| *v = (splitmix64(1 << 32 | i as u64) % 255) as i16 - 127);
+    for (rows, pairs, width) in MIXTURES {
+        let (p, v, out) = (&p[..rows * 2 * pairs], &v[..pairs * 2 * width], &mut out[..rows * width]);
+        bench::mix(Kernels::detect(), p, v, &scales[..rows], &scales[..width], out)?;
+        info!("{} rows of {} pairs by {}: {:016x}", rows, pairs, width, hash::of_floats(out));
     }
     Ok(())
 }

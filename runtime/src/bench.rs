@@ -1,8 +1,8 @@
-//! One int8 linear layer alone, to count or time it (feature `bench`).
+//! The integer products alone, to count, time or check them (feature `bench`).
 
 use crate::{
     error::Error,
-    kernels::{dispatch, Activation, Epilogue, Kernels, Rows, Weights},
+    kernels::{dispatch, Activation, Epilogue, Kernel, Kernels, Rows, Weights},
     layers::{
         block::put_rows,
         linear::{product, Input, Linear},
@@ -73,4 +73,31 @@ impl Layer<'_> {
         });
         Ok(())
     }
+}
+
+/// `out[r, d] = row_scales[r] * scales[d] * sum_j p[r, j] * v[j, d]`: attention weights times values.
+///
+/// `p` `[rows, 2 * pairs]`, 0 to 4095; `v` `[pairs, width, 2]`, -127 to 127; `row_scales` `[rows]`, `scales` `[width]`,
+/// `out` `[rows, width]`.
+///
+/// # Errors
+/// [`Error::Length`] names the slice that does not fit.
+pub fn mix(
+    kernels: Kernels,
+    p: &[i16],
+    v: &[i16],
+    row_scales: &[f32],
+    scales: &[f32],
+    out: &mut [f32],
+) -> Result<(), Error> {
+    let (rows, width) = (row_scales.len(), scales.len());
+    let pairs = v.len() / (2 * width).max(1);
+    let check = |item, needed, found| if needed == found { Ok(()) } else { Err(Error::Length { item, needed, found }) };
+    check("v", pairs * 2 * width, v.len())?;
+    check("p", rows * 2 * pairs, p.len())?;
+    check("out", rows * width, out.len())?;
+    let (outputs, activation) = (0..width, Activation::Store);
+    let mut epilogue = Epilogue { scales, bias: None, row_scales, outputs, out, stride: width, activation };
+    dispatch!(kernels, k => k.mix(p, pairs, v, width, &mut epilogue));
+    Ok(())
 }

@@ -18,15 +18,15 @@ use crate::toolchain::{root, target_dir};
 const OPERATIONS: [(&str, &str, &str); 23] = [
     ("", "gelu", "GELU"),
     ("src/quant.rs", "", "quantising"),
-    ("src/kernels/", "mix", "attention"),
+    ("src/kernels/", "mix", ATTENTION),
     ("src/kernels/", "gemm", PRODUCTS),
     ("src/kernels/", "products", PRODUCTS),
-    ("src/kernels/epilogue.rs", "scale", PRODUCTS),
+    ("src/kernels/epilogue.rs", "scale", ATTENTION), // without a bias
     ("src/kernels/epilogue.rs", "store", PRODUCTS),
     ("src/kernels/epilogue.rs", "add", PRODUCTS),
     ("src/kernels/", "store", "quantising"),
     ("layers/softmax.rs", "", "softmax"),
-    ("layers/attention.rs", "", "attention"),
+    ("layers/attention.rs", "", ATTENTION),
     ("layers/norm.rs", "", "LayerNorm"),
     ("layers/linear.rs", "quantise", "quantising"),
     ("layers/linear.rs", "put", "quantising"),
@@ -43,6 +43,8 @@ const OPERATIONS: [(&str, &str, &str); 23] = [
 
 /// What the inner loops are counted as.
 pub const PRODUCTS: &str = "matrix products";
+
+const ATTENTION: &str = "attention";
 
 /// What none of [`OPERATIONS`] names: start-up, logging, library functions called from many places.
 const OTHER: &str = "other";
@@ -141,5 +143,9 @@ fn operation(lines: &addr2line::Loader, address: u64) -> &'static str {
         }
     }
     // Naked functions have no lines.
-    lines.find_symbol(address).filter(|name| name.contains("multiply")).map_or(OTHER, |_| PRODUCTS)
+    match lines.find_symbol(address) {
+        Some(name) if name.contains("multiply") => PRODUCTS,
+        Some(name) if name.contains("mix_") => ATTENTION,
+        _ => OTHER,
+    }
 }

@@ -5,14 +5,11 @@
 //! The suite needs std, which these cores lack: `firmware-examples/examples/kernels.rs` is its counterpart, and every
 //! other example there has to equal the host to the bit.
 
-use core::{
-    arch::{asm, naked_asm},
-    ops::Range,
-};
+use core::{arch::naked_asm, ops::Range};
 
 use super::{
     bytes::{as_i16, as_i16_mut},
-    Epilogue, Kernel, Rows, Weights, LANES,
+    scalar, Epilogue, Kernel, Rows, Weights, LANES,
 };
 use crate::math::round_to_i32;
 
@@ -218,75 +215,125 @@ unsafe extern "C" fn multiply(tile: &mut Tile) {
     )
 }
 
-/// `sum + a[0] * b[0] + a[1] * b[1]`, wrapping.
-#[inline(always)]
-fn smlad(a: u32, b: u32, sum: i32) -> i32 {
-    let mut sum = sum;
-    // SAFETY: registers only.
-    unsafe {
-        asm!("smlad {s}, {a}, {b}, {s}", s = inout(reg) sum, a = in(reg) a, b = in(reg) b, options(pure, nomem, nostack))
-    };
-    sum
-}
-
 #[inline(never)]
 fn mix(p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue<'_>) {
-    const ROWS: usize = 2;
-    let rows = p.len() / (2 * pairs).max(1);
-    for row in (0..rows).step_by(ROWS) {
-        let p0 = &p[row * 2 * pairs..][..2 * pairs];
-        let p1 = if row + 1 < rows { &p[(row + 1) * 2 * pairs..][..2 * pairs] } else { p0 };
+    let is_aligned = [p, v].iter().all(|x| (x.as_ptr() as usize).is_multiple_of(4));
+    if pairs == 0 || !is_aligned {
+        return scalar::mix(p, pairs, v, width, epilogue);
+    }
+    assert!(v.len() >= pairs * 2 * width);
+    for (row, p) in p.chunks_exact(2 * pairs).enumerate() {
         for start in (0..width).step_by(LANES) {
             let count = LANES.min(width - start);
-            let mut sums = [[0; LANES]; ROWS];
-            let mut at = 0;
-            while at + 4 <= count {
-                mix_some::<4>([p0, p1], v, width, start + at, at, &mut sums);
-                at += 4;
+            let mut sums = [0; LANES];
+            let ends = p.as_ptr_range();
+            if count >= 4 {
+                let mut mixture = Mixture {
+                    p: ends.start,
+                    v: v[2 * start..].as_ptr(),
+                    step: 4 * width - 16,
+                    whole: ends.start.wrapping_add(pairs / 4 * 8),
+                    zeros: [0; 4],
+                    end: ends.end,
+                    sums: sums.as_mut_ptr(),
+                    fours: count / 4,
+                };
+                // SAFETY: `pairs` pairs of a row, at least one, and as many of values of 4 * fours <= width - start
+                // outputs; sums for as many, at most LANES; all at multiples of 4.
+                unsafe { mix_fours(&mut mixture) };
             }
-            while at < count {
-                mix_some::<1>([p0, p1], v, width, start + at, at, &mut sums);
-                at += 1;
-            }
-            for (row, sums) in (row..rows).zip(&sums) {
-                if count == LANES {
-                    epilogue.put(row, start, core::array::from_ref(sums));
-                } else {
-                    sums.iter().take(count).enumerate().for_each(|(i, sum)| epilogue.put_one(row, start + i, *sum));
+            for (i, sum) in sums.iter_mut().enumerate().take(count).skip(count / 4 * 4) {
+                for (p, v) in p.chunks_exact(2).zip(v.chunks_exact(2 * width)) {
+                    let v = &v[2 * (start + i)..][..2];
+                    let pair = i32::from(p[0]) * i32::from(v[0]) + i32::from(p[1]) * i32::from(v[1]);
+                    *sum = sum.wrapping_add(pair);
                 }
             }
+            epilogue.put_slice(row, start, &sums[..count]);
         }
     }
 }
 
-/// [`mix`] for two rows and `N` outputs from `output`, whose sums go to `at`.
-#[inline(always)]
-fn mix_some<const N: usize>(
-    p: [&[i16]; 2],
-    v: &[i16],
-    width: usize,
-    output: usize,
-    at: usize,
-    sums: &mut [[i32; LANES]; 2],
-) {
-    let mut tile = [[0; N]; 2];
-    let pairs = p[0].chunks_exact(2).zip(p[1].chunks_exact(2));
-    for ((p0, p1), v) in pairs.zip(v.chunks_exact(2 * width)) {
-        let v = &v[2 * output..][..2 * N];
-        let (p0, p1) = (pair(p0), pair(p1));
-        for (i, v) in v.chunks_exact(2).enumerate() {
-            let v = pair(v);
-            tile[0][i] = smlad(p0, v, tile[0][i]);
-            tile[1][i] = smlad(p1, v, tile[1][i]);
-        }
-    }
-    for (sums, tile) in sums.iter_mut().zip(tile) {
-        sums[at..at + N].copy_from_slice(&tile);
-    }
+/// What [`mix_fours`] works on; it changes `v`, `sums` and `fours`.
+#[repr(C)]
+struct Mixture {
+    p: *const i16,
+    v: *const i16,
+    /// From behind four pairs of values to the next token pair's, bytes.
+    step: usize,
+    /// Where fewer than four pairs of tokens are left.
+    whole: *const i16,
+    zeros: [i32; 4],
+    end: *const i16,
+    sums: *mut i32,
+    /// Groups of four outputs, at least one.
+    fours: usize,
 }
 
-/// Two numbers in one register.
-#[inline(always)]
-fn pair(x: &[i16]) -> u32 {
-    u32::from(x[0] as u16) | u32::from(x[1] as u16) << 16
+/// Two pairs of tokens (r0) times their values of four outputs (r1); sums in r4 to r7.
+macro_rules! mix_two {
+    () => {
+        "ldrd r12, lr, [r0], #8
+        ldm r1!, {{r8-r11}}
+        add r1, r1, r2
+        smlad r4, r12, r8, r4
+        smlad r5, r12, r9, r5
+        smlad r6, r12, r10, r6
+        smlad r7, r12, r11, r7
+        ldm r1!, {{r8-r11}}
+        add r1, r1, r2
+        smlad r4, lr, r8, r4
+        smlad r5, lr, r9, r5
+        smlad r6, lr, r10, r6
+        smlad r7, lr, r11, r7
+        "
+    };
+}
+
+/// `sums[d] = sum_j p[j] * v[j][d]`, four outputs at a time.
+///
+/// # Safety
+/// The pointers reach as far as the sizes say.
+#[unsafe(naked)]
+unsafe extern "C" fn mix_fours(mixture: &mut Mixture) {
+    naked_asm!(
+        "push {{r0, r4-r11, lr}}", // [sp]: the mixture
+        "2:",                      // four outputs
+        "ldr lr, [sp]",
+        "ldm lr, {{r0-r7}}", // p, v, step, whole, zeros
+        "cmp r0, r3",
+        "beq 4f",
+        "3:", // four pairs
+        mix_two!(),
+        mix_two!(),
+        "cmp r0, r3",
+        "bne 3b",
+        "4:",
+        "ldr lr, [sp]",
+        "ldr r3, [lr, #32]", // end
+        "cmp r0, r3",
+        "beq 6f",
+        "5:", // one pair
+        "ldr r12, [r0], #4",
+        "ldm r1!, {{r8-r11}}",
+        "add r1, r1, r2",
+        "smlad r4, r12, r8, r4",
+        "smlad r5, r12, r9, r5",
+        "smlad r6, r12, r10, r6",
+        "smlad r7, r12, r11, r7",
+        "cmp r0, r3",
+        "bne 5b",
+        "6:",
+        "ldr r12, [lr, #36]", // sums
+        "stm r12!, {{r4-r7}}",
+        "str r12, [lr, #36]",
+        "ldr r1, [lr, #4]",
+        "add r1, r1, #16",
+        "str r1, [lr, #4]",
+        "ldr r12, [lr, #40]", // fours
+        "subs r12, r12, #1",
+        "str r12, [lr, #40]",
+        "bne 2b",
+        "pop {{r0, r4-r11, pc}}",
+    )
 }
