@@ -11,6 +11,8 @@ use crate::pack::Vector;
 const QUAD: usize = 4;
 /// Quads between which biases that are not there as floats are converted.
 const PIECE: usize = 16;
+/// Adding it changes nothing.
+static NO_BIAS: [f32; QUAD * PIECE] = [-0.0; QUAD * PIECE];
 
 /// Rows of 32 and 64 inputs, and of 16 without a bias; false, and nothing done, for others.
 #[inline(always)]
@@ -44,7 +46,6 @@ fn short(
 ) {
     let (cols, count, stride) = (weights.cols, rows.count, rows.stride);
     epilogue.check(count);
-    static NO_BIAS: [f32; QUAD * PIECE] = [-0.0; QUAD * PIECE]; // adding it changes nothing
     let most = if matches!(epilogue.bias, Some(Vector::F32(_))) { usize::MAX } else { PIECE };
     let last_scale = [epilogue.row_scales[count - 1]; 2];
     let mut start = outputs.start;
@@ -133,49 +134,24 @@ struct Strip {
 
 /// Inputs `16 j..` of two rows (r3, r5) times four rows of weights `k` apart (r1, in the middle of them: as far as
 /// an offset reaches); sums in r0, r2, r4, r6 and r8, r10, r12, lr.
+#[rustfmt::skip] // an instruction a line
 macro_rules! round {
     ($k:literal, $j:literal, $mla:literal) => {
         concat!(
-            "vldrb.u8 q0, [r3, #16*",
-            $j,
-            "]\n",
-            "vldrb.u8 q1, [r5, #16*",
-            $j,
-            "]\n",
-            "vldrb.u8 q2, [r1, #16*",
-            $j,
-            "+8-2*",
-            $k,
-            "]\n",
-            $mla,
-            " r0, q0, q2\n",
-            $mla,
-            " r8, q1, q2\n",
-            "vldrb.u8 q3, [r1, #16*",
-            $j,
-            "+8-",
-            $k,
-            "]\n",
-            $mla,
-            " r2, q0, q3\n",
-            $mla,
-            " r10, q1, q3\n",
-            "vldrb.u8 q2, [r1, #16*",
-            $j,
-            "+8]\n",
-            $mla,
-            " r4, q0, q2\n",
-            $mla,
-            " r12, q1, q2\n",
-            "vldrb.u8 q3, [r1, #16*",
-            $j,
-            "+8+",
-            $k,
-            "]\n",
-            $mla,
-            " r6, q0, q3\n",
-            $mla,
-            " lr, q1, q3\n",
+            "vldrb.u8 q0, [r3, #16*", $j, "]\n",
+            "vldrb.u8 q1, [r5, #16*", $j, "]\n",
+            "vldrb.u8 q2, [r1, #16*", $j, "+8-2*", $k, "]\n",
+            $mla, " r0, q0, q2\n",
+            $mla, " r8, q1, q2\n",
+            "vldrb.u8 q3, [r1, #16*", $j, "+8-", $k, "]\n",
+            $mla, " r2, q0, q3\n",
+            $mla, " r10, q1, q3\n",
+            "vldrb.u8 q2, [r1, #16*", $j, "+8]\n",
+            $mla, " r4, q0, q2\n",
+            $mla, " r12, q1, q2\n",
+            "vldrb.u8 q3, [r1, #16*", $j, "+8+", $k, "]\n",
+            $mla, " r6, q0, q3\n",
+            $mla, " lr, q1, q3\n",
         )
     };
 }
