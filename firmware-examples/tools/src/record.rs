@@ -176,30 +176,30 @@ fn operations_table(entries: &[Entry]) -> String {
 fn product_table(entries: &[Entry]) -> String {
     /// Four blocks of 65 rows: qkv, proj, fc1, fc2, and the scores of 4 heads 16 wide.
     const ENCODER: u64 = 4 * 65 * (64 * (3 * 64 + 64 + 256 + 256) + 65 * 64);
-    let is_product = |entry: &&Entry| entry.example == "product" && multiplications(&entry.what).is_some();
-    let (mut boards, mut rows): (Vec<&str>, Vec<(&str, &str, &str, u64)>) = (Vec::new(), Vec::new());
-    for entry in entries.iter().filter(is_product) {
+    let products = || entries.iter().filter(|entry| entry.example == "product");
+    let (mut boards, mut rows): (Vec<&str>, Vec<(&str, u64)>) = (Vec::new(), Vec::new());
+    for entry in products() {
+        let Some(macs) = multiplications(&entry.what) else { continue };
         if !boards.contains(&entry.board.as_str()) {
             boards.push(&entry.board);
         }
-        let row = ("product", entry.what.as_str(), entry.what.as_str(), multiplications(&entry.what).unwrap_or(1));
-        if !rows.contains(&row) {
-            rows.push(row);
+        if !rows.contains(&(&entry.what, macs)) {
+            rows.push((&entry.what, macs));
         }
     }
-    rows.push(("features", PRODUCTS, "**all of `features`**", ENCODER));
+    let line = |name: &str, macs: u64, count: &dyn Fn(&str) -> Option<u64>| {
+        let cells: Vec<String> =
+            boards.iter().map(|board| format!("{:.3}", count(board).unwrap_or(0) as f64 / macs as f64)).collect();
+        format!("| {name} | {} |\n", cells.join(" | "))
+    };
     let mut text =
         format!("| rows × inputs × outputs | {} |\n|---|{}\n", boards.join(" | "), "--:|".repeat(boards.len()));
-    for (example, what, name, macs) in rows {
-        let cells: Vec<String> = boards
-            .iter()
-            .map(|board| find(entries, board, example, what).unwrap_or(0))
-            .map(|count| format!("{:.3}", count as f64 / macs as f64))
-            .collect();
-        let (sizes, rest) = name.split_once(' ').unwrap_or((name, ""));
-        text += &format!("| {} {rest} | {} |\n", sizes.replace('x', "×"), cells.join(" | "));
+    for (what, macs) in rows {
+        let (sizes, rest) = what.split_once(' ').unwrap_or((what, ""));
+        let name = format!("{} {rest}", sizes.replace('x', "×"));
+        text += &line(&name, macs, &|board| find(entries, board, "product", what));
     }
-    text
+    text + &line("**all of `features`**", ENCODER, &|board| find(entries, board, "features", PRODUCTS))
 }
 
 /// Multiply-accumulates of a product by its name, which starts with rows, inputs and outputs: `65x64x16 …`.
