@@ -2,7 +2,7 @@
 //!
 //! - `encoder`: whole encoders of three sizes with random weights, int8 on every kernel that this
 //!   CPU has, also as a share of what the core does with registers alone; with `COSINE=1` in the
-//!   environment, how close they come to float weights (cosine of the features).
+//!   environment, how close they come to float weights (cosine of the features). Beside each, the class token alone.
 //! - `generate`: one step of masked generation.
 //!
 //! `encoder` also takes the name of a size and of a kernel: `-- encoder base avx2`. Times are those on
@@ -56,7 +56,7 @@ fn encoder(name: &str, config: &ModelConfig, wants: impl Fn(&str) -> bool) -> Re
     let macs = encoder_macs(config);
     let bytes = random_pack(config, Some(Kernels::detect().layout()), false)?;
     let mut scratch = OwnedScratch::new(config, Plan::Features)?;
-    let mut feature = vec![0.0; config.embed_dim];
+    let (mut feature, mut class) = (vec![0.0; config.embed_dim], vec![0.0; config.embed_dim]);
     let mut features = Vec::new();
     for k in Kernels::available().filter(|k| wants(k.name())) {
         // The specification is for checking, not for speed.
@@ -69,6 +69,8 @@ fn encoder(name: &str, config: &ModelConfig, wants: impl Fn(&str) -> bool) -> Re
             model.encode(&ids, None, &mut scratch.get()?)?.into_latent().contrastive_feature(&mut feature)
         })?;
         report(&format!("encoder {name} int8 {}", k.name()), times, macs);
+        let times = time(runs, || model.class_token_feature(&ids, &mut scratch.get()?, &mut class))?;
+        report("  its class token alone", times, 0.0);
         features.push(feature.clone());
     }
     if env::var_os("COSINE").is_some() {

@@ -133,6 +133,17 @@ impl<'p> Model<'p> {
         self.encode(ids, None, scratch)?.probe_feature(out)
     }
 
+    /// The class token's feature of an image: its row after the last block and the final norm. `ids` `[T]`, `out`
+    /// `[D]`. (Official: `main_linprobe.py --cls_token`.)
+    ///
+    /// The bits of [`Latent::class_token`], for less work: of the last block the other tokens need only keys and values.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode), and [`Error::Length`] for `out`.
+    pub fn class_token_feature(&self, ids: &[u16], scratch: &mut Scratch<'_>, out: &mut [f32]) -> Result<(), Error> {
+        self.start(ids, None, scratch)?.class_token_feature(out)
+    }
+
     /// The class of an image, `ids` `[T]`, by the linear head in the pack.
     ///
     /// # Errors
@@ -195,12 +206,17 @@ impl<'p> Model<'p> {
 
     /// Block `index` of the encoder on the rows in `buffers`; the first one embeds the tokens.
     pub(crate) fn encoder_block(&self, tokens: Tokens<'_>, index: usize, buffers: &mut Buffers<'_>) {
-        let rows = (1 + tokens.ids.len()) * self.config().embed_dim;
+        self.encoder_block_of(tokens, index, 1 + tokens.ids.len(), buffers);
+    }
+
+    /// The same for the first `wanted` rows alone; the others keep the input of the block.
+    fn encoder_block_of(&self, tokens: Tokens<'_>, index: usize, wanted: usize, buffers: &mut Buffers<'_>) {
+        let rows = 1 + tokens.ids.len();
         if index == 0 {
-            let x = &mut buffers.x[..rows]; // [1+N, D], class token first
+            let x = &mut buffers.x[..rows * self.config().embed_dim]; // [1+N, D], class token first
             dispatch!(self.kernels, k => embed_tokens(k, &self.pack, tokens, x));
         }
-        self.block(Stack::Encoder, index, rows, buffers);
+        self.block(Stack::Encoder, index, rows, wanted, buffers);
     }
 
     /// The encoder's final norm.
@@ -222,8 +238,8 @@ impl<'p> Model<'p> {
             dispatch!(self.kernels, k => fill_canvas(k, self, tokens, buffers));
             // [1+T, Dd]
         }
-        let config = self.config();
-        self.block(Stack::Decoder, index, config.sequence() * config.decoder_embed_dim, buffers);
+        let rows = self.config().sequence();
+        self.block(Stack::Decoder, index, rows, rows, buffers);
     }
 
     /// The output head: hands the code logits `[K]` of each `wanted` position to `visit(position, logits)`.
@@ -236,16 +252,17 @@ impl<'p> Model<'p> {
         dispatch!(self.kernels, k => head(k, self, buffers, wanted, visit));
     }
 
-    /// A block of either stack: one copy of the code for both.
+    /// A block of either stack on so many rows, for the first `wanted` of them: one copy of the code for both.
     #[inline(never)]
-    fn block(&self, stack: Stack, index: usize, rows: usize, buffers: &mut Buffers<'_>) {
+    fn block(&self, stack: Stack, index: usize, rows: usize, wanted: usize, buffers: &mut Buffers<'_>) {
         let Buffers { x, canvas, work, .. } = buffers;
         let x = match stack {
             Stack::Encoder => x,
             Stack::Decoder => canvas,
         };
         let blocks = self.pack.blocks(stack);
-        dispatch!(self.kernels, k => blocks.forward(k, index, &mut x[..rows], work));
+        let x = &mut x[..rows * blocks.dim];
+        dispatch!(self.kernels, k => blocks.forward(k, index, x, wanted, work));
     }
 }
 
@@ -289,6 +306,30 @@ impl<'a> Encoding<'a> {
     pub fn finish(mut self) -> Encoded<'a> {
         while self.step() {}
         self.encoded
+    }
+
+    /// Runs the blocks that are left, the last one for the class token alone, and puts the class token's feature into
+    /// `out` `[D]` (see [`Model::class_token_feature`]).
+    ///
+    /// # Errors
+    /// [`Error::Length`] where `out` is not `[D]`.
+    pub fn class_token_feature(mut self, out: &mut [f32]) -> Result<(), Error> {
+        let Encoded { model, tokens, .. } = self.encoded;
+        let config = model.config();
+        let (needed, found) = (config.embed_dim, out.len());
+        if needed != found {
+            return Err(Error::Length { item: "out", needed, found });
+        }
+        while self.next + 1 < config.depth {
+            self.step();
+        }
+        let buffers = &mut self.encoded.buffers;
+        if self.next < config.depth {
+            model.encoder_block_of(tokens, self.next, 1, buffers);
+        }
+        out.copy_from_slice(&buffers.x[..needed]);
+        model.final_norm_of(out);
+        Ok(())
     }
 }
 
@@ -349,7 +390,8 @@ impl<'a> Latent<'a> {
         &self.buffers.x[..(1 + self.tokens.ids.len()) * self.model.config().embed_dim]
     }
 
-    /// The class token `[D]`, the probe's feature in `--cls_token` mode.
+    /// The class token `[D]`, the probe's feature in `--cls_token` mode. Where nothing else is wanted,
+    /// [`Model::class_token_feature`] computes it faster.
     pub fn class_token(&self) -> &[f32] {
         &self.buffers.x[..self.model.config().embed_dim]
     }

@@ -40,6 +40,14 @@ pub struct Team {
     shared: Shared,
 }
 
+/// Rows of an image whose output of the last block is wanted.
+#[derive(Clone, Copy)]
+enum Wanted {
+    All,
+    ClassToken,
+}
+use Wanted::{All, ClassToken};
+
 /// Rows of all images.
 #[derive(Default)]
 struct Shared {
@@ -79,7 +87,7 @@ impl Team {
     /// [`Error::Length`], [`Error::TokenId`] for bad input, [`Error::Scratch`] where the team was made for smaller
     /// models.
     pub fn features(&mut self, model: &Model<'_>, ids: &[u16], out: &mut [f32]) -> Result<(), Error> {
-        self.encode(model, ids, out, |rows, out| {
+        self.encode(model, ids, out, All, |rows, out| {
             mean_of_patches(rows, out.len(), out)?;
             standardise(out, PROBE_NORM_EPS);
             Ok(())
@@ -92,9 +100,21 @@ impl Team {
     /// # Errors
     /// As [`features`](Self::features).
     pub fn contrastive_features(&mut self, model: &Model<'_>, ids: &[u16], out: &mut [f32]) -> Result<(), Error> {
-        self.encode(model, ids, out, |rows, out| {
+        self.encode(model, ids, out, All, |rows, out| {
             model.final_norm_of(rows);
             mean_of_patches(rows, out.len(), out)
+        })
+    }
+
+    /// The class tokens' features, as [`Model::class_token_feature`] gives them image by image.
+    ///
+    /// # Errors
+    /// As [`features`](Self::features).
+    pub fn class_token_features(&mut self, model: &Model<'_>, ids: &[u16], out: &mut [f32]) -> Result<(), Error> {
+        self.encode(model, ids, out, ClassToken, |rows, out| {
+            out.copy_from_slice(&rows[..out.len()]);
+            model.final_norm_of(out);
+            Ok(())
         })
     }
 
@@ -104,6 +124,7 @@ impl Team {
         model: &Model<'_>,
         ids: &[u16],
         out: &mut [f32],
+        wanted: Wanted,
         finish: impl Fn(&mut [f32], &mut [f32]) -> Result<(), Error> + Sync,
     ) -> Result<(), Error> {
         let config = model.config();
@@ -121,7 +142,7 @@ impl Team {
         let together = (ROWS / config.sequence()).max(members.len()).max(1);
         let run = || {
             for (ids, out) in ids.chunks(together * tokens).zip(out.chunks_mut(together * dim)) {
-                dispatch!(model.kernels(), k => shared.encode(k, model, ids, members))?;
+                dispatch!(model.kernels(), k => shared.encode(k, model, ids, wanted, members))?;
                 let rows = shared.x.par_chunks_exact_mut(config.sequence() * dim);
                 rows.zip(out.par_chunks_exact_mut(dim)).try_for_each(|(rows, out)| finish(rows, out))?;
             }
@@ -138,6 +159,7 @@ impl Shared {
         k: K,
         model: &Model<'_>,
         ids: &[u16],
+        wanted: Wanted,
         members: &mut [OwnedScratch],
     ) -> Result<(), Error> {
         let (config, pack) = (model.config(), model.pack());
@@ -153,7 +175,11 @@ impl Shared {
         let (share, queries) = (count.div_ceil(works.len()), (count * heads).div_ceil(works.len()));
         let blocks = pack.blocks(Stack::Encoder);
         let block = |index| Block::new(&blocks, index);
-        for index in 0..=config.depth {
+        let whole = match wanted {
+            All => config.depth,
+            ClassToken => config.depth - 1,
+        };
+        for index in 0..=whole {
             let parts = x.par_chunks_mut(share * dim).zip(qkv.par_chunks_mut(share * 3 * dim)).zip(&mut works);
             parts.enumerate().with_max_len(1).for_each(|(part, ((x, qkv), work))| {
                 let first = part * share;
@@ -161,16 +187,25 @@ impl Shared {
                     0 => embed_rows(k, pack, ids, first, x),
                     _ => block(index - 1).feed_forward_of(k, x, rows, first, attended, work),
                 }
-                if index < config.depth {
+                if index < whole {
                     block(index).project(k, x, qkv, work);
                 }
             });
-            if index < config.depth {
+            if index < whole {
                 let parts = attended.par_chunks_mut(queries * (dim / heads)).zip(&mut works);
                 parts.enumerate().with_max_len(1).for_each(|(part, (attended, work))| {
                     block(index).attend(k, qkv, rows, part * queries, attended, work);
                 });
             }
+        }
+        if whole < config.depth {
+            let images = (count / rows).div_ceil(works.len());
+            let parts = x.par_chunks_mut(images * rows * dim).zip(&mut works);
+            parts.with_max_len(1).for_each(|(images, work)| {
+                for x in images.chunks_exact_mut(rows * dim) {
+                    blocks.forward(k, whole, x, 1, work);
+                }
+            });
         }
         Ok(())
     }

@@ -231,6 +231,40 @@ fn a_classifier_in_the_pack_is_run_on_its_feature() {
     assert_eq!(model.classify(&ids, &mut scratch).err(), Some(Error::MissingSection { section: "classifier" }));
 }
 
+/// The class token alone, without the rest of the last block: of whole images and of some tokens, after any number of
+/// blocks that were run step by step, with little and with much memory.
+#[test]
+fn the_class_token_alone_has_the_bits_of_the_whole() {
+    let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let all: Vec<u16> = (0..16).map(|i| if i % 5 == 0 { 31 } else { (i * 7 % 30) as u16 }).collect();
+    let some = [1, 2, 5, 11, 12];
+    let some_ids: Vec<u16> = some.iter().map(|&p| all[usize::from(p)]).collect();
+    let cases: [(&[u16], Option<&[u16]>); 3] = [(&all, None), (&some_ids, Some(&some)), (&[], Some(&[]))];
+    let (least, fast) = (Scratch::bytes(&CONFIG, Plan::Features), Scratch::fast_bytes(&CONFIG, Plan::Features));
+    for (what, pack) in [("int8", pack(Some(Layout { nr: 16, kt: 4 }))), ("int4", pack(None)), ("f32", float_pack())] {
+        for (k, bytes) in Kernels::available().flat_map(|k| [(k, least), (k, fast)]) {
+            let model = Model::with_kernels(Pack::new(&pack).unwrap(), k);
+            let mut memory = vec![0; bytes];
+            let mut scratch = Scratch::new(&mut memory, &CONFIG, Plan::Features).unwrap();
+            for (ids, positions) in cases {
+                let expected = bits(model.encode(ids, positions, &mut scratch).unwrap().into_latent().class_token());
+                for steps in 0..=CONFIG.depth {
+                    let mut found = [0.0; CONFIG.embed_dim];
+                    let mut run = model.start(ids, positions, &mut scratch).unwrap();
+                    (0..steps).for_each(|_| _ = run.step());
+                    run.class_token_feature(&mut found).unwrap();
+                    assert!(bits(&found) == expected, "{what}, {}, {} tokens, {steps} steps", k.name(), ids.len());
+                }
+            }
+            let mut found = [0.0; CONFIG.embed_dim];
+            model.class_token_feature(&all, &mut scratch, &mut found).unwrap();
+            let error = model.class_token_feature(&all, &mut scratch, &mut found[1..]);
+            assert_eq!(error, Err(Error::Length { item: "out", needed: 64, found: 63 }));
+            assert_eq!(bits(&found), bits(model.encode(&all, None, &mut scratch).unwrap().into_latent().class_token()));
+        }
+    }
+}
+
 /// A block at a time, and with the working memory in two regions.
 #[test]
 fn steps_and_regions_give_the_same_bits() {
@@ -327,13 +361,16 @@ fn the_bits_of_a_team() {
         for k in Kernels::available() {
             let model = Model::with_kernels(Pack::new(&pack).unwrap(), k);
             let mut scratch = OwnedScratch::new(&CONFIG, Plan::Features).unwrap();
-            let (mut features, mut contrastive) = (vec![0.0; IMAGES * dim], vec![0.0; IMAGES * dim]);
+            let [mut features, mut contrastive, mut class] = [(); 3].map(|()| vec![0.0; IMAGES * dim]);
             let outs = features.chunks_exact_mut(dim).zip(contrastive.chunks_exact_mut(dim));
-            for (ids, (feature, contrastive)) in ids.chunks_exact(16).zip(outs) {
+            for ((ids, (feature, contrastive)), class) in
+                ids.chunks_exact(16).zip(outs).zip(class.chunks_exact_mut(dim))
+            {
                 model.features(ids, &mut scratch.get().unwrap(), feature).unwrap();
                 let mut memory = scratch.get().unwrap();
                 let latent = model.encode(ids, None, &mut memory).unwrap().into_latent();
                 latent.contrastive_feature(contrastive).unwrap();
+                class.copy_from_slice(latent.class_token());
             }
             for threads in [1, 2, 3, 7] {
                 let mut team = Team::new(&CONFIG, threads).unwrap();
@@ -344,6 +381,8 @@ fn the_bits_of_a_team() {
                     assert!(out == features[..images * dim], "{what}, {}, {threads} threads, {images}", k.name());
                     team.contrastive_features(&model, ids, &mut out).unwrap();
                     assert!(out == contrastive[..images * dim], "{what}, {}, {threads} threads, {images}", k.name());
+                    team.class_token_features(&model, ids, &mut out).unwrap();
+                    assert!(out == class[..images * dim], "{what}, {}, {threads} threads, {images}", k.name());
                 }
             }
         }

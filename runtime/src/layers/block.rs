@@ -28,12 +28,13 @@ pub(crate) struct Blocks<'p> {
 }
 
 impl Blocks<'_> {
-    /// One block on `x` `[rows, D]`, in place.
+    /// One block on `x` `[rows, D]`, in place: its first `wanted` rows; the others are read, and stay as they are.
     #[inline(always)]
-    pub fn forward<K: Kernel>(&self, k: K, index: usize, x: &mut [f32], work: &mut Work<'_>) {
+    pub fn forward<K: Kernel>(&self, k: K, index: usize, x: &mut [f32], wanted: usize, work: &mut Work<'_>) {
         let block = Block::new(self, index);
-        block.attention(k, x, work); // work.attended
-        block.feed_forward(k, x, work);
+        let rows = x.len() / self.dim;
+        block.attention(k, x, wanted, work); // work.attended
+        block.feed_forward(k, &mut x[..wanted * self.dim], rows, work);
     }
 }
 
@@ -74,9 +75,10 @@ impl<'p> Block<'p> {
         }
     }
 
-    /// Self-attention of `x` `[rows, D]` into `work.attended` `[groups, rows, width]`, a few heads at a time.
+    /// Self-attention of `x` `[rows, D]` into `work.attended` `[groups, rows, width]`, a few heads at a time. Only the
+    /// `wanted` first rows ask and are answered.
     #[inline(always)]
-    fn attention<K: Kernel>(&self, k: K, x: &[f32], work: &mut Work<'_>) {
+    fn attention<K: Kernel>(&self, k: K, x: &[f32], wanted: usize, work: &mut Work<'_>) {
         let dim = self.dim;
         let rows = x.len() / dim;
         let head_dim = dim / self.heads;
@@ -95,6 +97,7 @@ impl<'p> Block<'p> {
             let qkv = &mut work.qkv[..rows * 3 * width]; // [rows, 3, width]
             let mut project = |normed: &Input<'_>, first: usize, count: usize| {
                 for part in 0..3 {
+                    let count = if part == 0 { count.min(wanted.saturating_sub(first)) } else { count };
                     let start = part * dim + group * width;
                     let data = &mut qkv[first * 3 * width + part * width..];
                     let out = Output { data, stride: 3 * width, activation: Activation::Store };
@@ -111,21 +114,21 @@ impl<'p> Block<'p> {
             }
             for h in 0..together {
                 let head = Head { data: &qkv[h * head_dim..], stride: 3 * width, part: width, width: head_dim };
-                let out = &mut out[h * head_dim..];
+                let out = &mut out[h * head_dim..wanted * width];
                 if self.qkv.is_integer() {
-                    attend(k, head, 0..rows, &mut work.head, out, width);
+                    attend(k, head, 0..wanted, &mut work.head, out, width);
                 } else {
-                    attend_float(k, head, 0..rows, &mut work.head, out, width);
+                    attend_float(k, head, 0..wanted, &mut work.head, out, width);
                 }
             }
         }
     }
 
-    /// What follows the attention: `x += proj(attended)`, `x += fc2(GELU(fc1(LN(x))))`, some rows at a time.
+    /// What follows the attention, for the first rows `x` of so many: `x += proj(attended)`,
+    /// `x += fc2(GELU(fc1(LN(x))))`, some rows at a time.
     #[inline(always)]
-    fn feed_forward<K: Kernel>(&self, k: K, x: &mut [f32], work: &mut Work<'_>) {
+    fn feed_forward<K: Kernel>(&self, k: K, x: &mut [f32], rows: usize, work: &mut Work<'_>) {
         let dim = self.dim;
-        let rows = x.len() / dim;
         let head_dim = dim / self.heads;
         let width = head_dim * heads_together(self.heads, head_dim, work.heads_width);
         for (block, x) in x.chunks_mut(work.rows * dim).enumerate() {

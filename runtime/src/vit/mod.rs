@@ -163,7 +163,7 @@ impl<'p> Vit<'p> {
         }
         add_positions(x, self.vector(VitParam::Position));
         let blocks = self.blocks(Stack::Encoder);
-        (0..c.depth).for_each(|index| blocks.forward(k, index, x, work));
+        (0..c.depth).for_each(|index| blocks.forward(k, index, x, c.tokens(), work));
         norm_rows(k, &self.norm(VitParam::NormWeight, VitParam::NormBias), x, dim);
         let to_code = self.linear(VitParam::ToCodeWeight, VitParam::ToCodeBias);
         let length = c.code_dim;
@@ -192,7 +192,7 @@ impl<'p> Vit<'p> {
         }
         add_positions(x, self.vector(VitParam::DecoderPosition));
         let blocks = self.blocks(Stack::Decoder);
-        (0..c.decoder_depth).for_each(|index| blocks.forward(k, index, x, work));
+        (0..c.decoder_depth).for_each(|index| blocks.forward(k, index, x, c.tokens(), work));
         norm_rows(k, &self.norm(VitParam::DecoderNormWeight, VitParam::DecoderNormBias), x, dim);
         let to_pixels = self.linear(VitParam::PixelsWeight, VitParam::PixelsBias);
         for (block, x) in x.chunks(work.rows * dim).enumerate() {
