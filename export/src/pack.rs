@@ -8,7 +8,7 @@ use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, ArrayView3, Axis};
 use rayon::prelude::*;
 use sorcen_runtime::{
     pack::{Precision, Sink, TensorData, WriteError, Writer},
-    quant::{self, Layout},
+    quant::{self, int4::Order, Layout},
     schema::{self, Param},
     scratch::{OwnedScratch, Plan},
     self_test::{self, SelfTest},
@@ -28,7 +28,7 @@ use crate::{
     tokenizer::AnyTokenizer,
 };
 
-/// The machine a pack's int8 weights are arranged for. A pack for one still runs on another, with the same bits.
+/// The machine a pack's int8 and int4 weights are arranged for. A pack for one still runs on another, with the same bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Target {
     /// Plain rows: good everywhere.
@@ -247,7 +247,10 @@ fn write_tensor(
             }
             let feedback = options.grams.and_then(|grams| grams.feedback(param));
             let Int4 { packed, scales } = quantize::int4(values, matrix, feedback.as_ref());
-            write(TensorData::Int4 { packed: &packed, scales: &scales })
+            let order = Order::beside(options.target.layout());
+            let mut arranged = vec![0; order.bytes(matrix.0, matrix.1)];
+            quant::int4::arrange(&packed, Order::Rows, matrix, order, &mut arranged)?;
+            write(TensorData::Int4 { packed: &arranged, scales: &scales, order })
         }
         Precision::F32 => write(TensorData::F32(values)),
     }

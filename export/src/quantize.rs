@@ -5,7 +5,7 @@ use std::str::FromStr;
 use rayon::prelude::*;
 use sorcen_runtime::{
     pack::Precision,
-    quant::int4::{self, GROUP},
+    quant::int4::{self, Order, GROUP},
 };
 
 use crate::gptq::Feedback;
@@ -78,7 +78,7 @@ pub fn int4(values: &[f32], (rows, cols): (usize, usize), feedback: Option<&Feed
         None => values,
     };
     for (row, (x, steps)) in values.chunks_exact(cols).zip(&steps).enumerate() {
-        x.iter().enumerate().for_each(|(col, &x)| int4::set(weights, row, col, cols, steps.to_int4(col, x)));
+        x.iter().enumerate().for_each(|(col, &x)| Order::Rows.set(weights, row, col, cols, steps.to_int4(col, x)));
     }
     Int4 { packed, scales: steps.iter().map(|steps| steps.scale).collect() }
 }
@@ -157,7 +157,7 @@ mod tests {
             let restored = |i: usize| {
                 let (row, col) = (i / cols, i % cols);
                 let multiplier = f32::from(multipliers[row * int4::groups(cols) + col / GROUP]);
-                scales[row] * multiplier * f32::from(int4::get(weights, row, col, cols))
+                scales[row] * multiplier * f32::from(Order::Rows.get(weights, row, col, cols))
             };
             values.iter().enumerate().map(|(i, x)| (x - restored(i)).powi(2)).sum::<f32>() / values.len() as f32
         };

@@ -1,19 +1,22 @@
 //! How fast this core is: `cargo bench -p sorcen-runtime [-- encoder | generate]`.
 //!
-//! - `encoder`: whole encoders of three sizes with random weights, int8 on every kernel that this
+//! - `encoder`: whole encoders of three sizes with random weights, int8 and int4 on every kernel that this
 //!   CPU has, also as a share of what the core does with registers alone; with `COSINE=1` in the
 //!   environment, how close they come to float weights (cosine of the features). Beside each, the class token alone.
 //! - `generate`: one step of masked generation.
 //!
-//! `encoder` also takes the name of a size and of a kernel: `-- encoder base avx2`. Times are those on
-//! the processor, not on the wall; on a busy machine only the minimum means anything.
+//! `encoder` also takes the names of sizes, precisions and kernels: `-- encoder base int4 avx2`. Times are those
+//! on the processor, not on the wall; on a busy machine only the minimum means anything.
 
 use std::{env, hint::black_box};
 
 use sorcen_runtime::{
     generate::{generate, Options},
-    pack::{TensorData, Writer},
-    quant::{quantise_matrix, Layout},
+    pack::{OwnedPack, Precision, TensorData, Writer},
+    quant::{
+        int4::{self, Order},
+        quantise_matrix, Layout,
+    },
     rng::{Rng, Stream},
     sampler::Seeded,
     schema::{Param, Part},
@@ -33,7 +36,11 @@ fn main() -> Result<(), AnyError> {
         let kernels: Vec<&str> = Kernels::available().map(|k| k.name()).collect();
         for (name, config) in SIZES {
             if named(&SIZES.map(|(name, _)| name), name) {
-                encoder(name, &config, |k| named(&kernels, k))?;
+                for precision in [Precision::Int8, Precision::Int4] {
+                    if named(&["int8", "int4"], precision.name()) {
+                        encoder(name, &config, precision, |k| named(&kernels, k))?;
+                    }
+                }
             }
         }
     }
@@ -50,11 +57,17 @@ const SIZES: [(&str, ModelConfig); 3] = [
     ("tiny", ModelConfig { embed_dim: 128, depth: 4, num_heads: 4, ..ModelConfig::tiny(8, 1024) }),
 ];
 
-fn encoder(name: &str, config: &ModelConfig, wants: impl Fn(&str) -> bool) -> Result<(), AnyError> {
+fn encoder(
+    name: &str,
+    config: &ModelConfig,
+    precision: Precision,
+    wants: impl Fn(&str) -> bool,
+) -> Result<(), AnyError> {
     let rng = Rng::new(5, Stream::Init, 1);
     let ids: Vec<u16> = (0..config.tokens()).map(|i| (rng.bits(i as u64) % 1024) as u16).collect();
     let macs = encoder_macs(config);
-    let bytes = random_pack(config, Some(Kernels::detect().layout()), false)?;
+    let bytes = random_pack(config, precision, false)?;
+    let arranged = OwnedPack::arrange(&Pack::new(&bytes)?, Kernels::detect().layout())?;
     let mut scratch = OwnedScratch::new(config, Plan::Features)?;
     let (mut feature, mut class) = (vec![0.0; config.embed_dim], vec![0.0; config.embed_dim]);
     let mut features = Vec::new();
@@ -63,32 +76,33 @@ fn encoder(name: &str, config: &ModelConfig, wants: impl Fn(&str) -> bool) -> Re
         if k.name() == "scalar" && macs > 1e9 {
             continue;
         }
-        let model = Model::with_kernels(Pack::new(&bytes)?, k);
+        let model = Model::with_kernels(arranged.pack()?, k);
         let runs = if macs > 1e10 { 7 } else { 60 };
         let times = time(runs, || {
             model.encode(&ids, None, &mut scratch.get()?)?.into_latent().contrastive_feature(&mut feature)
         })?;
-        report(&format!("encoder {name} int8 {}", k.name()), times, macs);
+        report(&format!("encoder {name} {} {}", precision.name(), k.name()), times, macs);
         let times = time(runs, || model.class_token_feature(&ids, &mut scratch.get()?, &mut class))?;
         report("  its class token alone", times, 0.0);
         features.push(feature.clone());
     }
     if env::var_os("COSINE").is_some() {
-        let bytes = random_pack(config, None, false)?;
+        let bytes = random_pack(config, Precision::F32, false)?;
         let model = Model::new(Pack::new(&bytes)?);
         let times =
             time(1, || model.encode(&ids, None, &mut scratch.get()?)?.into_latent().contrastive_feature(&mut feature))?;
         report(&format!("encoder {name} f32 {}", model.kernels().name()), times, macs);
-        for int8 in features {
-            println!("    cosine {:.6}", cosine(&int8, &feature));
+        for found in features {
+            println!("    cosine {:.6}", cosine(&found, &feature));
         }
     }
     Ok(())
 }
 
 fn step(name: &str, config: &ModelConfig) -> Result<(), AnyError> {
-    let bytes = random_pack(config, Some(Kernels::detect().layout()), true)?;
-    let model = Model::new(Pack::new(&bytes)?);
+    let bytes = random_pack(config, Precision::Int8, true)?;
+    let arranged = OwnedPack::arrange(&Pack::new(&bytes)?, Kernels::detect().layout())?;
+    let model = Model::new(arranged.pack()?);
     let mut scratch = OwnedScratch::new(config, Plan::Generate)?;
     let options = Options { steps: 1, ..Options::default() };
     let times = time(30, || {
@@ -147,8 +161,8 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
-/// A pack of random weights (Xavier for matrices): int8 in a layout, or float.
-fn random_pack(config: &ModelConfig, layout: Option<Layout>, decoder: bool) -> Result<Vec<u8>, AnyError> {
+/// A pack of random weights (Xavier for matrices), in rows: int8, int4 or float.
+fn random_pack(config: &ModelConfig, precision: Precision, decoder: bool) -> Result<Vec<u8>, AnyError> {
     let mut writer = Writer::new(Vec::new(), config)?;
     while let Some(param) = writer.next_param() {
         if param.is_decoder() && !decoder {
@@ -167,11 +181,17 @@ fn random_pack(config: &ModelConfig, layout: Option<Layout>, decoder: bool) -> R
         };
         let numbers: Vec<f32> =
             (0..rows * cols).map(|i| mean + (2.0 * rng.uniform(i as u64) as f32 - 1.0) * width).collect();
-        match layout {
-            Some(layout) if param.is_matrix() => {
-                let (mut weights, mut scales) = (vec![0; layout.elements(rows, cols)], vec![0.0; rows]);
-                quantise_matrix(&numbers, (rows, cols), layout, &mut weights, &mut scales)?;
-                writer.tensor(TensorData::Int8 { weights: &weights, scales: &scales, layout })?;
+        let mut scales = vec![0.0; rows];
+        match precision {
+            Precision::Int8 if param.is_matrix() => {
+                let mut weights = vec![0; rows * cols];
+                quantise_matrix(&numbers, (rows, cols), Layout::ROW_MAJOR, &mut weights, &mut scales)?;
+                writer.tensor(TensorData::Int8 { weights: &weights, scales: &scales, layout: Layout::ROW_MAJOR })?;
+            }
+            Precision::Int4 if param.is_matrix() => {
+                let mut packed = vec![0; int4::bytes(rows, cols)];
+                int4::quantise_matrix(&numbers, (rows, cols), &mut packed, &mut scales)?;
+                writer.tensor(TensorData::Int4 { packed: &packed, scales: &scales, order: Order::Rows })?;
             }
             _ => writer.tensor(TensorData::F32(&numbers))?,
         }

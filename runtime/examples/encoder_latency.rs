@@ -39,7 +39,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let file = MappedFile::open(Path::new(&pack)).map_err(|e| named(&pack, &e))?;
     let mut model = Model::new(Pack::new(&file).map_err(|e| named(&pack, &e))?);
     let arranged;
-    if model.is_int8_in_another_order() {
+    if model.is_in_another_order() {
         arranged = OwnedPack::arrange(model.pack(), model.kernels().layout())?;
         model = Model::new(arranged.pack()?);
     }

@@ -6,7 +6,10 @@ use sorcen_runtime::{
     generate::{generate, Options},
     head::Classifier,
     pack::{reseal, Data, Matrix, OwnedPack, Precision, SliceSink, TensorData, Writer},
-    quant::{int4, quantise_matrix, Layout},
+    quant::{
+        int4::{self, Order},
+        quantise_matrix, Layout,
+    },
     rng::{Rng, Stream},
     sampler::{Greedy, Seeded},
     schema,
@@ -92,9 +95,12 @@ fn write(
         quantise_matrix(&numbers, (rows, cols), layout, &mut weights, &mut scales).unwrap();
         let (mut packed, mut scales4) = (vec![0; int4::bytes(rows, cols)], vec![0.0; rows]);
         int4::quantise_matrix(&numbers, (rows, cols), &mut packed, &mut scales4).unwrap();
+        let order = Order::beside(layout);
+        let mut arranged = vec![0; order.bytes(rows, cols)];
+        int4::arrange(&packed, Order::Rows, (rows, cols), order, &mut arranged).unwrap();
         let data = match precision {
             Precision::Int8 if param.is_matrix() => TensorData::Int8 { weights: &weights, scales: &scales, layout },
-            Precision::Int4 if param.is_matrix() => TensorData::Int4 { packed: &packed, scales: &scales4 },
+            Precision::Int4 if param.is_matrix() => TensorData::Int4 { packed: &arranged, scales: &scales4, order },
             Precision::F16 => TensorData::F16(&halves),
             _ => TensorData::F32(&numbers),
         };
@@ -138,6 +144,7 @@ fn bases() -> &'static [Vec<u8>] {
             (Precision::Int4, Layout::ROW_MAJOR),
             (Precision::F16, Layout::ROW_MAJOR),
             (Precision::F32, Layout::ROW_MAJOR),
+            (Precision::Int4, panels),
         ]
         .map(|choice| write(1, |_| choice, |_| None))
         .into()

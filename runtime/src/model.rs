@@ -15,6 +15,7 @@ use crate::{
         norm::{standardise, Norm},
     },
     pack::{Data, Pack},
+    quant::int4::Order,
     schema::{self, Param, Stack},
     scratch::{Buffers, Plan, Scratch},
 };
@@ -47,11 +48,13 @@ impl<'p> Model<'p> {
         &self.pack
     }
 
-    /// Whether the pack's int8 weights are in another order than the kernels like best (see
+    /// Whether the pack's int8 or int4 weights are in another order than the kernels like best (see
     /// [`Kernels::layout`]); `pack::OwnedPack::arrange` (feature `alloc`) puts them right.
-    pub fn is_int8_in_another_order(&self) -> bool {
+    pub fn is_in_another_order(&self) -> bool {
+        let best = self.kernels.layout();
         schema::params(self.config()).any(|param| match self.pack.matrix(param).data {
-            Data::Int8 { layout, .. } => layout != self.kernels.layout(),
+            Data::Int8 { layout, .. } => layout != best,
+            Data::Int4 { order, .. } => order != Order::beside(best),
             _ => false,
         })
     }

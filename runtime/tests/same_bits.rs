@@ -7,8 +7,11 @@ use proptest::prelude::*;
 use sorcen_runtime::{
     generate::{generate, CountFrom, Generation, Options, Progress, Step},
     head::Classifier,
-    pack::{Data, Matrix, TensorData, Writer},
-    quant::{int4, quantise_matrix, Layout},
+    pack::{Data, Matrix, OwnedPack, TensorData, Writer},
+    quant::{
+        int4::{self, Order},
+        quantise_matrix, Layout,
+    },
     rng::{splitmix64, Rng, Stream},
     sampler::{Greedy, Seeded},
     scratch::{OwnedScratch, Plan, Scratch},
@@ -40,7 +43,7 @@ fn pack_with(layout: Option<Layout>, more: impl FnOnce(&mut Writer<Vec<u8>>)) ->
         let Some(layout) = layout else {
             let mut packed = vec![0; int4::bytes(rows, cols)];
             int4::quantise_matrix(&numbers, (rows, cols), &mut packed, &mut scales).unwrap();
-            writer.tensor(TensorData::Int4 { packed: &packed, scales: &scales }).unwrap();
+            writer.tensor(TensorData::Int4 { packed: &packed, scales: &scales, order: Order::Rows }).unwrap();
             continue;
         };
         let mut weights = vec![0; layout.elements(rows, cols)];
@@ -49,6 +52,14 @@ fn pack_with(layout: Option<Layout>, more: impl FnOnce(&mut Writer<Vec<u8>>)) ->
     }
     more(&mut writer);
     writer.finish().unwrap().1
+}
+
+/// The int4 pack with its weights in panels.
+fn int4_in_panels() -> Vec<u8> {
+    let rows = pack(None);
+    let panels = OwnedPack::arrange(&Pack::new(&rows).unwrap(), Layout { nr: 16, kt: 4 }).unwrap();
+    assert_ne!(panels.bytes(), rows);
+    panels.bytes().to_vec()
 }
 
 /// The same numbers, not quantised.
@@ -61,6 +72,11 @@ fn float_pack() -> Vec<u8> {
         writer.tensor(TensorData::F32(&numbers)).unwrap();
     }
     writer.finish().unwrap().1
+}
+
+/// A pack of each kind, in the order that most kernels like best.
+fn packs() -> [(&'static str, Vec<u8>); 3] {
+    [("int8", pack(Some(Layout { nr: 16, kt: 4 }))), ("int4", int4_in_panels()), ("f32", float_pack())]
 }
 
 fn hash(state: u64, values: impl IntoIterator<Item = u32>) -> u64 {
@@ -152,7 +168,9 @@ fn the_golden_bits() {
 
 #[test]
 fn the_golden_bits_of_int4() {
-    check("int4", &pack(None), [0x7850_026b_fb12_b31c, 0x61a4_760f_8f7d_226a, 0xf189_71d9_affe_e4ba]);
+    for (what, pack) in [("int4", pack(None)), ("int4 in panels", int4_in_panels())] {
+        check(what, &pack, [0x7850_026b_fb12_b31c, 0x61a4_760f_8f7d_226a, 0xf189_71d9_affe_e4ba]);
+    }
 }
 
 /// A device that computes the golden outputs passes; each kind of difference is found.
@@ -241,7 +259,7 @@ fn the_class_token_alone_has_the_bits_of_the_whole() {
     let some_ids: Vec<u16> = some.iter().map(|&p| all[usize::from(p)]).collect();
     let cases: [(&[u16], Option<&[u16]>); 3] = [(&all, None), (&some_ids, Some(&some)), (&[], Some(&[]))];
     let (least, fast) = (Scratch::bytes(&CONFIG, Plan::Features), Scratch::fast_bytes(&CONFIG, Plan::Features));
-    for (what, pack) in [("int8", pack(Some(Layout { nr: 16, kt: 4 }))), ("int4", pack(None)), ("f32", float_pack())] {
+    for (what, pack) in packs() {
         for (k, bytes) in Kernels::available().flat_map(|k| [(k, least), (k, fast)]) {
             let model = Model::with_kernels(Pack::new(&pack).unwrap(), k);
             let mut memory = vec![0; bytes];
@@ -357,7 +375,7 @@ fn the_bits_of_a_team() {
     const IMAGES: usize = 31; // more than run together
     let dim = CONFIG.embed_dim;
     let ids: Vec<u16> = (0..16 * IMAGES).map(|i| (i * i % 31) as u16).map(|id| id + u16::from(id == 30)).collect();
-    for (what, pack) in [("int8", pack(Some(Layout { nr: 16, kt: 4 }))), ("int4", pack(None)), ("f32", float_pack())] {
+    for (what, pack) in packs() {
         for k in Kernels::available() {
             let model = Model::with_kernels(Pack::new(&pack).unwrap(), k);
             let mut scratch = OwnedScratch::new(&CONFIG, Plan::Features).unwrap();

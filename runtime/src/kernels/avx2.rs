@@ -4,11 +4,18 @@ use core::{arch::x86_64::*, ops::Range};
 
 use super::{
     bytes::{as_i16, as_i16_mut},
+    nibbles,
     panels::{self, by_rows, Mixture, Tile, KT},
     x86_64::Features,
-    Epilogue, Kernel, Rows, Step, Weights, LANES,
+    Epilogue, Int4, Kernel, Rows, Step, Weights, LANES,
 };
-use crate::{math::round_to_i32, quant::Layout};
+use crate::{
+    math::round_to_i32,
+    quant::{
+        int4::{GROUP, PANEL_BYTES},
+        Layout,
+    },
+};
 
 /// Rows of a tile: 12 vectors of sums, 2 of weights, one of inputs and one of products; there are 16 registers.
 const MR: usize = 6;
@@ -57,6 +64,17 @@ impl Kernel for Avx2 {
     }
 
     #[inline(always)]
+    fn store_int4(self, x: &[f32], inverse: f32, out: &mut [u8]) {
+        nibbles::store(x, inverse, out);
+    }
+
+    #[inline(always)]
+    fn gemm_int4(self, weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+        // SAFETY: `self` proves that the CPU has AVX2.
+        unsafe { gemm_int4(weights, rows, outputs, epilogue) }
+    }
+
+    #[inline(always)]
     fn mix(self, p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue<'_>) {
         // SAFETY: `self` proves that the CPU has AVX2.
         unsafe { mix(p, pairs, v, width, epilogue) }
@@ -102,6 +120,56 @@ fn tile<const R: usize>(t: Tile<'_, i16>, sums: &mut [[i32; LANES]; MR]) {
             let joined = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(a, b));
             sums[half * NR..][..NR].copy_from_slice(&lanes(joined));
         }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn gemm_int4(weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+    nibbles::gemm::<MR>(weights, rows, outputs, epilogue, |t, rows, sums| {
+        by_rows!(rows, 1 2 3 4 5 6, R => {
+            tile_int4::<R>(t, 0, sums);
+            tile_int4::<R>(t, 1, sums);
+        });
+    });
+}
+
+/// Half a panel of int4 weights times `R` rows. Two products fit 16 bits, and so do a group's: each output has two
+/// partial sums of 16 products.
+#[target_feature(enable = "avx2")]
+#[inline(never)]
+fn tile_int4<const R: usize>(t: nibbles::Tile<'_>, half: usize, sums: &mut [[i32; LANES]; MR]) {
+    t.check(R, nibbles::WITH_START);
+    let mut all = [_mm256_setzero_si256(); R];
+    let (flip, low) = (_mm256_set1_epi8(8), _mm256_set1_epi8(15));
+    // SAFETY: the caller's: four bytes from `at` on.
+    let four = |at: usize| unsafe { _mm256_set1_epi32(t.x.as_ptr().add(at).cast::<i32>().read_unaligned()) };
+    for g in 0..t.groups {
+        let mut group = [_mm256_setzero_si256(); R];
+        for (r, group) in group.iter_mut().enumerate() {
+            *group = four(t.starts(r) + g * size_of::<i32>()); // row r < R, group g < groups (checked)
+        }
+        for c in 0..GROUP / (2 * KT) {
+            let at = g * PANEL_BYTES + (c * LANES + half % 2 * NR) * KT;
+            // SAFETY: group g < groups has 4 times 64 bytes (checked), half of them for this half.
+            let w = unsafe { _mm256_loadu_si256(t.weights.as_ptr().add(at).cast()) };
+            let halves = [w, _mm256_srli_epi16::<4>(w)].map(|w| _mm256_and_si256(_mm256_xor_si256(w, flip), low));
+            for (half, w) in halves.into_iter().enumerate() {
+                for (r, group) in group.iter_mut().enumerate() {
+                    let x = four(r * t.stride + g * GROUP + (2 * c + half) * KT); // row r < R has 32 bytes a group
+                    *group = _mm256_add_epi16(*group, _mm256_maddubs_epi16(w, x));
+                }
+            }
+        }
+        // SAFETY: group g < groups has 16 multipliers (checked), 8 for this half.
+        let multipliers = unsafe { _mm_loadl_epi64(t.multipliers.as_ptr().add(g * LANES + half % 2 * NR).cast()) };
+        let multipliers = _mm256_cvtepu8_epi32(multipliers);
+        let multipliers = _mm256_or_si256(multipliers, _mm256_slli_epi32::<16>(multipliers)); // for both partial sums
+        for (all, group) in all.iter_mut().zip(group) {
+            *all = _mm256_add_epi32(*all, _mm256_madd_epi16(group, multipliers));
+        }
+    }
+    for (sums, all) in sums.iter_mut().zip(all) {
+        sums[half * NR..][..NR].copy_from_slice(&lanes(all));
     }
 }
 

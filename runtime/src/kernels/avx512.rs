@@ -9,11 +9,18 @@ use core::{
     ops::Range,
 };
 
-use super::{bytes::as_i8, x86_64::Features, Activation, Epilogue, Kernel, Rows, Step, Weights, LANES};
+use super::{
+    bytes::as_i8, nibbles, panels::by_rows, x86_64::Features, Activation, Epilogue, Int4, Kernel, Rows, Step, Weights,
+    LANES,
+};
 use crate::{
     math,
     pack::Vector,
-    quant::{self, Layout},
+    quant::{
+        self,
+        int4::{GROUP, PANEL_BYTES},
+        Layout,
+    },
 };
 
 /// Rows of a tile.
@@ -74,6 +81,17 @@ impl Kernel for Avx512Vnni {
     }
 
     #[inline(always)]
+    fn store_int4(self, x: &[f32], inverse: f32, out: &mut [u8]) {
+        nibbles::store(x, inverse, out);
+    }
+
+    #[inline(always)]
+    fn gemm_int4(self, weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+        // SAFETY: `self` proves that the CPU has these features.
+        unsafe { gemm_int4(weights, rows, outputs, epilogue) }
+    }
+
+    #[inline(always)]
     fn mix(self, p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue<'_>) {
         // SAFETY: `self` proves that the CPU has these features.
         unsafe { mix(p, pairs, v, width, epilogue) }
@@ -130,6 +148,54 @@ fn mix(p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue
 /// The first lanes of a vector.
 fn lanes(count: usize) -> __mmask16 {
     ((1u32 << count.min(LANES)) - 1) as __mmask16
+}
+
+/// Rows of a tile of int4 weights: 12 vectors of a group's sums and 12 of all, so that unpacking costs little.
+const MR_INT4: usize = 12;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn gemm_int4(weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+    nibbles::gemm::<MR_INT4>(weights, rows, outputs, epilogue, |t, rows, sums| {
+        by_rows!(rows, 1 2 3 4 5 6 7 8 9 10 11 12, R => tile_int4::<R>(t, sums));
+    });
+}
+
+/// A panel of int4 weights times `R` rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+#[inline(never)]
+fn tile_int4<const R: usize>(t: nibbles::Tile<'_>, sums: &mut [[i32; LANES]; MR_INT4]) {
+    t.check(R, nibbles::WITH_START);
+    let mut all = [_mm512_setzero_si512(); R];
+    let (flip, low) = (_mm512_set1_epi8(8), _mm512_set1_epi8(15));
+    // SAFETY: the caller's: four bytes from `at` on.
+    let four = |at: usize| unsafe { _mm512_set1_epi32(t.x.as_ptr().add(at).cast::<i32>().read_unaligned()) };
+    for g in 0..t.groups {
+        let mut group = [_mm512_setzero_si512(); R];
+        for (r, group) in group.iter_mut().enumerate() {
+            *group = four(t.starts(r) + g * size_of::<i32>()); // row r < R, group g < groups (checked)
+        }
+        for c in 0..GROUP / (2 * KT) {
+            // SAFETY: group g < groups has 256 bytes (checked), c < 4.
+            let w = unsafe { _mm512_loadu_si512(t.weights.as_ptr().add(g * PANEL_BYTES + c * BYTES).cast()) };
+            let halves = [w, _mm512_srli_epi16::<4>(w)].map(|w| _mm512_and_si512(_mm512_xor_si512(w, flip), low));
+            for (half, w) in halves.into_iter().enumerate() {
+                for (r, group) in group.iter_mut().enumerate() {
+                    let x = four(r * t.stride + g * GROUP + (2 * c + half) * KT); // row r < R has 32 bytes a group
+                    *group = _mm512_dpbusd_epi32(*group, w, x);
+                }
+            }
+        }
+        // SAFETY: group g < groups has 16 multipliers (checked).
+        let multipliers = unsafe { _mm_loadu_si128(t.multipliers.as_ptr().add(g * LANES).cast()) };
+        let multipliers = _mm512_cvtepu8_epi32(multipliers); // pairs of it and 0
+        for (all, group) in all.iter_mut().zip(group) {
+            *all = _mm512_dpwssd_epi32(*all, group, multipliers);
+        }
+    }
+    for (sums, all) in sums.iter_mut().zip(all) {
+        // SAFETY: 16 numbers.
+        unsafe { _mm512_storeu_si512(sums.as_mut_ptr().cast(), all) };
+    }
 }
 
 /// What a tile multiplies: in step `k`, vector `v` of weights is at `w + v * vector + k * step`, and the four bytes of

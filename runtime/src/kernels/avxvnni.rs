@@ -39,11 +39,15 @@ macro_rules! kernel {
             use super::$kernel;
             use crate::{
                 kernels::{
+                    nibbles,
                     panels::{self, by_rows, Mixture, Tile, KT},
                     avxvnni::store_with_offset,
-                    Epilogue, Kernel, Rows, Step, Weights, LANES,
+                    Epilogue, Int4, Kernel, Rows, Step, Weights, LANES,
                 },
-                quant::Layout,
+                quant::{
+                    int4::{GROUP, PANEL_BYTES},
+                    Layout,
+                },
             };
 
             /// Rows of a tile: 12 vectors of sums, 2 of weights, a broadcast; there are 16 registers.
@@ -77,6 +81,19 @@ macro_rules! kernel {
                 ) {
                     // SAFETY: `self` proves that the CPU has these features.
                     unsafe { gemm(weights, rows, outputs, epilogue) }
+                }
+
+                #[inline(always)]
+                fn store_int4(self, x: &[f32], inverse: f32, out: &mut [u8]) {
+                    nibbles::store(x, inverse, out);
+                }
+
+                #[inline(always)]
+                fn gemm_int4(
+                    self, weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>,
+                ) {
+                    // SAFETY: `self` proves that the CPU has these features.
+                    unsafe { gemm_int4(weights, rows, outputs, epilogue) }
                 }
 
                 #[inline(always)]
@@ -123,6 +140,59 @@ macro_rules! kernel {
                     for ((sums, tile), offset) in sums.as_chunks_mut::<NR>().0.iter_mut().zip(tile).zip(offset) {
                         *sums = lanes(_mm256_sub_epi32(tile, offset));
                     }
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            fn gemm_int4(weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+                nibbles::gemm::<MR>(weights, rows, outputs, epilogue, |t, rows, sums| {
+                    by_rows!(rows, 1 2 3 4 5 6, R => {
+                        tile_int4::<R>(t, 0, sums);
+                        tile_int4::<R>(t, 1, sums);
+                    });
+                });
+            }
+
+            /// Half a panel of int4 weights times `R` rows.
+            #[target_feature(enable = $features)]
+            #[inline(never)]
+            fn tile_int4<const R: usize>(t: nibbles::Tile<'_>, half: usize, sums: &mut [[i32; LANES]; MR]) {
+                t.check(R, nibbles::WITH_START);
+                let mut all = [_mm256_setzero_si256(); R];
+                let (flip, low) = (_mm256_set1_epi8(8), _mm256_set1_epi8(15));
+                // SAFETY: the caller's: four bytes from `at` on.
+                let four = |at: usize| unsafe {
+                    _mm256_set1_epi32(t.x.as_ptr().add(at).cast::<i32>().read_unaligned())
+                };
+                for g in 0..t.groups {
+                    let mut group = [_mm256_setzero_si256(); R];
+                    for (r, group) in group.iter_mut().enumerate() {
+                        *group = four(t.starts(r) + g * size_of::<i32>()); // row r < R, group g < groups (checked)
+                    }
+                    for c in 0..GROUP / (2 * KT) {
+                        let at = g * PANEL_BYTES + (c * LANES + half % 2 * NR) * KT;
+                        // SAFETY: group g < groups has 4 times 64 bytes (checked), half of them for this half.
+                        let w = unsafe { _mm256_loadu_si256(t.weights.as_ptr().add(at).cast()) };
+                        let halves = [w, _mm256_srli_epi16::<4>(w)]
+                            .map(|w| _mm256_and_si256(_mm256_xor_si256(w, flip), low));
+                        for (half, w) in halves.into_iter().enumerate() {
+                            for (r, group) in group.iter_mut().enumerate() {
+                                // Row r < R has 32 bytes a group.
+                                let x = four(r * t.stride + g * GROUP + (2 * c + half) * KT);
+                                *group = $dpbusd(*group, w, x);
+                            }
+                        }
+                    }
+                    let at = g * LANES + half % 2 * NR;
+                    // SAFETY: group g < groups has 16 multipliers (checked), 8 for this half.
+                    let multipliers = unsafe { _mm_loadl_epi64(t.multipliers.as_ptr().add(at).cast()) };
+                    let multipliers = _mm256_cvtepu8_epi32(multipliers); // pairs of it and 0
+                    for (all, group) in all.iter_mut().zip(group) {
+                        *all = $dpwssd(*all, group, multipliers);
+                    }
+                }
+                for (sums, all) in sums.iter_mut().zip(all) {
+                    sums[half * NR..][..NR].copy_from_slice(&lanes(all));
                 }
             }
 

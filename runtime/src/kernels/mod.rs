@@ -10,12 +10,13 @@
 //! 2. [`Kernel::gemm`]: quantised rows times int8 weights, the exact sums handed to an [`Epilogue`].
 //!    [`Kernel::LAYOUT`] is the order of weights that it wants, [`Kernel::store`] the form of a row.
 //!    Weights in another order go through [`scalar::Scalar`] instead, inside `run`.
-//! 3. [`Kernel::mix`]: attention weights (`i16`) times values (`i16` in pairs of tokens).
+//! 3. [`Kernel::gemm_int4`]: the same with int4 weights, in panels where the int8 weights are ([`Order::beside`]).
+//! 4. [`Kernel::mix`]: attention weights (`i16`) times values (`i16` in pairs of tokens).
 //!
 //! Then a variant in [`Kernels`] (and in its `detect`), and `suite!(…)` at the end of the file: the
 //! tests that every instruction set has to pass against [`scalar`], the specification. `tests/same_bits.rs` lists which
 //! have to be there on which CPU.
-//! Every one of the three functions has a portable default, so that a new file can start with one.
+//! Every one of these functions has a portable default, so that a new file can start with one.
 //!
 //! # Which there are
 //!
@@ -63,6 +64,8 @@ mod madd;
 pub(crate) mod map;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) mod neon;
+#[cfg(target_arch = "x86_64")]
+mod nibbles;
 #[cfg(any(
     all(target_arch = "aarch64", target_feature = "neon"),
     target_arch = "x86_64",
@@ -87,7 +90,11 @@ use core::ops::Range;
 
 pub(crate) use epilogue::{Activation, Epilogue};
 
-use crate::quant::{self, Layout};
+use crate::quant::{
+    self,
+    int4::{self, Order},
+    Layout,
+};
 
 /// Lanes of a float reduction, and outputs that an [`Epilogue`] takes at once.
 pub(crate) const LANES: usize = 16;
@@ -100,7 +107,27 @@ pub(crate) struct Weights<'a> {
     pub cols: usize,
 }
 
-/// Quantised rows in the form that a kernel's [`Kernel::store`] gave them, `stride` bytes apart.
+/// int4 weights (see [`crate::quant::int4`]).
+#[derive(Clone, Copy)]
+pub(crate) struct Int4<'a> {
+    pub values: &'a [u8],
+    pub multipliers: &'a [u8],
+    pub order: Order,
+    /// Groups of a row.
+    pub groups: usize,
+}
+
+impl Int4<'_> {
+    /// A group of a row: its integers in order of column, and its multiplier.
+    #[inline(always)]
+    pub fn group(&self, row: usize, group: usize) -> ([i8; int4::GROUP], i32) {
+        let multiplier = self.multipliers.get(self.order.multiplier(row, group, self.groups));
+        (self.order.group(self.values, row, group, self.groups), multiplier.copied().unwrap_or(0).into())
+    }
+}
+
+/// Quantised rows in the form that a kernel's [`Kernel::store`] or [`Kernel::store_int4`] gave them, `stride` bytes
+/// apart.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
     pub values: &'a [u8],
@@ -143,6 +170,20 @@ pub(crate) trait Kernel: Copy + Sync + Send {
     #[inline(always)]
     fn gemm(self, weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
         portable_gemm(self, weights, rows, outputs, epilogue);
+    }
+
+    /// [`store`](Self::store) for int4 weights in the order [`beside`](Order::beside) [`LAYOUT`](Self::LAYOUT).
+    ///
+    /// `out` is [`int4::padded_cols`] times [`quant::ACTIVATION_BYTES`] long.
+    #[inline(always)]
+    fn store_int4(self, x: &[f32], inverse: f32, out: &mut [u8]) {
+        quant::store_bytes(x, inverse, &mut out[..int4::padded_cols(x.len())]);
+    }
+
+    /// [`gemm`](Self::gemm) for int4 weights in that order.
+    #[inline(always)]
+    fn gemm_int4(self, weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+        portable_gemm_int4(self, weights, rows, outputs, epilogue);
     }
 
     /// `sum_j p[r, j] * v[j, d]` for every row `r` of `p` `[rows, 2 * pairs]` and every `d < width`,
@@ -190,6 +231,15 @@ step! {
         k, weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>,
     ) {
         scalar::gemm(weights, rows, outputs, epilogue);
+    }
+}
+
+step! {
+    /// [`scalar::gemm_int4`], compiled for `k`.
+    pub(crate) fn portable_gemm_int4(
+        k, weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>,
+    ) {
+        scalar::gemm_int4(weights, rows, outputs, epilogue);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use super::{bytes::as_i8, Epilogue, Kernel, Rows, Weights, LANES};
+use super::{bytes::as_i8, Epilogue, Int4, Kernel, Rows, Weights, LANES};
 use crate::quant::{int4, Layout};
 
 /// Runs on every CPU.
@@ -51,31 +51,22 @@ pub(crate) fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, 
     }
 }
 
-/// Products of rows of plain int8 with int4 weights (see [`int4`]): a group's sum times its multiplier, exact.
+/// [`Kernel::gemm_int4`] for weights in any order and rows of plain int8: a group's sum times its multiplier.
 #[inline(always)]
-pub(crate) fn gemm_int4(
-    weights: &[u8],
-    multipliers: &[u8],
-    groups: usize,
-    rows: Rows<'_>,
-    outputs: Range<usize>,
-    epilogue: &mut Epilogue<'_>,
-) {
+pub(crate) fn gemm_int4(weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
     /// Rows that a group of weights is unpacked for.
     const TOGETHER: usize = 16;
     let x = as_i8(rows.values).unwrap_or(&[]);
-    let width = groups * int4::GROUP;
-    let channels =
-        weights.chunks_exact((groups * int4::GROUP_BYTES).max(1)).zip(multipliers.chunks_exact(groups.max(1)));
-    for (output, (weights, multipliers)) in channels.enumerate().take(outputs.end).skip(outputs.start) {
+    let width = weights.groups * int4::GROUP;
+    for output in outputs {
         for first in (0..rows.count).step_by(TOGETHER) {
             let count = TOGETHER.min(rows.count - first);
             let mut sums = [0i32; TOGETHER];
-            for (g, (bytes, multiplier)) in weights.chunks_exact(int4::GROUP_BYTES).zip(multipliers).enumerate() {
-                let w = int4::unpack(bytes);
+            for group in 0..weights.groups {
+                let (w, multiplier) = weights.group(output, group);
                 for (i, sum) in sums.iter_mut().enumerate().take(count) {
                     let row = &x[(first + i) * rows.stride..][..width];
-                    *sum += i32::from(*multiplier) * dot_i8(&row[g * int4::GROUP..][..int4::GROUP], &w);
+                    *sum += multiplier * dot_i8(&row[group * int4::GROUP..][..int4::GROUP], &w);
                 }
             }
             for (i, sum) in sums.iter().enumerate().take(count) {

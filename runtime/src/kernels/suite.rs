@@ -4,12 +4,16 @@
 //! returned. A kernel that this CPU lacks is reported, not passed over in silence; `tests/same_bits.rs` asserts which
 //! have to be there.
 
-use super::{scalar::Scalar, step, Activation, Epilogue, Kernel, Rows, Weights};
+use super::{scalar::Scalar, step, Activation, Epilogue, Int4, Kernel, Rows, Weights};
 use crate::{
     layers::{norm::Norm, softmax},
     math,
     pack::Vector,
-    quant::{self, Layout, ACTIVATION_BYTES},
+    quant::{
+        self,
+        int4::{self, Order},
+        Layout, ACTIVATION_BYTES,
+    },
     rng::{Rng, Stream},
 };
 use proptest::prelude::*;
@@ -32,6 +36,16 @@ macro_rules! suite {
         #[test]
         fn any_product_is_exact() {
             $crate::kernels::suite::present($kernel, $crate::kernels::suite::any_product);
+        }
+
+        #[test]
+        fn int4_products_are_exact() {
+            $crate::kernels::suite::present($kernel, $crate::kernels::suite::int4_products);
+        }
+
+        #[test]
+        fn any_int4_product_is_exact() {
+            $crate::kernels::suite::present($kernel, $crate::kernels::suite::any_int4_product);
         }
 
         #[test]
@@ -93,7 +107,7 @@ impl Product {
 
     /// What an epilogue with all its parts makes of weights `[outputs, cols]` and activations `[rows, cols]`.
     fn on<K: Kernel>(&self, k: K, w: &[i8], x: &[i8]) -> Vec<f32> {
-        let Self { rows, outputs, cols, offset, .. } = *self;
+        let Self { outputs, cols, offset, .. } = *self;
         let layout = K::LAYOUT;
         let mut values = vec![0; offset + layout.elements(outputs, cols)];
         for n in 0..outputs {
@@ -101,6 +115,46 @@ impl Product {
                 values[offset + layout.index(n, c, cols)] = w[n * cols + c];
             }
         }
+        let weights = Weights { values: &values[offset..], layout, cols };
+        let store =
+            |x: &[f32], out: &mut [u8]| k.store(x, 1.0, &mut out[..layout.padded_cols(cols) * ACTIVATION_BYTES]);
+        self.run(x, store, |rows, epilogue| k.gemm(weights, rows, self.range.clone(), epilogue))
+    }
+
+    fn check<K: Kernel>(&self, k: K, w: &[i8], x: &[i8]) {
+        assert!(self.on(Scalar, w, x) == self.on(k, w, x), "{}: {self:?}", K::NAME);
+    }
+
+    /// The same for int4 weights `[outputs, cols]`, -8 to 7, and multipliers `[outputs, groups]`.
+    fn on_int4<K: Kernel>(&self, k: K, w: &[i8], multipliers: &[u8], x: &[i8]) -> Vec<f32> {
+        let Self { outputs, cols, offset, .. } = *self;
+        let (order, groups) = (Order::beside(K::LAYOUT), int4::groups(cols));
+        let weight_bytes = order.weight_bytes(outputs, cols);
+        let mut values = vec![0; offset + weight_bytes];
+        let mut arranged = vec![0; offset + order.bytes(outputs, cols) - weight_bytes];
+        for n in 0..outputs {
+            (0..cols).for_each(|c| order.set(&mut values[offset..], n, c, cols, w[n * cols + c]));
+            (0..groups).for_each(|g| arranged[offset + order.multiplier(n, g, groups)] = multipliers[n * groups + g]);
+        }
+        let weights = Int4 { values: &values[offset..], multipliers: &arranged[offset..], order, groups };
+        let bytes = int4::padded_cols(cols) * ACTIVATION_BYTES;
+        let store = |x: &[f32], out: &mut [u8]| k.store_int4(x, 1.0, &mut out[..bytes]);
+        self.run(x, store, |rows, epilogue| k.gemm_int4(weights, rows, self.range.clone(), epilogue))
+    }
+
+    fn check_int4<K: Kernel>(&self, k: K, w: &[i8], multipliers: &[u8], x: &[i8]) {
+        let expected = self.on_int4(Scalar, w, multipliers, x);
+        assert!(expected == self.on_int4(k, w, multipliers, x), "{}: int4 {self:?}", K::NAME);
+    }
+
+    /// Stores activations `[rows, cols]` and multiplies them; all of the output.
+    fn run(
+        &self,
+        x: &[i8],
+        store: impl Fn(&[f32], &mut [u8]),
+        multiply: impl FnOnce(Rows<'_>, &mut Epilogue<'_>),
+    ) -> Vec<f32> {
+        let Self { rows, outputs, cols, offset, .. } = *self;
         let stride = cols.next_multiple_of(Layout::MAX_KT) * ACTIVATION_BYTES;
         // Whatever the buffer held before must not matter. Kernels may widen activations: even addresses.
         let mut memory = vec![0x55; rows * stride + 2 * offset + 1];
@@ -108,7 +162,7 @@ impl Product {
         let quantised = &mut memory[even + 2 * offset..][..rows * stride];
         for (row, out) in x.chunks_exact(cols).zip(quantised.chunks_exact_mut(stride)) {
             let row: Vec<f32> = row.iter().map(|&q| f32::from(q)).collect();
-            k.store(&row, 1.0, &mut out[..layout.padded_cols(cols) * ACTIVATION_BYTES]);
+            store(&row, out);
         }
         let numbers = |seed, count: usize| -> Vec<f32> {
             let rng = Rng::new(seed, Stream::Init, 1);
@@ -117,7 +171,6 @@ impl Product {
         let (scales, bias, row_scales) = (numbers(3, offset + outputs), numbers(4, offset + outputs), numbers(5, rows));
         let stride_out = self.range.len() + 3;
         let mut out = numbers(6, offset + rows * stride_out);
-        let weights = Weights { values: &values[offset..], layout, cols };
         let mut epilogue = Epilogue {
             scales: &scales[offset..],
             bias: self.with_bias.then_some(Vector::F32(&bias[offset..])),
@@ -127,12 +180,8 @@ impl Product {
             stride: stride_out,
             activation: self.activation,
         };
-        k.gemm(weights, Rows { values: quantised, stride, count: rows }, self.range.clone(), &mut epilogue);
+        multiply(Rows { values: quantised, stride, count: rows }, &mut epilogue);
         out
-    }
-
-    fn check<K: Kernel>(&self, k: K, w: &[i8], x: &[i8]) {
-        assert!(self.on(Scalar, w, x) == self.on(k, w, x), "{}: {self:?}", K::NAME);
     }
 }
 
@@ -189,6 +238,65 @@ pub(crate) fn any_product<K: Kernel>(k: K) {
         let end = start + 1 + (range.1 * (outputs - start - 1) as f64) as usize;
         let product = Product { range: start..end, with_bias, activation, offset, ..Product::new(shape) };
         product.check(k, &bytes(seed, outputs * cols), &bytes(!seed, rows * cols));
+    });
+}
+
+/// Half-bytes and multipliers of int4 weights; a third of each are extremes.
+fn half_bytes(seed: u64, outputs: usize, cols: usize) -> (Vec<i8>, Vec<u8>) {
+    let halves = bytes(seed, outputs * cols).into_iter().map(|b| if b == -127 { -8 } else { b >> 4 });
+    let multipliers = bytes(seed ^ 5, outputs * int4::groups(cols)).into_iter().map(|b| match b {
+        -127 => 0,
+        127 => 255,
+        b => b as u8,
+    });
+    (halves.collect(), multipliers.collect())
+}
+
+/// [`Kernel::gemm_int4`] on odd and even sizes, whole and partial ranges of outputs, and where sums are as large as they
+/// get.
+pub(crate) fn int4_products<K: Kernel>(k: K) {
+    let activations = [Activation::Store, Activation::Add, Activation::Gelu];
+    let mut case = 0;
+    for rows in [1, 2, 3, 5, 6, 7, 11, 12, 13, 25] {
+        for (outputs, cols) in [(1, 1), (16, 32), (17, 31), (30, 64), (48, 33), (80, 768), (33, 100)] {
+            for range in [0..outputs, outputs / 3..outputs, outputs / 4..outputs - outputs / 4] {
+                case += 1;
+                let (with_bias, activation) = (case % 2 == 0, activations[case % 3]);
+                let product = Product { range, with_bias, activation, ..Product::new((rows, outputs, cols)) };
+                let (w, multipliers) = half_bytes(1, outputs, cols);
+                product.check_int4(k, &w, &multipliers, &bytes(2, rows * cols));
+            }
+        }
+    }
+    for (rows, outputs, cols) in [(3, 17, 7), (7, 16, 96), (13, 16, 8192)] {
+        let multipliers = vec![255; outputs * int4::groups(cols)];
+        for (w, x) in [(-8, -127), (-8, 127), (7, -127), (7, 127)] {
+            for period in [1, 2, 4, 5, usize::MAX] {
+                let x: Vec<i8> = (0..rows * cols).map(|i| if i % cols / period % 2 == 0 { x } else { -x }).collect();
+                let product = Product::new((rows, outputs, cols));
+                product.check_int4(k, &vec![w; outputs * cols], &multipliers, &x);
+                // The weights with the same signs: nothing cancels.
+                let signs = (0..outputs * cols).map(|i| if i % cols / period % 2 == 0 { w } else { (-w).min(7) });
+                product.check_int4(k, &signs.collect::<Vec<_>>(), &multipliers, &x);
+            }
+        }
+    }
+}
+
+/// [`Kernel::gemm_int4`] on whatever sizes, numbers and addresses.
+pub(crate) fn any_int4_product<K: Kernel>(k: K) {
+    let activation = prop_oneof![Just(Activation::Store), Just(Activation::Add), Just(Activation::Gelu)];
+    let sizes = (1usize..=19, 1usize..=90, 1usize..=150);
+    let range = (0.0..1.0f64, 0.0..1.0f64);
+    proptest!(ProptestConfig::with_cases(96), |(
+        shape in sizes, range in range, with_bias: bool, activation in activation, offset in 0usize..17, seed: u64,
+    )| {
+        let (rows, outputs, cols) = shape;
+        let start = (range.0 * outputs as f64) as usize;
+        let end = start + 1 + (range.1 * (outputs - start - 1) as f64) as usize;
+        let product = Product { range: start..end, with_bias, activation, offset, ..Product::new(shape) };
+        let (w, multipliers) = half_bytes(seed, outputs, cols);
+        product.check_int4(k, &w, &multipliers, &bytes(!seed, rows * cols));
     });
 }
 

@@ -5,10 +5,16 @@ use core::ops::Range;
 use half::f16;
 
 use crate::{
-    kernels::{portable_gemm, scalar, step, Activation, Epilogue, Kernel, Rows, Weights, LANES},
+    kernels::{
+        portable_gemm, portable_gemm_int4, scalar, step, Activation, Epilogue, Int4, Kernel, Rows, Weights, LANES,
+    },
     math::gelu,
     pack::{Data, Matrix, Vector},
-    quant::{self, int4, Layout, ACTIVATION_BYTES},
+    quant::{
+        self,
+        int4::{self, Order},
+        Layout, ACTIVATION_BYTES,
+    },
 };
 
 /// Rows of input that a channel of float weights is multiplied with at a time.
@@ -106,10 +112,14 @@ impl<'a> Linear<'a> {
                 let bytes = &mut input.bytes[row * input.stride..][..layout.padded_cols(cols) * ACTIVATION_BYTES];
                 input.scales[row] = quantise(k, layout, x, max, bytes);
             }
-            Data::Int4 { .. } => {
-                let bytes = &mut input.bytes[row * input.stride..][..int4::padded_cols(cols)];
+            Data::Int4 { order, .. } => {
+                let bytes = &mut input.bytes[row * input.stride..][..int4::padded_cols(cols) * ACTIVATION_BYTES];
                 let (inverse, scale) = quant::scale_of(max);
-                quant::store_bytes(x, inverse, bytes);
+                if order == Order::beside(K::LAYOUT) {
+                    k.store_int4(x, inverse, bytes);
+                } else {
+                    quant::store_bytes(x, inverse, &mut bytes[..int4::padded_cols(cols)]);
+                }
                 input.scales[row] = scale;
             }
             Data::F32(_) | Data::F16(_) => input.floats[row * cols..][..cols].copy_from_slice(x),
@@ -130,11 +140,15 @@ impl<'a> Linear<'a> {
                 let mut epilogue = self.epilogue(scales, &input.scales[..count], outputs.clone(), out);
                 product(k, weights, rows, outputs, &mut epilogue);
             }
-            Data::Int4 { weights, multipliers, scales } => {
+            Data::Int4 { weights, multipliers, scales, order } => {
+                let weights = Int4 { values: weights, multipliers, order, groups: int4::groups(self.weight.cols) };
                 let rows = Rows { values: &*input.bytes, stride: input.stride, count };
                 let mut epilogue = self.epilogue(scales, &input.scales[..count], outputs.clone(), out);
-                let groups = int4::groups(self.weight.cols);
-                gemm_int4(k, weights, multipliers, groups, rows, outputs, &mut epilogue);
+                if order == Order::beside(K::LAYOUT) {
+                    k.gemm_int4(weights, rows, outputs, &mut epilogue);
+                } else {
+                    portable_gemm_int4(k, weights, rows, outputs, &mut epilogue);
+                }
             }
         }
     }
@@ -180,15 +194,6 @@ impl<'a> Linear<'a> {
                 }
             }
         }
-    }
-}
-
-step! {
-    fn gemm_int4(
-        k, weights: &[u8], multipliers: &[u8], groups: usize, rows: Rows<'_>, outputs: Range<usize>,
-        epilogue: &mut Epilogue<'_>,
-    ) {
-        scalar::gemm_int4(weights, multipliers, groups, rows, outputs, epilogue);
     }
 }
 
@@ -255,13 +260,15 @@ impl Matrix<'_> {
                     }
                 }
             }
-            Data::Int4 { weights, multipliers, scales } => {
+            Data::Int4 { weights, multipliers, scales, order } => {
                 let scale = scales.get(row).copied().unwrap_or(0.0);
                 let groups = int4::groups(self.cols);
-                for (col, out) in out.iter_mut().enumerate().take(self.cols) {
-                    let multiplier = multipliers.get(row * groups + col / int4::GROUP).copied().unwrap_or(0);
-                    let value = int4::get(weights, row, col, self.cols);
-                    *out = f32::from(i16::from(value) * i16::from(multiplier)) * scale;
+                let weights = Int4 { values: weights, multipliers, order, groups };
+                for (group, out) in out[..self.cols].chunks_mut(int4::GROUP).enumerate() {
+                    let (w, multiplier) = weights.group(row, group);
+                    for (out, w) in out.iter_mut().zip(w) {
+                        *out = (i32::from(w) * multiplier) as f32 * scale;
+                    }
                 }
             }
         }
@@ -331,8 +338,15 @@ mod tests {
             let (mut packed, mut scales) = (vec![0; int4::bytes(n, k)], vec![0.0; n]);
             int4::quantise_matrix(&w, (n, k), &mut packed, &mut scales).unwrap();
             let (weights, multipliers) = packed.split_at(int4::weight_bytes(n, k));
-            let matrix = Matrix { rows: n, cols: k, data: Data::Int4 { weights, multipliers, scales: &scales } };
+            let (scales, order) = (&scales[..], Order::Rows);
+            let matrix = Matrix { rows: n, cols: k, data: Data::Int4 { weights, multipliers, scales, order } };
             let four = run(&matrix, &bias, &x, rows);
+            let mut panels = vec![0; Order::Panels.bytes(n, k)];
+            int4::arrange(&packed, order, (n, k), Order::Panels, &mut panels).unwrap();
+            let (in_panels, their_multipliers) = panels.split_at(Order::Panels.weight_bytes(n, k));
+            let data =
+                Data::Int4 { weights: in_panels, multipliers: their_multipliers, scales, order: Order::Panels };
+            prop_assert_eq!(&four, &run(&Matrix { data, ..matrix }, &bias, &x, rows));
             let plain = int8(Layout::ROW_MAJOR);
             prop_assert_eq!(&plain, &int8(Layout { nr, kt: 1 << log_kt }));
             prop_assert_eq!(&plain, &int8(Layout { nr: 16, kt: 4 }));
@@ -342,7 +356,7 @@ mod tests {
                 let mut q = vec![0; k];
                 let row_scale = quant::quantise_row(x, &mut q);
                 for row in 0..n {
-                    Matrix { data: Data::Int4 { weights, multipliers, scales: &vec![1.0; n] }, ..matrix }
+                    Matrix { data: Data::Int4 { weights, multipliers, scales: &vec![1.0; n], order }, ..matrix }
                         .row_into(row, &mut wide);
                     let sum: i32 = q.iter().zip(&wide).map(|(q, w)| i32::from(*q) * *w as i32).sum();
                     prop_assert_eq!(four[r * n + row], sum as f32 * (row_scale * scales[row]) + bias[row]);

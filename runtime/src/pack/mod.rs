@@ -76,7 +76,7 @@ impl Precision {
             1 => Some(Precision::F32),
             2 => Some(Precision::F16),
             3 => Some(Precision::Int8),
-            4 => Some(Precision::Int4),
+            4 | INT4_IN_PANELS => Some(Precision::Int4),
             _ => None,
         }
     }
@@ -91,6 +91,9 @@ impl Precision {
         }
     }
 }
+
+/// Code of [`Precision::Int4`] in the order of panels: one of its own, which a reader refuses that knows only rows.
+const INT4_IN_PANELS: u8 = 5;
 
 /// The sections this version knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

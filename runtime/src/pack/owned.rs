@@ -4,7 +4,10 @@ use super::{Data, Pack, Sink, TensorData, Writer};
 use crate::{
     error::Error,
     kernels::bytes::{of_lines, of_lines_mut, Line},
-    quant::Layout,
+    quant::{
+        int4::{self, Order},
+        Layout,
+    },
     schema,
 };
 use alloc::vec::Vec;
@@ -24,7 +27,8 @@ pub struct OwnedPack {
 }
 
 impl OwnedPack {
-    /// A copy of a pack whose int8 weights are in `layout`; everything else stays as it is.
+    /// A copy of a pack whose int8 weights are in `layout`, and its int4 weights in the order that goes with it;
+    /// everything else stays as it is.
     ///
     /// # Errors
     /// [`Error::Option`] for an invalid layout.
@@ -34,14 +38,20 @@ impl OwnedPack {
         }
         let config = pack.config();
         let mut writer = Writer::new(Self { lines: Vec::new(), len: 0 }, config).map_err(error)?;
-        let mut arranged = Vec::new();
+        let (mut arranged, mut packed) = (Vec::new(), Vec::new());
         for param in schema::params(config) {
             let matrix = pack.matrix(param);
             let data = match matrix.data {
                 _ if pack.precision(param).is_none() => TensorData::Absent,
                 Data::F32(x) => TensorData::F32(x),
                 Data::F16(x) => TensorData::F16(x),
-                Data::Int4 { scales, .. } => TensorData::Int4 { packed: pack.bytes_of(param), scales },
+                Data::Int4 { scales, order: from, .. } => {
+                    let (shape, order) = ((matrix.rows, matrix.cols), Order::beside(layout));
+                    packed.clear();
+                    packed.resize(order.bytes(matrix.rows, matrix.cols), 0);
+                    int4::arrange(pack.bytes_of(param), from, shape, order, &mut packed)?;
+                    TensorData::Int4 { packed: &packed, scales, order }
+                }
                 Data::Int8 { weights, scales, layout: from } => {
                     arranged.clear();
                     arranged.resize(layout.elements(matrix.rows, matrix.cols), 0);

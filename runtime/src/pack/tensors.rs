@@ -2,11 +2,14 @@
 
 use half::f16;
 
-use super::{tensor, u32_at, u64_at, Precision, ALIGN};
+use super::{tensor, u32_at, u64_at, Precision, ALIGN, INT4_IN_PANELS};
 use crate::{
     error::Error,
     kernels::bytes::{as_f32, as_i8, as_u16},
-    quant::{int4, Layout},
+    quant::{
+        int4::{self, Order},
+        Layout,
+    },
 };
 
 /// A matrix `[rows, cols]` in a pack (linears are `[out, in]`).
@@ -44,6 +47,8 @@ pub enum Data<'p> {
         multipliers: &'p [u8],
         /// One finite, non-negative scale a row.
         scales: &'p [f32],
+        /// The order of both.
+        order: Order,
     },
 }
 
@@ -173,9 +178,10 @@ impl<'p> Tensors<'p> {
                 layout: entry.layout(),
             },
             Some(Precision::Int4) => {
-                let (weights, multipliers) = data.split_at_checked(int4::weight_bytes(rows, cols)).unwrap_or_default();
+                let order = entry.order();
+                let (weights, multipliers) = data.split_at_checked(order.weight_bytes(rows, cols)).unwrap_or_default();
                 let scales = as_f32(self.payload(entry.range(tensor::SCALES_OFFSET))).unwrap_or(&[]);
-                Data::Int4 { weights, multipliers, scales }
+                Data::Int4 { weights, multipliers, scales, order }
             }
             Some(Precision::F16) => Data::F16(as_u16(data).unwrap_or(&[])),
             Some(Precision::F32) | None => Data::F32(as_f32(data).unwrap_or(&[])),
@@ -217,7 +223,7 @@ impl<'p> Tensors<'p> {
             Some(Precision::F32) => (rows * cols * 4, 0),
             Some(Precision::F16) => (rows * cols * 2, 0),
             Some(Precision::Int8) if kind.is_matrix && layout.is_valid() => (layout.elements(rows, cols), rows * 4),
-            Some(Precision::Int4) if int4::fits(kind.is_matrix, cols) => (int4::bytes(rows, cols), rows * 4),
+            Some(Precision::Int4) if int4::fits(kind.is_matrix, cols) => (entry.order().bytes(rows, cols), rows * 4),
             Some(Precision::Int8) if kind.is_matrix => {
                 return Err(Error::Field {
                     field: "tensor layout",
@@ -276,6 +282,15 @@ impl Entry<'_> {
 
     fn layout(&self) -> Layout {
         Layout { nr: self.0.get(tensor::NR).copied().unwrap_or(1), kt: self.0.get(tensor::KT).copied().unwrap_or(0) }
+    }
+
+    /// The order of int4 weights.
+    fn order(&self) -> Order {
+        if self.code() == INT4_IN_PANELS {
+            Order::Panels
+        } else {
+            Order::Rows
+        }
     }
 
     /// The byte range stored as (offset, length) at a position of the entry.

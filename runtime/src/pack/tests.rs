@@ -3,7 +3,10 @@ use crate::{
     config::ModelConfig,
     error::Error,
     head::Classifier,
-    quant::{int4, quantise_matrix, Layout},
+    quant::{
+        int4::{self, Order},
+        quantise_matrix, Layout,
+    },
     schema::{self, Param},
     self_test::SelfTest,
 };
@@ -26,9 +29,12 @@ fn sample(precision: Precision, layout: Layout) -> Aligned64 {
         quantise_matrix(&numbers, (rows, cols), layout, &mut weights, &mut scales).unwrap();
         let (mut packed, mut scales4) = (vec![0; int4::bytes(rows, cols)], vec![0.0; rows]);
         int4::quantise_matrix(&numbers, (rows, cols), &mut packed, &mut scales4).unwrap();
+        let order = Order::beside(layout);
+        let mut arranged = vec![0; order.bytes(rows, cols)];
+        int4::arrange(&packed, Order::Rows, (rows, cols), order, &mut arranged).unwrap();
         let data = match precision {
             Precision::Int8 if param.is_matrix() => TensorData::Int8 { weights: &weights, scales: &scales, layout },
-            Precision::Int4 if param.is_matrix() => TensorData::Int4 { packed: &packed, scales: &scales4 },
+            Precision::Int4 if param.is_matrix() => TensorData::Int4 { packed: &arranged, scales: &scales4, order },
             Precision::F16 => TensorData::F16(&halves),
             _ => TensorData::F32(&numbers),
         };
@@ -92,6 +98,7 @@ fn round_trip() {
         (Precision::Int8, Layout::ROW_MAJOR),
         (Precision::Int8, Layout { nr: 4, kt: 4 }),
         (Precision::Int4, Layout::ROW_MAJOR),
+        (Precision::Int4, Layout { nr: 16, kt: 4 }),
     ] {
         let file = sample(precision, layout);
         let pack = Pack::new(file.bytes()).unwrap();
@@ -303,7 +310,7 @@ fn rows_that_are_not_used_may_be_left_out() {
         int4::quantise_matrix(&chosen, (rows.len(), cols), &mut packed, &mut scales4).unwrap();
         writer.tensor(match precision {
             Precision::Int8 => TensorData::Int8 { weights: &weights, scales: &scales, layout },
-            Precision::Int4 => TensorData::Int4 { packed: &packed, scales: &scales4 },
+            Precision::Int4 => TensorData::Int4 { packed: &packed, scales: &scales4, order: Order::Rows },
             _ => TensorData::F32(&chosen),
         })?;
         while let Some(param) = writer.next_param() {

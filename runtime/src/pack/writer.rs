@@ -2,14 +2,17 @@
 
 use super::{
     classifier, config, crc::Crc, header, section, self_test, stored_rows, tensor, tokenizer, Kind, Precision, Section,
-    ALIGN, MAGIC, VERSION,
+    ALIGN, INT4_IN_PANELS, MAGIC, VERSION,
 };
 use crate::{
     config::ModelConfig,
     error::Error,
     head::Classifier,
     kernels::bytes::{of_f32, of_i8, of_u16},
-    quant::{int4, Layout},
+    quant::{
+        int4::{self, Order},
+        Layout,
+    },
     schema::{self, Param},
     self_test::SelfTest,
 };
@@ -118,6 +121,8 @@ pub enum TensorData<'a> {
         packed: &'a [u8],
         /// One scale a row.
         scales: &'a [f32],
+        /// The order of `packed`.
+        order: Order,
     },
 }
 
@@ -172,11 +177,15 @@ impl<'a> TensorData<'a> {
                 check("scales", rows, scales.len())?;
                 (Precision::Int8.code(), layout, of_i8(weights), scales)
             }
-            TensorData::Int4 { packed, scales } => {
+            TensorData::Int4 { packed, scales, order } => {
                 check("being a matrix of at most 8192 columns", 1, int4::fits(kind.is_matrix, cols).into())?;
-                check("bytes", int4::bytes(rows, cols), packed.len())?;
+                check("bytes", order.bytes(rows, cols), packed.len())?;
                 check("scales", rows, scales.len())?;
-                (Precision::Int4.code(), Layout::ROW_MAJOR, packed, scales)
+                let code = match order {
+                    Order::Rows => Precision::Int4.code(),
+                    Order::Panels => INT4_IN_PANELS,
+                };
+                (code, Layout::ROW_MAJOR, packed, scales)
             }
         };
         Ok(Checked { code, layout, payload, scales })

@@ -3,11 +3,18 @@
 //! `weight = scale[row] * multiplier[row, group] * q`, `q` from -8 to 7. Since multipliers are integers, the sum
 //! over a whole row is an integer too, exact below [`MAX_COLS`] columns, and becomes a float once, as with int8.
 //!
-//! Stored: the weights `[rows, groups, 16]`, then the multipliers `[rows, groups]`, all bytes. Byte `i` of a group
-//! holds column `i` in its low half and column `i + 16` in its high half, two's complement. Rows are padded to
-//! whole groups with zeros.
+//! Stored: the weights, then the multipliers, all bytes, two weights a byte in two's complement. Rows are padded to
+//! whole groups with zeros. There are two orders ([`Order`]):
+//!
+//! | | weights | multipliers | a byte of a group holds, in its low and in its high half |
+//! |---|---|---|---|
+//! | rows | `[rows, groups, 16]` | `[rows, groups]` | byte `i`: columns `i` and `i + 16` |
+//! | panels | `[rows / 16, groups, 4, 16, 4]` | `[rows / 16, groups, 16]` | byte `[c, row, j]`: columns `8 c + j` and `8 c + 4 + j` |
+//!
+//! Panels are for vector instructions, which take four columns of many rows at a time; the last one is padded with rows
+//! of zeros.
 
-use super::max_abs;
+use super::{max_abs, Layout};
 use crate::{error::Error, math::round_to_i32};
 
 /// Columns of a group.
@@ -19,6 +26,152 @@ pub const MAX_COLS: usize = 8192;
 /// Largest `q` that is used on both sides.
 const LARGEST: f32 = 7.0;
 
+/// Rows of a panel.
+pub(crate) const PANEL: usize = 16;
+/// Bytes of a group's weights in a panel.
+pub(crate) const PANEL_BYTES: usize = PANEL * GROUP_BYTES;
+
+/// How weights and multipliers lie in memory; see the [module](self).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A row after the other.
+    Rows,
+    /// 16 rows side by side.
+    Panels,
+}
+
+impl Order {
+    /// The order that kernels like best that want int8 weights in this layout.
+    pub const fn beside(layout: Layout) -> Self {
+        match layout {
+            Layout { nr: 16, kt: 4 } => Order::Panels,
+            _ => Order::Rows,
+        }
+    }
+
+    /// Rows, padding included.
+    const fn padded_rows(self, rows: usize) -> usize {
+        match self {
+            Order::Rows => rows,
+            Order::Panels => rows.next_multiple_of(PANEL),
+        }
+    }
+
+    /// Bytes of the weights of a matrix.
+    pub const fn weight_bytes(self, rows: usize, cols: usize) -> usize {
+        weight_bytes(self.padded_rows(rows), cols)
+    }
+
+    /// Bytes of the weights and the multipliers of a matrix.
+    pub const fn bytes(self, rows: usize, cols: usize) -> usize {
+        bytes(self.padded_rows(rows), cols)
+    }
+
+    /// The index of a multiplier; `groups` is of a row.
+    pub(crate) const fn multiplier(self, row: usize, group: usize, groups: usize) -> usize {
+        match self {
+            Order::Rows => row * groups + group,
+            Order::Panels => (row / PANEL * groups + group) * PANEL + row % PANEL,
+        }
+    }
+
+    /// Where a weight is: its byte, and whether it is the high half.
+    const fn place(self, row: usize, col: usize, cols: usize) -> (usize, bool) {
+        let (group, col, groups) = (col / GROUP, col % GROUP, groups(cols));
+        match self {
+            Order::Rows => ((row * groups + group) * GROUP_BYTES + col % GROUP_BYTES, col >= GROUP_BYTES),
+            Order::Panels => {
+                let start = (row / PANEL * groups + group) * PANEL_BYTES + col / 8 * 4 * PANEL;
+                (start + row % PANEL * 4 + col % 4, col % 8 >= 4)
+            }
+        }
+    }
+
+    /// The integer at a place; 0 past the end.
+    pub fn get(self, weights: &[u8], row: usize, col: usize, cols: usize) -> i8 {
+        let (at, high) = self.place(row, col, cols);
+        let byte = weights.get(at).copied().unwrap_or(0);
+        if high {
+            high_half(byte)
+        } else {
+            low_half(byte)
+        }
+    }
+
+    /// Puts an integer, -8 to 7, at a place that holds 0; nothing happens past the end.
+    pub fn set(self, weights: &mut [u8], row: usize, col: usize, cols: usize, q: i8) {
+        let (at, high) = self.place(row, col, cols);
+        if let Some(byte) = weights.get_mut(at) {
+            *byte |= ((q as u8) & 15) << if high { 4 } else { 0 };
+        }
+    }
+
+    /// The integers of a group, in order of column; zeros past the end.
+    #[inline(always)]
+    pub(crate) fn group(self, weights: &[u8], row: usize, group: usize, groups: usize) -> [i8; GROUP] {
+        let mut q = [0; GROUP];
+        match self {
+            Order::Rows => {
+                let bytes = weights.get((row * groups + group) * GROUP_BYTES..).unwrap_or(&[]);
+                let (low, high) = q.split_at_mut(GROUP_BYTES);
+                for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
+                    (*low, *high) = (low_half(*byte), high_half(*byte));
+                }
+            }
+            Order::Panels => {
+                let first = (row / PANEL * groups + group) * PANEL_BYTES + row % PANEL * 4;
+                for (c, q) in q.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                    let bytes = weights.get(first + c * 4 * PANEL..).unwrap_or(&[]);
+                    let (low, high) = q.split_at_mut(4);
+                    for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
+                        (*low, *high) = (low_half(*byte), high_half(*byte));
+                    }
+                }
+            }
+        }
+        q
+    }
+}
+
+#[inline(always)]
+const fn low_half(byte: u8) -> i8 {
+    ((byte << 4) as i8) >> 4
+}
+
+#[inline(always)]
+const fn high_half(byte: u8) -> i8 {
+    (byte as i8) >> 4
+}
+
+/// Puts a matrix `[rows, cols]` into another order: weights and multipliers, as they lie behind each other.
+///
+/// # Errors
+/// [`Error::Length`] where `packed` or `out` do not fit (see [`Order::bytes`]).
+pub fn arrange(
+    packed: &[u8],
+    from: Order,
+    (rows, cols): (usize, usize),
+    to: Order,
+    out: &mut [u8],
+) -> Result<(), Error> {
+    let check = |item, needed, found| if needed == found { Ok(()) } else { Err(Error::Length { item, needed, found }) };
+    check("packed", from.bytes(rows, cols), packed.len())?;
+    check("out", to.bytes(rows, cols), out.len())?;
+    let (weights, multipliers) = packed.split_at(from.weight_bytes(rows, cols));
+    out.fill(0);
+    let (out, out_multipliers) = out.split_at_mut(to.weight_bytes(rows, cols));
+    let groups = groups(cols);
+    for row in 0..rows {
+        for group in 0..groups {
+            out_multipliers[to.multiplier(row, group, groups)] = multipliers[from.multiplier(row, group, groups)];
+            for (i, q) in from.group(weights, row, group, groups).into_iter().enumerate() {
+                to.set(out, row, group * GROUP + i, cols, q);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Groups of a row.
 pub const fn groups(cols: usize) -> usize {
     cols.div_ceil(GROUP)
@@ -29,12 +182,12 @@ pub const fn padded_cols(cols: usize) -> usize {
     groups(cols) * GROUP
 }
 
-/// Bytes of the weights of a matrix.
+/// Bytes of the weights of a matrix in rows.
 pub const fn weight_bytes(rows: usize, cols: usize) -> usize {
     rows * groups(cols) * GROUP_BYTES
 }
 
-/// Bytes of the weights and the multipliers of a matrix.
+/// Bytes of the weights and the multipliers of a matrix in rows.
 pub const fn bytes(rows: usize, cols: usize) -> usize {
     weight_bytes(rows, cols) + rows * groups(cols)
 }
@@ -44,44 +197,7 @@ pub const fn fits(is_matrix: bool, cols: usize) -> bool {
     is_matrix && cols <= MAX_COLS
 }
 
-/// Where a weight is: its byte, and whether it is the high half.
-const fn place(row: usize, col: usize, cols: usize) -> (usize, bool) {
-    let group = row * groups(cols) + col / GROUP;
-    (group * GROUP_BYTES + col % GROUP_BYTES, col % GROUP >= GROUP_BYTES)
-}
-
-/// The integer at a place; 0 past the end.
-pub fn get(weights: &[u8], row: usize, col: usize, cols: usize) -> i8 {
-    let (at, high) = place(row, col, cols);
-    let byte = weights.get(at).copied().unwrap_or(0) as i8;
-    if high {
-        byte >> 4
-    } else {
-        (byte << 4) >> 4
-    }
-}
-
-/// Puts an integer, -8 to 7, at a place that holds 0; nothing happens past the end.
-pub fn set(weights: &mut [u8], row: usize, col: usize, cols: usize, q: i8) {
-    let (at, high) = place(row, col, cols);
-    if let Some(byte) = weights.get_mut(at) {
-        *byte |= ((q as u8) & 15) << if high { 4 } else { 0 };
-    }
-}
-
-/// The integers of a group, in order of column.
-#[inline(always)]
-pub(crate) fn unpack(group: &[u8]) -> [i8; GROUP] {
-    let mut q = [0; GROUP];
-    let (low, high) = q.split_at_mut(GROUP_BYTES);
-    for ((low, high), byte) in low.iter_mut().zip(high).zip(group) {
-        *low = ((*byte << 4) as i8) >> 4;
-        *high = (*byte as i8) >> 4;
-    }
-    q
-}
-
-/// Quantises a row-major matrix `[rows, cols]`, each group by its largest magnitude. (The exporter looks for
+/// Quantises a row-major matrix `[rows, cols]` into [`Order::Rows`], each group by its largest magnitude. (The exporter looks for
 /// better scales; what is stored has the same meaning.)
 ///
 /// # Errors
@@ -115,7 +231,7 @@ pub fn quantise_matrix(
             let inverse = 1.0 / (*scale * f32::from(*multiplier));
             for (i, x) in x.iter().enumerate() {
                 let q = round_to_i32(x * inverse).clamp(-8, 7) as i8;
-                set(packed, row, g * GROUP + i, cols, q);
+                Order::Rows.set(packed, row, g * GROUP + i, cols, q);
             }
         }
     }
@@ -131,18 +247,30 @@ mod tests {
 
     #[test]
     fn every_value_at_every_place() {
-        for cols in [1, 31, 32, 33, 70] {
-            let mut weights = vec![0; weight_bytes(2, cols)];
+        for (cols, order) in [1, 31, 32, 33, 70].into_iter().flat_map(|c| [(c, Order::Rows), (c, Order::Panels)]) {
+            const ROWS: usize = 18;
+            let groups = groups(cols);
+            let mut packed = vec![0; order.bytes(ROWS, cols)];
+            let (weights, multipliers) = packed.split_at_mut(order.weight_bytes(ROWS, cols));
             let value = |row: usize, col: usize| ((row * 5 + col * 3) % 16) as i8 - 8;
-            (0..2 * cols).for_each(|i| set(&mut weights, i / cols, i % cols, cols, value(i / cols, i % cols)));
-            for (row, group) in (0..2).flat_map(|row| (0..groups(cols)).map(move |g| (row, g))) {
-                let unpacked = unpack(&weights[(row * groups(cols) + group) * GROUP_BYTES..][..GROUP_BYTES]);
+            (0..ROWS * cols).for_each(|i| order.set(weights, i / cols, i % cols, cols, value(i / cols, i % cols)));
+            for (row, group) in (0..ROWS).flat_map(|row| (0..groups).map(move |g| (row, g))) {
+                multipliers[order.multiplier(row, group, groups)] = (1 + row * groups + group) as u8;
+                let unpacked = order.group(weights, row, group, groups);
                 for (i, q) in unpacked.into_iter().enumerate() {
                     let col = group * GROUP + i;
                     let expected = if col < cols { value(row, col) } else { 0 };
-                    assert_eq!((q, get(&weights, row, col, cols)), (expected, expected), "{row} {col} of {cols}");
+                    assert_eq!((q, order.get(weights, row, col, cols)), (expected, expected), "{row} {col} of {cols}");
                 }
             }
+            let other = if order == Order::Rows { Order::Panels } else { Order::Rows };
+            let (mut there, mut back) = (vec![9; other.bytes(ROWS, cols)], vec![9; packed.len()]);
+            arrange(&packed, order, (ROWS, cols), other, &mut there).unwrap();
+            assert_eq!(other.get(&there, 17, cols - 1, cols), value(17, cols - 1));
+            arrange(&there, other, (ROWS, cols), order, &mut back).unwrap();
+            assert!(back == packed && there != packed);
+            assert!(arrange(&packed, order, (ROWS, cols), other, &mut there[1..]).is_err());
+            assert!(arrange(&packed[1..], order, (ROWS, cols), other, &mut there).is_err());
         }
     }
 
@@ -155,7 +283,7 @@ mod tests {
             let (weights, multipliers) = packed.split_at(weight_bytes(1, cols));
             for (col, x) in x.iter().enumerate() {
                 let step = scales[0] * f32::from(multipliers[col / GROUP]);
-                prop_assert!((x - step * f32::from(get(weights, 0, col, cols))).abs() <= 0.5001 * step);
+                prop_assert!((x - step * f32::from(Order::Rows.get(weights, 0, col, cols))).abs() <= 0.5001 * step);
             }
         }
     }
