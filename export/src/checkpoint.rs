@@ -19,7 +19,7 @@ use sorcen_runtime::{
     MappedFile, ModelConfig,
 };
 
-use crate::{atomic, error::Error, map};
+use crate::{atomic, error::Error, found, map};
 
 /// File name of the configuration in a checkpoint folder.
 pub const CONFIG_FILE: &str = "config.json";
@@ -68,6 +68,10 @@ impl Checkpoint {
     }
 
     fn open_with(dir: &Path, needed: impl Fn(Param) -> bool) -> Result<Self, Error> {
+        if dir.exists() && !dir.join(CONFIG_FILE).exists() {
+            let expected = format!("a checkpoint folder ({CONFIG_FILE}, {WEIGHTS_FILE})");
+            return Err(Error::value(dir.display(), expected, found::at(dir)));
+        }
         let config = read_config(&dir.join(CONFIG_FILE))?;
         let path = dir.join(WEIGHTS_FILE);
         let bytes = map::open(&path)?;

@@ -90,24 +90,24 @@ impl Kept {
     /// From ids and drop mask as [`run`] takes them.
     ///
     /// # Errors
-    /// [`Error::Value`] where a shape or the number of dropped tokens is wrong.
+    /// [`Error::Value`] where a shape, an id or the number of dropped tokens is wrong; a token of each image stays.
     pub fn of(
         token_ids: ArrayView2<i64>,
         drop_mask: Option<ArrayView2<bool>>,
         config: &ModelConfig,
     ) -> Result<Self, Error> {
-        let (batch, tokens) = (token_ids.nrows(), config.tokens());
-        if token_ids.ncols() != tokens {
-            let expected = format!("shape [B, {tokens}]");
-            return Err(Error::value("`token_ids`", expected, format!("{:?}", token_ids.shape())));
-        }
+        check_images(config, token_ids, "`token_ids`")?;
+        let (batch, tokens) = token_ids.dim();
         if let Some(mask) = drop_mask.filter(|mask| mask.dim() != token_ids.dim()) {
             let expected = format!("shape [{batch}, {tokens}]");
             return Err(Error::value("`drop_mask`", expected, format!("{:?}", mask.shape())));
         }
         let is_dropped = |b: usize, t: usize| drop_mask.is_some_and(|mask| mask[[b, t]]);
         let kept = |b: usize| (0..tokens).filter(move |&t| !is_dropped(b, t));
-        let count = if batch == 0 { 0 } else { kept(0).count() };
+        let count = kept(0).count();
+        if count == 0 {
+            return Err(Error::value("`drop_mask` row 0", "at least one token that is kept", "all dropped"));
+        }
 
         let mut ids = Array2::zeros((batch, count));
         let mut positions = Array2::zeros((batch, count));
@@ -145,6 +145,27 @@ pub(crate) struct KeptImage {
     pub positions: Vec<usize>,
 }
 
+/// Checks whole images: `ids` `[B, T]`, B at least 1, codes or the mask id. `item` is what to call them.
+pub(crate) fn check_images(config: &ModelConfig, ids: ArrayView2<i64>, item: &str) -> Result<(), Error> {
+    if ids.nrows() == 0 || ids.ncols() != config.tokens() {
+        let expected = format!("shape [B, {}], B at least 1", config.tokens());
+        return Err(Error::value(item, expected, format!("{:?}", ids.shape())));
+    }
+    check_ids(config, ids, item)
+}
+
+/// Checks that ids are codes or the mask id.
+fn check_ids(config: &ModelConfig, ids: ArrayView2<i64>, item: &str) -> Result<(), Error> {
+    let is_known = |&id: &i64| (0..config.codebook_size as i64).contains(&id) || id == config.mask_token_id as i64;
+    match ids.indexed_iter().find(|(_, id)| !is_known(id)) {
+        Some(((b, t), id)) => {
+            let expected = format!("a code below {} or the mask id {}", config.codebook_size, config.mask_token_id);
+            Err(Error::value(format!("{item}[{b}, {t}]"), expected, id))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Checks the arguments of [`Engine::encode`].
 pub(crate) fn check_encode(
     config: &ModelConfig,
@@ -163,12 +184,7 @@ pub(crate) fn check_encode(
             format!("{:?}", positions.shape()),
         ));
     }
-    for ((b, n), &id) in ids.indexed_iter() {
-        if !(0..config.codebook_size as i64).contains(&id) && id != config.mask_token_id as i64 {
-            let expected = format!("a code below {} or the mask id {}", config.codebook_size, config.mask_token_id);
-            return Err(Error::value(format!("`token_ids`[{b}, {n}]"), expected, id));
-        }
-    }
+    check_ids(config, ids, "`token_ids`")?;
     for ((b, n), &position) in positions.indexed_iter() {
         let least = if n == 0 { 0 } else { positions[[b, n - 1]] + 1 };
         if !(least..tokens as i64).contains(&position) {

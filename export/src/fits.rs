@@ -40,7 +40,7 @@ impl FromStr for Budget {
 pub struct Fit {
     /// `features` or `generate`.
     pub plan: &'static str,
-    /// Bytes of scratch, token ids and output; the program's own stack and code come on top.
+    /// Bytes of scratch, token ids (2 each) and output (features: 4 a number); see [`Fit::COUNTED`].
     pub ram_needed: u64,
     /// Bytes of the pack.
     pub flash_needed: u64,
@@ -51,6 +51,11 @@ pub struct Fit {
 }
 
 impl Fit {
+    /// What the numbers are of and what they leave out, as measured in `firmware-examples/README.md`.
+    pub const COUNTED: &str =
+        "RAM: the memory above, token ids and output. On top: code (70 to 150 kB of flash) and stack \
+                               (about 4 kB of RAM)";
+
     /// For every use of a pack of `bytes`.
     pub fn of(config: &ModelConfig, bytes: u64, has_decoder: bool, budget: Budget) -> Vec<Self> {
         let fit = |(plan, name, output): (Plan, &'static str, usize)| {

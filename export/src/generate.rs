@@ -3,7 +3,7 @@
 //! A pack is run by the runtime's own loop; for the others the same loop stands here, over the same
 //! sampler, schedule and re-masking, with all logits of a batch from one [`engine::run`].
 
-use ndarray::{s, Array2, Array3, ArrayView2, ArrayView3, Axis, Ix3};
+use ndarray::{concatenate, s, Array2, Array3, ArrayView2, ArrayView3, Axis, Ix3};
 use rayon::prelude::*;
 use sorcen_runtime::{
     generate::{self as runtime, CountFrom, Options},
@@ -57,10 +57,11 @@ impl Replay {
         if ids.shape() != gumbel.shape() || ids.shape()[2] != tokens {
             let expected = format!("both of one shape [N, B, {tokens}]");
             let found = format!("{:?} and {:?}", ids.shape(), gumbel.shape());
-            return Err(Error::value("`raw_sampled_ids` and `gumbel`", expected, found));
+            return Err(Error::value(file.item("raw_sampled_ids") + " and `gumbel`", expected, found));
         }
         if let Some(id) = ids.iter().find(|id| !(0..config.codebook_size as i64).contains(id)) {
-            return Err(Error::value("`raw_sampled_ids`", format!("codes below {}", config.codebook_size), id));
+            let expected = format!("codes below {}", config.codebook_size);
+            return Err(Error::value(file.item("raw_sampled_ids"), expected, id));
         }
         Ok(Self { raw_sampled_ids: ids.mapv(|id| id as u16), gumbel })
     }
@@ -68,16 +69,20 @@ impl Replay {
 
 impl Randomness {
     /// Checks that recorded draws are enough for so many steps and images.
-    fn check(&self, steps: usize, batch: usize) -> Result<(), Error> {
-        match self {
-            Randomness::Replay(replay) if replay.raw_sampled_ids.dim().0 < steps => {
-                Err(Error::value("recorded steps", format!("at least {steps}"), replay.raw_sampled_ids.dim().0))
-            }
-            Randomness::Replay(replay) if replay.raw_sampled_ids.dim().1 != batch => {
-                Err(Error::value("recorded images", batch, replay.raw_sampled_ids.dim().1))
-            }
-            _ => Ok(()),
+    pub(crate) fn check(&self, steps: usize, batch: usize) -> Result<(), Error> {
+        let Randomness::Replay(replay) = self else { return Ok(()) };
+        let (found_steps, found_batch, _) = replay.raw_sampled_ids.dim();
+        if found_steps < steps {
+            return Err(Error::value(
+                "recorded steps",
+                format!("at least {steps}, as many as are to run"),
+                found_steps,
+            ));
         }
+        if found_batch != batch {
+            return Err(Error::value("recorded images", format!("{batch}, as at the start"), found_batch));
+        }
+        Ok(())
     }
 
     /// The draws of one image of the batch.
@@ -115,7 +120,10 @@ impl Draws for ImageDraws<'_> {
     }
 }
 
-/// Fills the masked places of `start` `[B, T]` (codes, or the mask id).
+/// Logits that [`generate`] has in memory at a time: 256 MB of f32.
+const LOGITS_AT_ONCE: usize = 1 << 26;
+
+/// Fills the masked places of `start` `[B, T]` (codes, or the mask id), as many images at a time as fit into memory.
 ///
 /// # Errors
 /// [`Error::Value`] where `start`, the options or the recorded draws do not fit.
@@ -126,7 +134,20 @@ pub fn generate(
     randomness: &Randomness,
 ) -> Result<Generated, Error> {
     randomness.check(options.steps, start.nrows())?;
-    generate_with(engine, start, options, |image| randomness.for_image(image))
+    let config = engine.config();
+    engine::check_images(config, start, "start")?;
+    let at_once = (LOGITS_AT_ONCE / (config.tokens() * config.codebook_size)).max(1);
+    let parts = start.axis_chunks_iter(Axis(0), at_once).enumerate().map(|(part, start)| {
+        generate_with(engine, start, options, |image| randomness.for_image(part * at_once + image))
+    });
+    let parts: Vec<Generated> = parts.collect::<Result<_, _>>()?;
+    let input_ids: Vec<_> = parts.iter().map(|part| part.input_ids.view()).collect();
+    let final_ids: Vec<_> = parts.iter().map(|part| part.final_ids.view()).collect();
+    let failed = |error| Error::value("batch", "parts of one shape", error);
+    Ok(Generated {
+        input_ids: concatenate(Axis(1), &input_ids).map_err(failed)?,
+        final_ids: concatenate(Axis(0), &final_ids).map_err(failed)?,
+    })
 }
 
 /// [`generate`] with any source of random choices; `draws(b)` are those of image `b`.
@@ -219,7 +240,8 @@ pub fn read_inputs(file: &TensorFile) -> Result<Option<Array3<i64>>, Error> {
     }
     let ids = file.ints_as::<Ix3>("input_ids")?;
     if ids.dim().0 == 0 || ids.dim().1 == 0 {
-        return Err(Error::value("`input_ids`", "at least one step and one image", format!("{:?}", ids.shape())));
+        let expected = "at least one step and one image";
+        return Err(Error::value(file.item("input_ids"), expected, format!("{:?}", ids.shape())));
     }
     Ok(Some(ids))
 }
@@ -247,12 +269,8 @@ fn wide(ids: &[u16]) -> ndarray::Array1<i64> {
 
 /// The start, checked, an image a vector.
 fn start_images(config: &ModelConfig, start: ArrayView2<i64>) -> Result<Vec<Vec<u16>>, Error> {
-    let positions = Array2::from_shape_fn(start.dim(), |(_, t)| t as i64);
-    if start.ncols() != config.tokens() {
-        return Err(Error::value("start", format!("shape [B, {}]", config.tokens()), format!("{:?}", start.shape())));
-    }
-    let images = engine::check_encode(config, start, positions.view())?;
-    Ok(images.into_iter().map(|kept| kept.ids.into_iter().map(|id| id as u16).collect()).collect())
+    engine::check_images(config, start, "start")?;
+    Ok(start.rows().into_iter().map(|row| row.iter().map(|&id| id as u16).collect()).collect())
 }
 
 fn unknown(config: &ModelConfig, ids: &[u16]) -> usize {

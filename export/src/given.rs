@@ -27,7 +27,7 @@ pub fn check_region(region: &Region, grid: usize) -> Result<(), Error> {
         return Ok(());
     }
     let found = format!("{row},{column},{rows},{columns}");
-    Err(Error::value("region", format!("a rectangle inside the grid of {grid}x{grid} tokens"), found))
+    Err(Error::value("--region", format!("a rectangle inside the grid of {grid}x{grid} tokens"), found))
 }
 
 /// The map of an image as text: a row of the grid a line, `#` where a token is given, `.` where it is invented.

@@ -18,7 +18,7 @@ use crate::{
     card, checkpoint,
     error::Error,
     fits::{Budget, Fit},
-    map, onnx,
+    found, map, onnx,
     pack::{PackEngine, PackFile, Target},
     tract, Checkpoint,
 };
@@ -132,14 +132,14 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
     if !path.is_dir() {
         return inspect_pack(path);
     }
-    if path.join(checkpoint::WEIGHTS_FILE).exists() {
+    if [checkpoint::WEIGHTS_FILE, checkpoint::CONFIG_FILE].iter().any(|name| path.join(name).exists()) {
         return inspect_checkpoint(path);
     }
     if path.join(onnx::ENCODER_FILE).exists() {
         return inspect_onnx(path);
     }
     let expected = format!("a folder with `{}` or `{}`", checkpoint::WEIGHTS_FILE, onnx::ENCODER_FILE);
-    Err(Error::value(path.display(), expected, "neither"))
+    Err(Error::value(path.display(), expected, found::at(path)))
 }
 
 fn inspect_checkpoint(dir: &Path) -> Result<Inspection, Error> {
@@ -214,11 +214,15 @@ fn inspect_pack(path: &Path) -> Result<Inspection, Error> {
 }
 
 fn inspect_onnx(dir: &Path) -> Result<Inspection, Error> {
-    let encoder = dir.join(onnx::ENCODER_FILE);
-    let metadata = tract::Metadata::read(&encoder)?;
+    let metadata = tract::Metadata::read(&dir.join(onnx::ENCODER_FILE))?;
     let mut inspection = Inspection::new("onnx", metadata.config);
-    for name in [onnx::ENCODER_FILE, onnx::DECODER_FILE] {
-        inspection.files.push(file_info(&dir.join(name))?);
+    let others = [onnx::STEP_FILE, onnx::TOKENIZER_ENCODER_FILE, onnx::TOKENIZER_DECODER_FILE];
+    let others = others.into_iter().filter(|name| dir.join(name).exists());
+    for path in [onnx::ENCODER_FILE, onnx::DECODER_FILE].into_iter().chain(others).map(|name| dir.join(name)) {
+        inspection.files.push(file_info(&path)?);
+        if onnx::data_file(&path).exists() {
+            inspection.files.push(file_info(&onnx::data_file(&path))?);
+        }
     }
     inspection.card = Some(metadata.card);
     Ok(inspection)

@@ -35,6 +35,7 @@ pub mod dataset;
 pub mod engine;
 pub mod error;
 pub mod fits;
+pub mod found;
 pub mod generate;
 pub mod given;
 pub mod gptq;

@@ -69,6 +69,7 @@ impl OnnxRuntime {
     /// # Errors
     /// [`Error::Onnx`] where they were not written by this exporter.
     pub fn open(python: &Python, dir: &Path) -> Result<Self, Error> {
+        onnx::check_folder(dir)?;
         let metadata = Metadata::read(&dir.join(onnx::ENCODER_FILE))?;
         let name = format!("ONNX {} in onnxruntime", metadata.precision);
         Ok(Self { python: python.clone(), dir: dir.to_owned(), metadata, name })

@@ -23,7 +23,7 @@ use crate::{
     classifier::LinearHead,
     engine::{check_decode, check_encode, stack, Encoded, Engine},
     error::Error,
-    map,
+    found, map,
     quantize::{self, Int4, Rule},
     tokenizer::AnyTokenizer,
 };
@@ -265,6 +265,9 @@ impl PackFile {
     /// # Errors
     /// [`Error::Io`] or [`Error::Value`], naming the file.
     pub fn open(path: &Path) -> Result<Self, Error> {
+        if path.is_dir() {
+            return Err(Error::value(path.display(), "a pack (a file)", found::at(path)));
+        }
         map::open(path).map(Self)
     }
 
@@ -282,10 +285,27 @@ impl PackFile {
     }
 }
 
-/// The lowest precision of any matrix in a pack: what to call the whole.
+/// The lowest precision of any matrix in a pack: how close to the floats the whole can be.
 pub fn precision(pack: &Pack) -> Precision {
     let of = |wanted| schema::params(pack.config()).any(|p| p.is_matrix() && pack.precision(p) == Some(wanted));
     [Precision::Int4, Precision::Int8, Precision::F16].into_iter().find(|&p| of(p)).unwrap_or(Precision::F32)
+}
+
+/// The precisions of the matrices in a pack, from the highest: `int8`, or `int8 + int4` where they differ. That the
+/// word embedding of an int4 pack is int8 goes without saying.
+pub fn precisions(pack: &Pack) -> String {
+    let lowest = precision(pack);
+    let goes_without_saying = |param, precision| {
+        param == Param::WordEmbedding && lowest == Precision::Int4 && precision == Some(Precision::Int8)
+    };
+    let holds = |wanted: &Precision| {
+        schema::params(pack.config()).filter(|param| param.is_matrix()).any(|param| {
+            let precision = pack.precision(param);
+            precision == Some(*wanted) && !goes_without_saying(param, precision)
+        })
+    };
+    let all = [Precision::F32, Precision::F16, Precision::Int8, Precision::Int4].into_iter().filter(holds);
+    all.map(Precision::name).collect::<Vec<_>>().join(" + ")
 }
 
 /// A pack run by the runtime.
@@ -297,7 +317,7 @@ pub struct PackEngine<'p> {
 impl<'p> PackEngine<'p> {
     /// Runs this pack.
     pub fn new(pack: Pack<'p>) -> Self {
-        Self { name: format!("pack {}", precision(&pack).name()), model: Model::new(pack) }
+        Self { name: format!("pack {}", precisions(&pack)), model: Model::new(pack) }
     }
 
     /// The model in the pack.

@@ -30,6 +30,11 @@ impl TensorFile {
         Ok(file)
     }
 
+    /// A tensor's name behind the file's, for messages.
+    pub fn item(&self, name: &str) -> String {
+        format!("{}: `{name}`", self.path.display())
+    }
+
     /// Whether a tensor of this name is there.
     pub fn has(&self, name: &str) -> bool {
         self.parsed().is_ok_and(|file| file.tensor(name).is_ok())

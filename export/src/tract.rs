@@ -39,6 +39,7 @@ impl Tract {
     /// [`Error::Onnx`] where a file cannot be read, is not ONNX, or was not written by this exporter;
     /// [`Error::Value`] where the two files are of different models.
     pub fn open(dir: &Path) -> Result<Self, Error> {
+        onnx::check_folder(dir)?;
         let (encoder_path, decoder_path) = (dir.join(onnx::ENCODER_FILE), dir.join(onnx::DECODER_FILE));
         let (encoder, Metadata { config, checkpoint_sha256: expected, precision, .. }) = open(&encoder_path)?;
         let (decoder, Metadata { checkpoint_sha256: found, .. }) = open(&decoder_path)?;

@@ -8,7 +8,7 @@ use std::{
     process::{Command, Output},
 };
 
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, Array3};
 use sorcen_export::{
     picture::{read_png, save_png, Picture},
     tensors::{TensorFile, TensorWriter},
@@ -28,15 +28,16 @@ fn succeed(dir: &Path, line: &str) -> String {
     String::from_utf8(out.stdout).unwrap()
 }
 
-/// Runs a line that has to fail with `code`, saying each of `parts`.
+/// Runs a line that has to fail with `code`, saying each of `parts`; all that it said.
 #[track_caller]
-fn fail(dir: &Path, line: &str, code: i32, parts: &[&str]) {
+fn fail(dir: &Path, line: &str, code: i32, parts: &[&str]) -> String {
     let out = sorcen_export(dir, line);
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(code), "{line}: {said}");
     for part in parts {
         assert!(said.contains(part), "{line}: `{part}` not in: {said}");
     }
+    said.into_owned()
 }
 
 /// 12 codes of 2x2 pixels, each of one grey.
@@ -118,6 +119,8 @@ fn from_checkpoint_to_checked_artefacts() {
     let onnx: serde_json::Value = serde_json::from_str(&succeed(dir, "inspect out --json")).unwrap();
     assert_eq!(&onnx["card"]["checkpoint_sha256"], sha256);
     assert_eq!(onnx["card"]["licence"], "CC0");
+    let files: Vec<_> = onnx["files"].as_array().unwrap().iter().map(|file| file["name"].as_str().unwrap()).collect();
+    assert_eq!(files, ["encoder.onnx", "decoder.onnx", "step.onnx"]);
 
     // Mixed precisions, and what they are arranged for.
     let line = "pack --checkpoint model --int4 blocks.*.mlp.* --keep ^token_emb=f16 --target x86-vnni --out out/x.srcn";
@@ -131,7 +134,9 @@ fn from_checkpoint_to_checked_artefacts() {
     assert!(row("blocks.0.attn.qkv.weight").contains("int8") && text.contains("for x86-vnni"), "{text}");
     succeed(dir, "pack --checkpoint model --precision int4 --out out/4.srcn");
     let table = succeed(dir, "verify --checkpoint model --pack out/f.srcn --pack out/x.srcn --layers");
-    assert!(table.contains("| pack f32                    | blocks.1 "), "{table}");
+    for name in ["| pack f32 (f.srcn)               | blocks.1 ", "| pack f16 + int8 + int4 (x.srcn) | features "] {
+        assert!(table.contains(name), "`{name}` not in {table}");
+    }
     assert!(succeed(dir, "inspect out/4.srcn").contains("int4"));
 
     // For a device.
@@ -140,6 +145,7 @@ fn from_checkpoint_to_checked_artefacts() {
     assert!(text.contains("    mask_token_id: 19,\n") && text.contains("    layer_norm_eps: 1e-6,\n};"), "{text}");
     let text = succeed(dir, "inspect out/i.srcn --fits 64K/1M");
     assert!(text.contains("features    fits: RAM") && text.contains("generate    fits: RAM"), "{text}");
+    assert!(text.contains("On top: code (70 to 150 kB of flash) and stack"), "{text}");
     fail(dir, "inspect out/i.srcn --fits 64K/1K", 1, &["does not fit"]);
     fail(dir, "inspect model --fits 64K/1M", 1, &["expected a pack, found a checkpoint"]);
     fail(dir, "inspect out/i.srcn --fits 64", 2, &["512K/2M"]);
@@ -267,7 +273,14 @@ fn generate_replays_and_is_a_function_of_the_seed() {
     let golden = common::golden("gen_uncond").path();
     let line = format!("generate --pack f.srcn --replay {} --output g.safetensors", golden.display());
     fail(dir, &line, 1, &["gen_uncond.safetensors", "[N, B, 9]", "[20, 2, 256]"]);
-    fail(dir, "generate --pack f.srcn --steps 0 --output g.safetensors", 1, &["steps", "at least 1"]);
+    let line = "generate --pack f.srcn --replay r.safetensors --output g.safetensors";
+    let mut file = TensorWriter::default();
+    file.ints("raw_sampled_ids", Array3::zeros((2, 1, 9)).view());
+    file.floats("gumbel", Array3::<f32>::zeros((2, 1, 9)).view());
+    file.write(&dir.join("r.safetensors")).unwrap();
+    succeed(dir, &format!("{line} --steps 2"));
+    let said = fail(dir, line, 1, &["r.safetensors: recorded steps: expected at least 20", "found 2"]);
+    assert_eq!(said.matches("r.safetensors").count(), 1, "{said}");
 }
 
 /// The grey of each token of picture `number` in a sheet of `columns` at scale 1, a row of the grid after another.
@@ -367,7 +380,21 @@ fn pictures_show_what_was_given_and_invented() {
     fail(dir, "outpaint --pack m.srcn --image g.png --out n.png", 1, &["g.png", "6x6 pixels", "34x14"]);
     fail(dir, "outpaint --pack m.srcn --image m.srcn --out n.png", 1, &["m.srcn", "PNG"]);
     fail(dir, "outpaint --pack m.srcn --out n.png", 2, &["--image", "--input"]);
-    fail(dir, "reconstruct --pack m.srcn --image in.png --known 1 --out n.png", 1, &["--known", "below 1"]);
+    fail(dir, "reconstruct --pack m.srcn --image in.png --known 1 --out n.png", 2, &["--known", "below 1"]);
+    fail(
+        dir,
+        "reconstruct --pack m.srcn --image in.png --known 0.99 --out n.png",
+        1,
+        &["nothing to invent", "--known 0.99"],
+    );
+    fail(
+        dir,
+        "outpaint --pack m.srcn --image in.png --region 0,0,3,3 --out n.png",
+        1,
+        &["nothing to invent", "all of them"],
+    );
+    let line = "generate --pack m.srcn --images 100000 --steps 1 --scale 255 --out n.png";
+    fail(dir, line, 1, &["--scale", "a sheet holds at most"]);
     assert!(!dir.join("n.png").exists());
 }
 
@@ -420,13 +447,130 @@ fn failures_are_named() {
     fail(dir, "pack --checkpoint model --out model", 1, &["model", "cannot write"]);
     // Folders in place of files.
     fs::create_dir(dir.join("folder.srcn")).unwrap();
-    fail(dir, "run --pack folder.srcn --input ids --output o", 1, &["folder.srcn", "expected a file, found a folder"]);
+    fail(
+        dir,
+        "run --pack folder.srcn --input ids --output o",
+        1,
+        &["folder.srcn", "expected a pack (a file), found another folder"],
+    );
     fail(dir, "run --pack m.srcn --input model --output o", 1, &["model", "cannot read"]);
 
     // Nothing half-written.
     for made in ["x", "o", "g.safetensors"] {
         assert!(!dir.join(made).exists(), "{made}");
     }
+}
+
+/// A folder or file of one kind where another is expected: what it is, and where the right one lies.
+#[test]
+fn what_lies_there_instead_is_named() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    common::checkpoint(&dir.join("run/checkpoint"), 1);
+    succeed(dir, "pack --checkpoint run/checkpoint --out m.srcn");
+    succeed(dir, "onnx --checkpoint run/checkpoint --out onnx");
+    let run = "found a run's folder, whose checkpoint is run/checkpoint";
+    for (line, parts) in [
+        (
+            "pack --out x.srcn --checkpoint run",
+            ["run: expected a checkpoint folder (config.json, model.safetensors)", run],
+        ),
+        ("onnx --out x --checkpoint m.srcn", ["m.srcn: expected a checkpoint folder", "found a pack"]),
+        (
+            "verify --pack m.srcn --checkpoint onnx",
+            ["onnx: expected a checkpoint folder", "found a folder of ONNX files"],
+        ),
+        ("generate --out x --pack run/checkpoint", ["expected a pack (a file)", "found a checkpoint folder"]),
+        (
+            "generate --out x --onnx run/checkpoint",
+            ["expected an export folder (encoder.onnx", "found a checkpoint folder"],
+        ),
+        ("inspect run", ["`model.safetensors` or `encoder.onnx`", run]),
+    ] {
+        fail(dir, line, 1, &parts);
+    }
+}
+
+/// Values that no model takes are usage errors, and say the flag and its range.
+#[test]
+fn bad_values_are_usage_errors() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    for (value, expected) in [
+        ("--steps 0", "1 to 4096"),
+        ("--steps -1", "1 to 4096"),
+        ("--steps 4000000000", "1 to 4096"),
+        ("--temperature -1", "0 to 1000000"),
+        ("--temperature nan", "0 to 1000000"),
+        ("--token_temperature 0", "0.000001 to 1000000"),
+        ("--seed -1", "0 or more"),
+        ("--images 4000000000", "1 to 100000"),
+        ("--scale 0", "1 to 255"),
+        ("--columns -3", "1 to 255"),
+    ] {
+        let flag = value.split(' ').next().unwrap();
+        fail(dir, &format!("generate --pack m.srcn --out x {value}"), 2, &[flag, expected]);
+    }
+    fail(dir, "generate --pack m.srcn --out x.jpg", 2, &["x.jpg", "--output", ".png", ".safetensors"]);
+    fail(dir, "inpaint --pack m.srcn --image i --out x --region -1,0,1,1", 2, &["--region", "ROW,COLUMN,ROWS,COLUMNS"]);
+    fail(dir, "reconstruct --pack m.srcn --image i --out x --known -0.5", 2, &["--known", "0 to below 1"]);
+    fail(dir, "inspect m.srcn --fits -1/2", 2, &["--fits", "RAM/FLASH"]);
+    fail(dir, "verify --checkpoint m --pack m.srcn --images -1", 2, &["--images", "1 to 100000"]);
+    fail(dir, "onnx --checkpoint m --out x --precision int8 --covered 0.2", 2, &["--covered", "0.5 to 1"]);
+    fail(dir, "onnx --checkpoint m --out x --tokens t", 2, &["--tokens", "--precision int8"]);
+    fail(dir, "onnx --checkpoint m --out x --covered 0.9", 2, &["--covered", "--precision int8"]);
+    fail(dir, "pack --checkpoint m --out x --self_test -1", 2, &["--self_test", "1 to 65535"]);
+}
+
+#[test]
+fn patterns_that_change_nothing_are_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    common::checkpoint(&dir.join("model"), 1);
+    let names = "`blocks.0.attn.qkv.weight`";
+    for (flags, parts) in [
+        ("--keep foo=f16", ["--keep foo=f16: expected a part of a weight's name", names]),
+        ("--int4 foo", ["--int4 foo: expected a part of a weight's name", names]),
+        ("--int4 norm", ["--int4 norm: expected a weight that is stored so", "only matrices"]),
+        ("--keep blocks=f16 --int4 blocks.*.mlp", ["--int4 blocks.*.mlp:", "the first flag that fits counts"]),
+        ("--encoder_only --keep decoder=f32", ["--keep decoder=f32:", "no decoder"]),
+    ] {
+        fail(dir, &format!("pack --checkpoint model --out x.srcn {flags}"), 1, &parts);
+    }
+    assert!(!dir.join("x.srcn").exists());
+}
+
+/// Tokens that are no images of the model: file and tensor are named, nothing panics, whatever computes.
+#[test]
+fn bad_tokens_are_named() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    common::checkpoint(&dir.join("model"), 1);
+    succeed(dir, "pack --checkpoint model --out m.srcn");
+    let write = |name: &str, ids: Array2<i64>, drop: f32| {
+        let mut file = TensorWriter::default();
+        file.ints("token_ids", ids.view());
+        file.floats("drop_mask", Array2::from_elem(ids.dim(), drop).view());
+        file.write(&dir.join(name)).unwrap();
+    };
+    write("none", Array2::zeros((0, 9)), 0.0);
+    write("dropped", Array2::zeros((2, 9)), 1.0);
+    write("large", Array2::from_elem((2, 9), 15), 0.0);
+    let large = ["large: `token_ids`[0, 0]: expected a code below 12 or the mask id 19, found 15"];
+    for engine in ["--checkpoint model", "--pack m.srcn"] {
+        let run = |input: &str, parts: &[&str]| {
+            fail(dir, &format!("run {engine} --input {input} --output o"), 1, parts);
+        };
+        run("none", &["none: `token_ids`: expected shape [B, 9], B at least 1, found [0, 9]"]);
+        run("dropped", &["dropped: `drop_mask` row 0: expected at least one token that is kept, found all dropped"]);
+        run("large", &large);
+    }
+    fail(dir, "pack --checkpoint model --self_test 1 --self_test_tokens large --out x", 1, &large);
+    fail(dir, "pack --checkpoint model --precision int4 --calibrate large --out x", 1, &large);
+    fail(dir, "verify --checkpoint model --pack m.srcn --tokens large", 1, &large);
+    fail(dir, "generate --pack m.srcn --input large --out x", 1, &large);
+    fail(dir, "outpaint --pack m.srcn --input large --out x", 1, &large);
+    assert!(!dir.join("x").exists() && !dir.join("o").exists());
 }
 
 #[test]

@@ -59,6 +59,7 @@ fn other_weights_and_other_models_do_not_pass() {
     let mut inputs = VerifyInputs { packs: vec![pack], ..VerifyInputs::new(checkpoint, tokens) };
     let report = verify(&inputs).unwrap();
     assert!(!report.passed());
+    assert!(report.notes[0].contains("b.srcn: made from another checkpoint"), "{:?}", report.notes);
     assert_eq!(report.comparisons.len(), 2, "an encoder-only pack has no logits");
     assert!(report.to_markdown().contains("FAILED"));
 

@@ -3,11 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::ValueEnum;
+use clap::{
+    builder::{PathBufValueParser, TypedValueParser},
+    ValueEnum,
+};
 use ndarray::Array2;
-use sorcen_runtime::generate::{CountFrom, Options};
+use sorcen_runtime::{
+    generate::{CountFrom, Options},
+    ModelConfig,
+};
 
-use super::source::Opened;
+use super::{
+    number::{self, within},
+    source::Opened,
+};
 use crate::{
     generate::{generate, generate_pack, Generated, Randomness},
     given,
@@ -20,21 +29,24 @@ use crate::{
 #[derive(clap::Args)]
 #[command(next_help_heading = "Drawing")]
 pub struct DrawArgs {
-    /// Steps.
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    steps: usize,
-    /// Choice temperature: noise on the confidences, falling to 0.
-    #[arg(long, value_name = "C", default_value_t = 6.0)]
+    /// Steps, 1 to 4096; an image is complete after as many as it has tokens at the latest.
+    #[arg(long, value_name = "N", default_value_t = 20, allow_negative_numbers = true,
+        value_parser = within(1..=4096usize, "a whole number from 1 to 4096"))]
+    pub steps: usize,
+    /// Choice temperature, 0 to 1000000: noise on the confidences, falling to 0.
+    #[arg(long, value_name = "C", default_value_t = 6.0, allow_negative_numbers = true,
+        value_parser = within(0.0..=1e6, "a number from 0 to 1000000"))]
     temperature: f64,
-    /// Temperature of the token choice: 1 samples the model's distribution.
-    #[arg(long = "token_temperature", value_name = "C", default_value_t = 1.0)]
+    /// Temperature of the token choice, 0.000001 to 1000000: 1 samples the model's distribution.
+    #[arg(long = "token_temperature", value_name = "C", default_value_t = 1.0, allow_negative_numbers = true,
+        value_parser = within(1e-6..=1e6f32, "a number from 0.000001 to 1000000"))]
     token_temperature: f32,
     /// What the number of tokens to mask again is counted from [default: unknown; in a replay, what the
     /// recorded `input_ids` say].
     #[arg(long = "count_from", value_enum)]
     count_from: Option<Count>,
     /// Seed; image b uses seed + b.
-    #[arg(long, value_name = "S", default_value_t = 0)]
+    #[arg(long, value_name = "S", default_value_t = 0, value_parser = number::seed, allow_negative_numbers = true)]
     pub seed: u64,
     /// Always choose the most likely code.
     #[arg(long)]
@@ -51,6 +63,19 @@ enum Count {
 }
 
 impl DrawArgs {
+    /// Refuses more images than fit into memory with the ids of all their steps: 2 GB of them, twice for a while.
+    pub fn check_size(&self, images: usize, config: &ModelConfig) -> anyhow::Result<()> {
+        const MAX: usize = 1 << 28;
+        let (steps, most) = (self.steps, MAX / (self.steps * config.tokens()));
+        anyhow::ensure!(
+            images <= most,
+            "--images: expected at most {most} of {} tokens in {steps} steps, found {images}: make them in several \
+             runs, each with a --seed of its own",
+            config.tokens()
+        );
+        Ok(())
+    }
+
     /// The loop's options; `recorded` is what a replay counted from.
     pub fn options(&self, recorded: Option<CountFrom>) -> Options {
         let count_from = match self.count_from {
@@ -76,19 +101,22 @@ impl DrawArgs {
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
     /// What to write; give it again for both. A name that ends in .png: a sheet of pictures, a column an
-    /// image (the image before, where it is known; its given tokens, the others grey; the result). Any other
-    /// name: tensors (safetensors): `input_ids` [N, B, T] (ids entering each step, the mask id where unknown),
-    /// `final_ids` [B, T] and `given` [B, T] (1 where a token was given, 0 where it was invented).
-    #[arg(long, visible_alias = "out", value_name = "FILE", required = true)]
+    /// image (the image before, where it is known; its given tokens, the others grey; the result). One that ends in
+    /// .safetensors or .st, or has no ending: tensors: `input_ids` [N, B, T] (ids entering each step, the mask id where
+    /// unknown), `final_ids` [B, T] and `given` [B, T] (1 where a token was given, 0 where it was invented).
+    #[arg(long, visible_alias = "out", value_name = "FILE", required = true,
+        value_parser = PathBufValueParser::new().try_map(output_path))]
     output: Vec<PathBuf>,
     /// Tokenizer for the pictures (tokenizer.safetensors, of patches or a ViT) [default: the pack's].
     #[arg(long, value_name = "FILE|DIR")]
     tokenizer: Option<PathBuf>,
-    /// Side of the square that each pixel becomes in a sheet.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..))]
+    /// Side of the square that each pixel becomes in a sheet, 1 to 255.
+    #[arg(long, value_name = "N", default_value_t = 2, allow_negative_numbers = true,
+        value_parser = within(1u8.., "a whole number from 1 to 255"))]
     scale: u8,
-    /// Images a row of a sheet.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..))]
+    /// Images a row of a sheet, 1 to 255.
+    #[arg(long, value_name = "N", default_value_t = 8, allow_negative_numbers = true,
+        value_parser = within(1u8.., "a whole number from 1 to 255"))]
     columns: u8,
 }
 
@@ -113,16 +141,20 @@ impl OutputArgs {
     /// Draws, writes every output, and says what was made.
     pub fn draw(&self, opened: &Opened, named: Option<&AnyTokenizer>, job: &Job) -> anyhow::Result<Generated> {
         let mut pictures = self.output.iter().filter(|path| is_picture(path)).peekable();
+        let config = opened.engine().config();
         // Looked for before the work is done.
         let painter = match pictures.peek() {
-            Some(path) => Some(painter(opened, named).with_context(|| path.display().to_string())?),
+            Some(path) => {
+                let painter = painter(opened, named).with_context(|| path.display().to_string())?;
+                self.check_sheet(job, config.grid * painter.stride())?;
+                Some(painter)
+            }
             None => None,
         };
         let made = match opened {
             Opened::Pack(engine) => generate_pack(engine, job.start.view(), &job.options, &job.randomness)?,
             Opened::Host(engine) => generate(*engine, job.start.view(), &job.options, &job.randomness)?,
         };
-        let config = opened.engine().config();
         let given = job.start.mapv(|id| id != config.mask_token_id as i64);
         for path in self.output.iter().filter(|path| !is_picture(path)) {
             let mut out = TensorWriter::default();
@@ -154,6 +186,19 @@ impl OutputArgs {
         Ok(made)
     }
 
+    /// Refuses a sheet of more than 1 GB: pictures of `side` pixels, up to three an image.
+    fn check_sheet(&self, job: &Job, side: usize) -> anyhow::Result<()> {
+        const MAX: usize = 1 << 30;
+        let images = job.start.nrows();
+        let most = MAX / (9 * side * side * usize::from(self.scale).pow(2));
+        anyhow::ensure!(
+            images <= most,
+            "--scale: a sheet holds at most {most} images of {side}x{side} pixels at {} times their size, found {images}",
+            self.scale
+        );
+        Ok(())
+    }
+
     /// What was made; and the map of the first image, if some of its tokens were given and others not.
     fn report(&self, opened: &Opened, given: &Array2<bool>, grid: usize) {
         for path in &self.output {
@@ -165,6 +210,16 @@ impl OutputArgs {
             print!("{}", given::map(&given.row(0).to_vec(), grid));
         }
     }
+}
+
+/// Takes the names that say what to write.
+fn output_path(path: PathBuf) -> Result<PathBuf, String> {
+    let is_known = match path.extension() {
+        Some(extension) => ["png", "safetensors", "st"].iter().any(|known| extension.eq_ignore_ascii_case(known)),
+        None => true,
+    };
+    let expected = "expected a name that ends in .png (pictures), .safetensors or .st (tensors), or has no ending";
+    is_known.then_some(path).ok_or_else(|| expected.into())
 }
 
 fn is_picture(path: &Path) -> bool {

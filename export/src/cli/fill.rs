@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use ndarray::{Array2, Axis, Ix2};
+use ndarray::{Array2, Axis};
 use sorcen_runtime::{
     given::{is_among, Region},
     rng::{Rng, Stream},
@@ -12,7 +12,9 @@ use sorcen_runtime::{
 
 use super::{
     draw::{painter, DrawArgs, Job, OutputArgs},
+    number::{self, within},
     source::{Opened, Source},
+    tokens::read_ids,
 };
 use crate::{
     given::{check_region, parse_region},
@@ -21,43 +23,57 @@ use crate::{
     tokenizer::AnyTokenizer,
 };
 
-/// Invent a part of images anew.
+/// Invent a part of images anew
 ///
-/// Example: sorcen-export inpaint --pack model.srcn --image face.png --region 3,2,4,4 --images 8 --out sheet.png
+/// Example:
+///
+///   sorcen inpaint --pack model.srcn --image face.png --region 3,2,4,4 \
+///     --images 8 --out sheet.png
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct InpaintArgs {
     #[command(flatten)]
     common: Common,
     /// Tokens to invent anew: a rectangle of the grid; more than once for several. Without it, the tokens that
     /// are the mask id in the input.
-    #[arg(long, value_name = "ROW,COLUMN,ROWS,COLUMNS", value_parser = parse_region)]
+    #[arg(long, value_name = "ROW,COLUMN,ROWS,COLUMNS", value_parser = parse_region, allow_hyphen_values = true)]
     region: Vec<Region>,
 }
 
-/// Keep a part of images and invent what is around it.
+/// Keep a part of images and invent what is around it
 ///
-/// Example: sorcen-export outpaint --pack model.srcn --image face.png --images 8 --out sheet.png
+/// Example:
+///
+///   sorcen outpaint --pack model.srcn --image face.png --images 8 \
+///     --out sheet.png
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct OutpaintArgs {
     #[command(flatten)]
     common: Common,
     /// Tokens to keep: a rectangle of the grid; more than once for several [default: the middle, half as high
     /// and wide].
-    #[arg(long, value_name = "ROW,COLUMN,ROWS,COLUMNS", value_parser = parse_region)]
+    #[arg(long, value_name = "ROW,COLUMN,ROWS,COLUMNS", value_parser = parse_region, allow_hyphen_values = true)]
     region: Vec<Region>,
 }
 
-/// Keep random tokens of images and invent the others: how much of an image does the model know?
+/// Keep random tokens of images and invent the others
 ///
-/// Also prints the share of the invented tokens that are the original ones.
+/// How much of an image does the model know? Also prints the share of the
+/// invented tokens that are the original ones.
 ///
-/// Example: sorcen-export reconstruct --pack model.srcn --image face.png --known 0.25 --out sheet.png
+/// Example:
+///
+///   sorcen reconstruct --pack model.srcn --image face.png --known 0.25 \
+///     --out sheet.png
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct ReconstructArgs {
     #[command(flatten)]
     common: Common,
-    /// Share of the tokens that is given.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.25)]
+    /// Share of the tokens that is given, from 0 to below 1.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.25, allow_negative_numbers = true,
+        value_parser = within(0.0..1.0, "a number from 0 to below 1"))]
     known: f64,
 }
 
@@ -68,9 +84,10 @@ struct Common {
     source: Source,
     #[command(flatten)]
     originals: Originals,
-    /// Images to make. Fewer originals than that are taken in turn; of more, the first.
-    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..))]
-    images: Option<u32>,
+    /// Images to make, 1 to 100000 [default: one of each original]. Fewer originals than that are taken in turn; of
+    /// more, the first.
+    #[arg(long, value_name = "B", value_parser = number::images, allow_negative_numbers = true)]
+    images: Option<usize>,
     #[command(flatten)]
     draw: DrawArgs,
     #[command(flatten)]
@@ -95,7 +112,8 @@ struct Originals {
 /// # Errors
 /// Bad files or options, a region outside the grid, nothing to invent.
 pub fn inpaint(args: &InpaintArgs) -> anyhow::Result<()> {
-    args.common.run(|originals, config| {
+    let nothing = "expected --region, or the mask id among the input's tokens, found neither";
+    args.common.run(nothing, |originals, config| {
         args.region.iter().try_for_each(|region| check_region(region, config.grid))?;
         let in_region = |t: usize| args.region.iter().any(|region| region.contains(t, config.grid));
         Ok(Array2::from_shape_fn(originals.dim(), |(_, t)| !in_region(t)))
@@ -108,7 +126,8 @@ pub fn inpaint(args: &InpaintArgs) -> anyhow::Result<()> {
 /// # Errors
 /// As [`inpaint`].
 pub fn outpaint(args: &OutpaintArgs) -> anyhow::Result<()> {
-    args.common.run(|originals, config| {
+    let nothing = "expected --region to leave tokens of the grid outside, found all of them inside";
+    args.common.run(nothing, |originals, config| {
         let regions = if args.region.is_empty() { vec![Region::middle(config.grid)] } else { args.region.clone() };
         regions.iter().try_for_each(|region| check_region(region, config.grid))?;
         let kept = |t: usize| regions.iter().any(|region| region.contains(t, config.grid));
@@ -122,9 +141,9 @@ pub fn outpaint(args: &OutpaintArgs) -> anyhow::Result<()> {
 /// # Errors
 /// As [`inpaint`].
 pub fn reconstruct(args: &ReconstructArgs) -> anyhow::Result<()> {
-    anyhow::ensure!((0.0..1.0).contains(&args.known), "--known: expected at least 0, below 1, found {}", args.known);
+    let nothing = format!("--known {} of the tokens are, rounded, all of them: expected a smaller share", args.known);
     let (mut invented, mut equal) = (0, 0);
-    let (job, made) = args.common.run(|originals, config| {
+    let (job, made) = args.common.run(&nothing, |originals, config| {
         let count = (args.known * config.tokens() as f64).round() as usize;
         let rng = |image: usize| Rng::new(args.common.draw.seed, Stream::Evaluation, image as u64);
         let is_given = |(image, t)| is_among(t, config.tokens(), count, rng(image));
@@ -143,26 +162,25 @@ pub fn reconstruct(args: &ReconstructArgs) -> anyhow::Result<()> {
 
 impl Common {
     /// Draws with what `given` says is given, true a place of `[B, T]`; returns the job and its result `[B, T]`.
+    /// `nothing` is what to say where all is given.
     fn run(
         &self,
+        nothing: &str,
         given: impl FnOnce(&Array2<i64>, &ModelConfig) -> anyhow::Result<Array2<bool>>,
     ) -> anyhow::Result<(Job, Array2<i64>)> {
         let tokenizer = self.output.open_tokenizer()?;
         self.source.with(|opened| {
             let config = opened.engine().config();
             let originals = self.originals.read(&opened, tokenizer.as_ref())?;
-            let count = self.images.map_or(originals.nrows(), |images| images as usize);
+            let count = self.images.unwrap_or(originals.nrows());
+            self.draw.check_size(count, config)?;
             let in_turn: Vec<usize> = (0..count).map(|image| image % originals.nrows()).collect();
             let originals = originals.select(Axis(0), &in_turn);
 
             let mut start = originals.clone();
             let mask = config.mask_token_id as i64;
             start.zip_mut_with(&given(&originals, config)?, |id, &given| *id = if given { *id } else { mask });
-            anyhow::ensure!(
-                start.iter().any(|&id| id == mask),
-                "nothing to invent: expected --region, or the mask id \
-                 {mask} among the input's tokens, found neither"
-            );
+            anyhow::ensure!(start.iter().any(|&id| id == mask), "nothing to invent: {nothing}");
             let whole = originals.iter().all(|&id| id != mask);
             let (options, randomness) = (self.draw.options(None), self.draw.randomness());
             let job = Job { originals: whole.then_some(originals), start, options, randomness };
@@ -179,15 +197,7 @@ impl Originals {
         if let Some(path) = &self.input {
             let file = TensorFile::open(path)?;
             let name = if !file.has("token_ids") && file.has("final_ids") { "final_ids" } else { "token_ids" };
-            let ids = file.ints_as::<Ix2>(name)?;
-            let found = ids.dim();
-            anyhow::ensure!(
-                found.0 > 0 && found.1 == config.tokens(),
-                "{}: `{name}`: expected shape [B, {}], B at least 1, found {found:?}",
-                path.display(),
-                config.tokens()
-            );
-            return Ok(ids);
+            return Ok(read_ids(&file, name, config)?);
         }
         let painter = painter(opened, tokenizer)?;
         let side = config.grid * painter.stride();

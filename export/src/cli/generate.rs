@@ -3,29 +3,35 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use ndarray::{Array2, Axis, Ix2};
+use ndarray::{Array2, Axis};
 
 use super::{
     draw::{DrawArgs, Job, OutputArgs},
+    number,
     source::Source,
+    tokens::read_ids,
 };
 use crate::{
+    engine::check_images,
     generate::{read_inputs, recorded_count_from, Randomness, Replay},
     tensors::TensorFile,
 };
 
-/// Generate images: from nothing, from known tokens, or with recorded randomness.
+/// Generate images: from nothing, from known tokens, or with recorded randomness
 ///
-/// Example: sorcen-export generate --pack model.srcn --images 16 --out sheet.png
+/// Example:
+///
+///   sorcen generate --pack model.srcn --images 16 --out sheet.png
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct Args {
     #[command(flatten)]
     source: Source,
     #[command(flatten)]
     draw: DrawArgs,
-    /// Number of images, where no file says.
-    #[arg(long, value_name = "B", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    images: u32,
+    /// Number of images, 1 to 100000, where no file says.
+    #[arg(long, value_name = "B", default_value_t = 1, value_parser = number::images, allow_negative_numbers = true)]
+    images: usize,
     /// Known tokens to start from: `token_ids` [B, T], the mask id where unknown.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["replay", "images"])]
     input: Option<PathBuf>,
@@ -45,14 +51,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     args.source.with(|opened| {
         let config = opened.engine().config();
         let nothing = |images| Array2::from_elem((images, config.tokens()), config.mask_token_id as i64);
-        let (mut start, mut randomness) = (nothing(args.images as usize), args.draw.randomness());
+        args.draw.check_size(args.images, config)?;
+        let (mut start, mut randomness) = (nothing(args.images), args.draw.randomness());
         let mut count_from = None;
         if let Some(path) = &args.input {
-            start = TensorFile::open(path)?.ints_as::<Ix2>("token_ids")?;
+            start = read_ids(&TensorFile::open(path)?, "token_ids", config)?;
+            args.draw.check_size(start.nrows(), config)?;
         }
         if let Some(path) = &args.replay {
             let file = TensorFile::open(path)?;
-            let replay = Replay::read(&file, config).with_context(|| path.display().to_string())?;
+            let replay = Replay::read(&file, config)?;
             start = match read_inputs(&file)? {
                 Some(inputs) => {
                     count_from = Some(recorded_count_from(config, inputs.view()));
@@ -60,7 +68,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 }
                 None => nothing(replay.gumbel.dim().1),
             };
+            check_images(config, start.view(), &file.item("input_ids"))?;
             randomness = Randomness::Replay(replay);
+            randomness.check(args.draw.steps, start.nrows()).with_context(|| path.display().to_string())?;
         }
         let options = args.draw.options(count_from);
         args.output.draw(&opened, tokenizer.as_ref(), &Job { originals: None, start, options, randomness })?;

@@ -5,6 +5,7 @@ mod draw;
 pub mod fill;
 pub mod generate;
 pub mod inspect;
+pub mod number;
 pub mod onnx;
 pub mod pack;
 pub mod run;
@@ -21,6 +22,9 @@ use clap::{Parser, Subcommand};
 /// A checkpoint is a folder with `config.json` and `model.safetensors`. The usual order:
 /// `onnx` and `pack` write artefacts, `verify` holds them against the float reference, `inspect` says what is
 /// in them, `run`, `generate`, `inpaint`, `outpaint` and `reconstruct` use them.
+///
+/// `sorcen`, the program that trains, has the same verbs (but its `run` computes with Burn): `sorcen pack` in an
+/// example is `sorcen-export pack` here.
 #[derive(Parser)]
 #[command(name = "sorcen-export", version, max_term_width = 100)]
 struct Cli {
@@ -64,10 +68,28 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Ends the program as clap does where flags do not go together.
+fn conflict(message: &str) -> ! {
+    clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, format!("{message}\n")).exit()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    /// `--steps -1` is about --steps, not about a flag called -1.
+    #[test]
+    fn numbers_may_be_negative_to_be_refused() {
+        for verb in Cli::command().get_subcommands() {
+            for arg in verb.get_arguments().filter(|arg| arg.get_action().takes_values()) {
+                let name = arg.get_value_names().map_or("", |names| names[0].as_str());
+                let is_number = ["N", "B", "C", "S", "SHARE", "ROW,COLUMN,ROWS,COLUMNS", "RAM/FLASH"].contains(&name);
+                let may = arg.is_allow_negative_numbers_set() || arg.is_allow_hyphen_values_set();
+                assert_eq!(is_number, may, "{} --{} {name}", verb.get_name(), arg.get_id());
+            }
+        }
+    }
 
     #[test]
     fn every_flag_is_snake_case_and_explained() {

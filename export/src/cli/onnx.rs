@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use clap::ValueEnum;
 
-use super::tokens::TokenArgs;
+use super::{conflict, number::within, tokens::TokenArgs};
 use crate::{
     calibrate::Ranges,
     checkpoint::Checkpoint,
@@ -12,19 +12,30 @@ use crate::{
     tokenizer::AnyTokenizer,
 };
 
-/// Write a checkpoint as ONNX files: encoder.onnx, decoder.onnx, step.onnx.
+/// Write a checkpoint as ONNX files: encoder.onnx, decoder.onnx, step.onnx
 ///
-/// Opset 17, batch size and number of kept tokens free. The encoder takes `token_ids` and `positions`
-/// (int64 [B, N], no class token) and gives `latent` [B, N+1, D] and `features` [B, D]; the decoder takes
-/// `latent` and `source` (int64 [B, T]: the row of `latent` at each place, 0 where dropped or masked) and
-/// gives `logits` [B, T, K]; the step takes `token_ids` [B, T], the mask id where unknown, and gives `logits`.
+/// Opset 17, batch size and number of kept tokens free:
 ///
-/// The model card (model_card.md, and in each file's metadata) says where the weights come from: data, steps, seed and
-/// metrics too where `sorcen pretrain` wrote the checkpoint.
+///   encoder  `token_ids`, `positions` int64 [B, N], no class token
+///            → `latent` [B, N+1, D], `features` [B, D]
+///   decoder  `latent`, `source` int64 [B, T] (the row of `latent` at each
+///            place, 0 where dropped or masked) → `logits` [B, T, K]
+///   step     `token_ids` [B, T], the mask id where unknown → `logits`
 ///
-/// With --tokenizer also tokenizer_encoder.onnx (`image` [B, 3, side, side], 0 to 1 → `ids` int64
-/// [B, grid, grid]) and tokenizer_decoder.onnx, its inverse.
+/// With --tokenizer also tokenizer_encoder.onnx (`image` [B, 3, side, side],
+/// 0 to 1 → `ids` int64 [B, grid, grid]) and tokenizer_decoder.onnx, its inverse.
+///
+/// The model card (model_card.md, and in each file's metadata) says where the
+/// weights come from: data, steps, seed and metrics too where `sorcen pretrain`
+/// wrote the checkpoint.
+///
+/// Examples:
+///
+///   sorcen onnx --checkpoint run/checkpoint --out onnx
+///   sorcen onnx --checkpoint run/checkpoint --out onnx8 --precision int8 \
+///     --tokens data/train --images 128
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct Args {
     /// Checkpoint folder (config.json, model.safetensors).
     #[arg(long, value_name = "DIR")]
@@ -39,8 +50,9 @@ pub struct Args {
     pub precision: Precision,
     #[command(flatten)]
     calibration: TokenArgs,
-    /// Share of the numbers of an activation that its range covers; below 1 rare outliers are cut off.
-    #[arg(long = "covered", value_name = "SHARE", default_value_t = 1.0)]
+    /// Share of the numbers of an activation that its range covers (int8), 0.5 to 1; below 1 rare outliers are cut off.
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, allow_negative_numbers = true,
+        value_parser = within(0.5..=1.0, "a number from 0.5 to 1"))]
     pub covered: f64,
     /// Also write the tokenizer's files (tokenizer.safetensors of `sorcen tokenizer train`: patches, or a ViT; a
     /// VQGAN's are written by `sorcen tokenizer onnx`).
@@ -67,6 +79,13 @@ pub enum Precision {
 /// # Errors
 /// A bad checkpoint, tokens or tokenizer, or a folder that cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    if args.precision != Precision::Int8 {
+        for (flag, is_given) in [("--tokens", args.calibration.tokens.is_some()), ("--covered", args.covered < 1.0)] {
+            if is_given {
+                conflict(&format!("{flag}: expected --precision int8 too: nothing else is measured on images"));
+            }
+        }
+    }
     let checkpoint = Arc::new(Checkpoint::open(&args.checkpoint)?);
     let tokenizer = args.tokenizer.as_deref().map(AnyTokenizer::open).transpose()?;
     let ranges;

@@ -4,10 +4,17 @@ use std::{fs, path::PathBuf, sync::Arc};
 
 use anyhow::Context;
 use clap::ValueEnum;
-use ndarray::{s, Array2, Ix2};
-use sorcen_runtime::{pack, schema};
+use ndarray::{s, Array2};
+use sorcen_runtime::{
+    pack,
+    schema::{self, Param, Part, Stack},
+    ModelConfig,
+};
 
-use super::tokens::read_tokens;
+use super::{
+    number::{self, within},
+    tokens::{read_ids, read_tokens},
+};
 use crate::{
     calibrate::Grams,
     checkpoint::Checkpoint,
@@ -19,13 +26,19 @@ use crate::{
     verify::random_tokens,
 };
 
-/// Write a checkpoint as a pack (.srcn): one file that the runtime executes in place.
+/// Write a checkpoint as a pack (.srcn), one file that the runtime runs in place
 ///
-/// int8 has one scale an output channel, int4 an 8-bit multiplier for each group of 32 weights besides; the
-/// activations of both are quantised to 8 bits at run time, a token at a time.
+/// int8 has one scale an output channel, int4 an 8-bit multiplier for each group
+/// of 32 weights besides; the activations of both are quantised to 8 bits at run
+/// time, a token at a time.
 ///
-/// Example: sorcen-export pack --checkpoint run --precision int8 --int4 'blocks.*.mlp.*' --keep position=f16 --out m.srcn
+/// Examples, where `sorcen pretrain --output_dir run` trained:
+///
+///   sorcen pack --checkpoint run/checkpoint --out model.srcn
+///   sorcen pack --checkpoint run/checkpoint --int4 'blocks.*.mlp.*' \
+///     --keep ^token_emb=f16 --out mixed.srcn
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct Args {
     /// Checkpoint folder (config.json, model.safetensors).
     #[arg(long, value_name = "DIR")]
@@ -34,20 +47,21 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "int8")]
     pub precision: Precision,
     /// Store weights whose name holds the pattern in another precision; `*` stands for anything, `^` at the front
-    /// for the start of the name. More than once; the first that fits counts.
+    /// for the start of the name. More than once; the first that fits counts. Only matrices become int8 or int4.
+    /// `sorcen inspect --tensors` lists the names.
     #[arg(long, value_name = "PATTERN=PRECISION")]
     pub keep: Vec<Rule>,
-    /// Store weights whose name holds the pattern as int4 (after --keep): short for --keep PATTERN=int4.
+    /// Store matrices whose name holds the pattern as int4 (after --keep): short for --keep PATTERN=int4.
     #[arg(long, value_name = "PATTERN")]
     pub int4: Vec<String>,
     /// Images that decide how int4 weights are rounded, so that products come out closer: a token dataset (the folder
     /// that `sorcen tokenize` writes) or a safetensors file with `token_ids` [B, T].
     #[arg(long, value_name = "DIR|FILE")]
     pub calibrate: Option<PathBuf>,
-    /// How many of them.
-    #[arg(long, value_name = "N", default_value_t = 32, requires = "calibrate",
-        value_parser = clap::value_parser!(u32).range(1..))]
-    pub images: u32,
+    /// How many of them, 1 to 100000; of fewer, all.
+    #[arg(long, value_name = "N", default_value_t = 32, requires = "calibrate", allow_negative_numbers = true,
+        value_parser = number::images)]
+    pub images: usize,
     /// Machine that the weights are arranged for; the pack runs everywhere.
     #[arg(long, value_enum, default_value = "generic")]
     pub target: Target,
@@ -63,8 +77,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub classifier: Option<PathBuf>,
     /// Put golden inputs and what this machine makes of them in, so that a device can test itself (the runtime's
-    /// `Model::self_test`): so many images, of --self_test_tokens, or random with a third of the tokens masked.
-    #[arg(long = "self_test", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    /// `Model::self_test`): so many images (1 to 65535), of --self_test_tokens, or random with a third of the tokens
+    /// masked.
+    #[arg(long = "self_test", value_name = "N", allow_negative_numbers = true,
+        value_parser = within(1u16.., "a whole number from 1 to 65535"))]
     pub self_test: Option<u16>,
     /// Images of the self-test: the first of `token_ids` [B, T] in a safetensors file.
     #[arg(long = "self_test_tokens", value_name = "FILE", requires = "self_test")]
@@ -105,6 +121,13 @@ impl From<Precision> for pack::Precision {
     }
 }
 
+/// What names look like.
+const EXAMPLES: [Param; 3] = [
+    Param::WordEmbedding,
+    Param::Block { stack: Stack::Encoder, index: 0, part: Part::QkvWeight },
+    Param::Block { stack: Stack::Decoder, index: 0, part: Part::Fc1Weight },
+];
+
 /// Runs the verb.
 ///
 /// # Errors
@@ -120,6 +143,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     options.rules = args.keep.iter().cloned().chain(args.int4.iter().map(int4)).collect();
     options.target = args.target;
     options.encoder_only = args.encoder_only;
+    args.check_patterns(&options, &checkpoint.config)?;
     options.tokenizer = tokenizer.as_ref();
     let dim = checkpoint.config.embed_dim;
     let head = args.classifier.as_deref().map(|path| LinearHead::open(path, dim)).transpose()?;
@@ -129,7 +153,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     let grams;
     if let Some(path) = &args.calibrate {
-        let tokens = read_tokens(path, &checkpoint.config, args.images as usize)?;
+        let tokens = read_tokens(path, &checkpoint.config, args.images)?;
         let is_int4 = |param| options.precision_of(param) == Some(pack::Precision::Int4);
         anyhow::ensure!(
             schema::params(&checkpoint.config).any(is_int4),
@@ -150,6 +174,29 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 impl Args {
+    /// Refuses a pattern that changes nothing: no weight of that name, or none that is stored so.
+    fn check_patterns(&self, options: &PackOptions, config: &ModelConfig) -> anyhow::Result<()> {
+        let keep = self.keep.iter().map(|rule| format!("--keep {}={}", rule.pattern, rule.precision.name()));
+        let int4 = self.int4.iter().map(|pattern| format!("--int4 {pattern}"));
+        for (flag, rule) in keep.chain(int4).zip(&options.rules) {
+            let fitting: Vec<Param> = schema::params(config).filter(|param| rule.fits(&param.to_string())).collect();
+            let Some(first) = fitting.first() else {
+                anyhow::bail!(
+                    "{flag}: expected a part of a weight's name, as in {}; found none (`sorcen inspect CHECKPOINT \
+                     --tensors` lists them)",
+                    EXAMPLES.map(|param| format!("`{param}`")).join(", ")
+                );
+            };
+            anyhow::ensure!(
+                fitting.iter().any(|&param| options.precision_of(param) == Some(rule.precision)),
+                "{flag}: expected a weight that is stored so, found none among {}, `{first}` the first: only matrices \
+                 become int8 or int4, the first flag that fits counts, and --encoder_only has no decoder",
+                fitting.len()
+            );
+        }
+        Ok(())
+    }
+
     /// The images of the self-test `[N, T]`.
     fn golden_inputs(&self, count: usize, checkpoint: &Checkpoint) -> anyhow::Result<Array2<i64>> {
         let Some(path) = &self.self_test_tokens else {
@@ -158,7 +205,7 @@ impl Args {
             tokens.slice_mut(s![.., ..;3]).fill(mask); // as in generation
             return Ok(tokens);
         };
-        let tokens = TensorFile::open(path)?.ints_as::<Ix2>("token_ids")?;
+        let tokens = read_ids(&TensorFile::open(path)?, "token_ids", &checkpoint.config)?;
         let found = tokens.nrows();
         anyhow::ensure!(found >= count, "{}: expected at least {count} images, found {found}", path.display());
         Ok(tokens.slice_move(s![..count, ..]))

@@ -2,20 +2,29 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use ndarray::Ix2;
 
-use super::source::Source;
+use super::{source::Source, tokens::read_ids};
 use crate::{
     engine::{Engine, Kept},
     tensors::{TensorFile, TensorWriter},
 };
 
-/// Run encoder and decoder on tensors from a file, with any engine.
+/// Run encoder and decoder on tensors from a file, with any engine
 ///
-/// In: `token_ids` [B, T] (the mask id allowed; no class token), optionally `drop_mask` [B, T] (non-zero:
-/// removed before the encoder; the same number in each row). Out: `latent` [B, 1+kept, D], `logits`
-/// [B, T, K] (unless the pack is encoder-only), and `features` [B, D] where nothing is dropped.
+///   in   `token_ids` [B, T] (the mask id allowed; no class token), optionally
+///        `drop_mask` [B, T] (non-zero: removed before the encoder; the same
+///        number in each row, not all)
+///   out  `latent` [B, 1+kept, D], `logits` [B, T, K] (unless the pack is
+///        encoder-only), `features` [B, D] where nothing is dropped
+///
+/// Example:
+///
+///   sorcen-export run --pack model.srcn --input ids.safetensors \
+///     --output out.safetensors
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct Args {
     #[command(flatten)]
     source: Source,
@@ -49,12 +58,13 @@ impl Files {
     /// Bad files, or tensors that do not fit the model.
     pub fn run(&self, engine: &dyn Engine) -> anyhow::Result<()> {
         let file = TensorFile::open(&self.input)?;
-        let ids = file.ints_as::<Ix2>("token_ids")?;
+        let ids = read_ids(&file, "token_ids", engine.config())?;
         let dropped = match file.has("drop_mask") {
             true => Some(file.numbers_as::<Ix2>("drop_mask")?.mapv(|value| value != 0.0)),
             false => None,
         };
-        let kept = Kept::of(ids.view(), dropped.as_ref().map(|mask| mask.view()), engine.config())?;
+        let kept = Kept::of(ids.view(), dropped.as_ref().map(|mask| mask.view()), engine.config())
+            .with_context(|| self.input.display().to_string())?;
         let encoded = engine.encode(kept.ids.view(), kept.positions.view())?;
         let mut out = TensorWriter::default();
         if engine.has_decoder() {

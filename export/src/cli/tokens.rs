@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use ndarray::{s, Array2, Ix2};
 use sorcen_runtime::ModelConfig;
 
-use crate::{dataset, error::Error, tensors::TensorFile, verify::random_tokens};
+use super::number;
+use crate::{dataset, engine::check_images, error::Error, tensors::TensorFile, verify::random_tokens};
 
 /// Which images.
 #[derive(clap::Args)]
@@ -14,11 +15,11 @@ pub struct TokenArgs {
     /// `token_ids` [B, T]. Random tokens if not given.
     #[arg(long, value_name = "DIR|FILE")]
     pub tokens: Option<PathBuf>,
-    /// Number of images.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
-    pub images: u32,
+    /// Number of images, 1 to 100000; of a file with fewer, all.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = number::images, allow_negative_numbers = true)]
+    pub images: usize,
     /// Seed of the random tokens.
-    #[arg(long, value_name = "S", default_value_t = 0)]
+    #[arg(long, value_name = "S", default_value_t = 0, value_parser = number::seed, allow_negative_numbers = true)]
     pub seed: u64,
 }
 
@@ -29,8 +30,8 @@ impl TokenArgs {
     /// A file that cannot be read, or without `token_ids` `[B, T]`.
     pub fn read(&self, config: &ModelConfig) -> anyhow::Result<Array2<i64>> {
         match &self.tokens {
-            Some(path) => Ok(read_tokens(path, config, self.images as usize)?),
-            None => Ok(random_tokens(config, self.images as usize, self.seed)),
+            Some(path) => Ok(read_tokens(path, config, self.images)?),
+            None => Ok(random_tokens(config, self.images, self.seed)),
         }
     }
 
@@ -40,7 +41,7 @@ impl TokenArgs {
     /// A file that cannot be read.
     pub fn read_labels(&self) -> anyhow::Result<Option<Vec<u16>>> {
         match &self.tokens {
-            Some(path) if path.is_dir() => Ok(Some(dataset::read_labels(path, self.images as usize)?)),
+            Some(path) if path.is_dir() => Ok(Some(dataset::read_labels(path, self.images)?)),
             _ => Ok(None),
         }
     }
@@ -51,7 +52,14 @@ pub fn read_tokens(path: &Path, config: &ModelConfig, images: usize) -> Result<A
     if path.is_dir() {
         return dataset::read(path, config, images);
     }
-    let tokens = TensorFile::open(path)?.ints_as::<Ix2>("token_ids")?;
+    let tokens = read_ids(&TensorFile::open(path)?, "token_ids", config)?;
     let images = tokens.nrows().min(images);
     Ok(tokens.slice_move(s![..images, ..]))
+}
+
+/// Whole images `[B, T]` of this model from a file's tensor: codes, or the mask id.
+pub fn read_ids(file: &TensorFile, name: &str, config: &ModelConfig) -> Result<Array2<i64>, Error> {
+    let ids = file.ints_as::<Ix2>(name)?;
+    check_images(config, ids.view(), &file.item(name))?;
+    Ok(ids)
 }

@@ -16,11 +16,18 @@ use crate::{
     verify::{verify, Dump, VerifyInputs},
 };
 
-/// Hold artefacts against the float reference: one table, exit code 1 if any number is out of tolerance.
+/// Hold artefacts against the float reference (exit code 1 if out of tolerance)
 ///
-/// Each image goes through the reference and through each artefact, whole (features, latent) and with half
-/// of its tokens dropped and a tenth masked (latent, logits).
+/// Each image goes through the reference and through each artefact, whole
+/// (features, latent) and with half of its tokens dropped and a tenth masked
+/// (latent, logits).
+///
+/// Example:
+///
+///   sorcen verify --checkpoint run/checkpoint --onnx onnx --pack model.srcn \
+///     --tokens data/val --images 100
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 #[command(group = clap::ArgGroup::new("artefacts").args(["onnx", "pack", "burn"]).required(true).multiple(true))]
 pub struct Args {
     /// The checkpoint that the artefacts were made from.
@@ -52,6 +59,9 @@ pub struct Args {
     pub out: Option<PathBuf>,
 }
 
+/// Numbers that all logits of a check may have: 4 GB of f32, of the reference and of an artefact each.
+const MAX_LOGITS: usize = 1 << 30;
+
 /// Shows on a terminal what is going on, and for how long.
 fn spinner() -> ProgressBar {
     let bar = ProgressBar::new_spinner();
@@ -69,6 +79,13 @@ fn spinner() -> ProgressBar {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let checkpoint = Arc::new(Checkpoint::open(&args.checkpoint)?);
     let tokens = args.tokens.read(&checkpoint.config)?;
+    let config = &checkpoint.config;
+    let most = MAX_LOGITS / (config.tokens() * config.codebook_size);
+    anyhow::ensure!(
+        tokens.nrows() <= most,
+        "--images: expected at most {most} of this model, found {}",
+        tokens.nrows()
+    );
     let mut inputs = VerifyInputs::new(checkpoint, tokens);
     inputs.labels = args.tokens.read_labels()?;
     inputs.onnx = args.onnx.clone();

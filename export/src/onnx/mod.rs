@@ -19,6 +19,7 @@ use crate::{
     card::{self, Card},
     checkpoint::Checkpoint,
     error::Error,
+    found,
     tokenizer::{AnyTokenizer, PatchTokenizer, VitTokenizer},
 };
 
@@ -131,6 +132,20 @@ pub fn data_file(path: &Path) -> PathBuf {
     path.with_file_name(format!("{name}.data"))
 }
 
+/// Refuses what is no export folder.
+///
+/// # Errors
+/// [`Error::Value`] says what it is instead.
+pub fn check_folder(dir: &Path) -> Result<(), Error> {
+    match dir.exists() && !dir.join(ENCODER_FILE).exists() {
+        true => {
+            let expected = format!("an export folder ({ENCODER_FILE}, {DECODER_FILE})");
+            Err(Error::value(dir.display(), expected, found::at(dir)))
+        }
+        false => Ok(()),
+    }
+}
+
 fn write_files(
     checkpoint: &Checkpoint,
     dir: &Path,
@@ -142,9 +157,7 @@ fn write_files(
     let (grid, sha256) = (config.grid, checkpoint.sha256());
     let config = serde_json::to_string(config).map_err(|reason| Error::ConfigJson { path: dir.to_owned(), reason })?;
     let card = card::of(checkpoint, options.weights.name(), Some(options.licence), &Card::new())?;
-    let title = format!("Sorcen as ONNX ({})", options.weights.name());
-    let path = dir.join(card::CARD_FILE);
-    atomic::write_bytes(&path, card::to_markdown(&title, &card).as_bytes())?;
+    let card_text = card::to_markdown(&format!("Sorcen as ONNX ({})", options.weights.name()), &card);
     let card = serde_json::Value::Object(card).to_string();
     let metadata = [
         (key::CONFIG, config.as_str()),
@@ -172,6 +185,7 @@ fn write_files(
         add(TOKENIZER_ENCODER_FILE, encoder)?;
         add(TOKENIZER_DECODER_FILE, decoder)?;
     }
+    atomic::write_bytes(&dir.join(card::CARD_FILE), card_text.as_bytes())?; // last: it is about files that are there
     Ok(paths)
 }
 

@@ -1,5 +1,7 @@
 //! Where an error begins: the output of each of the encoder's blocks, pack against reference.
 
+use std::path::Path;
+
 use ndarray::{concatenate, Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 
@@ -15,7 +17,12 @@ use crate::{
 ///
 /// # Errors
 /// The engine's.
-pub fn compare(reference: &Reference, engine: &PackEngine, tokens: ArrayView2<i64>) -> Result<Vec<Layer>, Error> {
+pub fn compare(
+    reference: &Reference,
+    engine: &PackEngine,
+    path: &Path,
+    tokens: ArrayView2<i64>,
+) -> Result<Vec<Layer>, Error> {
     let config = engine.config();
     let all = Array2::from_shape_fn(tokens.dim(), |(_, t)| t as i64);
     let images = check_encode(config, tokens, all.view())?;
@@ -37,7 +44,12 @@ pub fn compare(reference: &Reference, engine: &PackEngine, tokens: ArrayView2<i6
             concatenate(Axis(0), &views).expect("all of the model's width")
         };
         let distance = Distance::of(of(0).view(), of(1).view());
-        Layer { engine: engine.name().into(), layer: format!("blocks.{index}"), distance }
+        Layer {
+            engine: engine.name().into(),
+            path: path.display().to_string(),
+            layer: format!("blocks.{index}"),
+            distance,
+        }
     };
     Ok((0..config.depth).map(layer).collect())
 }

@@ -102,6 +102,12 @@ pub fn verify(inputs: &VerifyInputs) -> Result<VerifyReport, Error> {
     let expected = Run::of(&reference, inputs.tokens.view())?;
     let mut comparisons = Vec::new();
     let (mut layers, mut notes) = (Vec::new(), Vec::new());
+    let checkpoint_sha256 = inputs.checkpoint.sha256();
+    let made_from_another = |path: &Path, found: &str| {
+        let expected = &checkpoint_sha256;
+        (found != expected)
+            .then(|| format!("{}: made from another checkpoint: SHA-256 {found}, not {expected}", path.display()))
+    };
     let mut compare = |engine: &dyn Engine, link, item: &Path| -> Result<(), Error> {
         if engine.config() != &inputs.checkpoint.config {
             let expected = format!("the checkpoint's configuration, {:?}", inputs.checkpoint.config);
@@ -110,7 +116,7 @@ pub fn verify(inputs: &VerifyInputs) -> Result<VerifyReport, Error> {
         (inputs.progress)(engine.name());
         let run = Run::of(engine, inputs.tokens.view())?;
         for (output, expected, found) in expected.pairs(&run) {
-            let mut comparison = Comparison::of(engine.name(), link, output, &expected, &found);
+            let mut comparison = Comparison::of(engine.name(), item, link, output, &expected, &found);
             if let (Output::Features, Some(labels)) = (output, &inputs.labels) {
                 comparison.same_class = same_class(&expected, &found, labels);
             }
@@ -119,8 +125,10 @@ pub fn verify(inputs: &VerifyInputs) -> Result<VerifyReport, Error> {
         Ok(())
     };
     for dir in &inputs.onnx {
-        let precision = Metadata::read(&dir.join(onnx::ENCODER_FILE))?.precision;
-        let link = match precision.as_str() {
+        onnx::check_folder(dir)?;
+        let metadata = Metadata::read(&dir.join(onnx::ENCODER_FILE))?;
+        notes.extend(made_from_another(dir, &metadata.checkpoint_sha256));
+        let link = match metadata.precision.as_str() {
             "int8" => Link::Int8Static,
             "f16" => Link::F16,
             _ => Link::F32,
@@ -146,30 +154,28 @@ pub fn verify(inputs: &VerifyInputs) -> Result<VerifyReport, Error> {
             Precision::Int8 => Link::Int8,
             Precision::Int4 => Link::Int4,
         };
+        let card: Option<serde_json::Value> = pack.card().and_then(|card| serde_json::from_str(card).ok());
+        let source = card.as_ref().and_then(|card| card["checkpoint_sha256"].as_str());
+        notes.extend(source.and_then(|source| made_from_another(path, source)));
         let engine = PackEngine::new(pack);
         compare(&engine, link, path)?;
         if inputs.layers {
             (inputs.progress)(&format!("layers of {}", engine.name()));
-            layers.extend(layers::compare(&reference, &engine, inputs.tokens.view())?);
+            layers.extend(layers::compare(&reference, &engine, path, inputs.tokens.view())?);
         }
     }
     if let Some(dump) = &inputs.dump {
         (inputs.progress)(&dump.name);
         comparisons.extend(compare_dump(&reference, dump)?);
     }
-    Ok(VerifyReport {
-        images: inputs.tokens.nrows(),
-        checkpoint_sha256: inputs.checkpoint.sha256(),
-        comparisons,
-        layers,
-        notes,
-    })
+    Ok(VerifyReport { images: inputs.tokens.nrows(), checkpoint_sha256, comparisons, layers, notes })
 }
 
 /// The reference on a dump's inputs, beside the dump.
 fn compare_dump(reference: &Reference, dump: &Dump) -> Result<Vec<Comparison>, Error> {
     let inputs = TensorFile::open(&dump.inputs)?;
     let ids = inputs.ints_as::<Ix2>("token_ids")?;
+    engine::check_images(reference.config(), ids.view(), &inputs.item("token_ids"))?;
     let dropped = match inputs.has("drop_mask") {
         true => Some(inputs.numbers_as::<Ix2>("drop_mask")?.mapv(|v| v != 0.0)),
         false => None,
@@ -192,7 +198,8 @@ fn compare_dump(reference: &Reference, dump: &Dump) -> Result<Vec<Comparison>, E
                 found: found.shape().to_vec(),
             });
         }
-        Ok(Comparison::of(&dump.name, Link::F32, output, &rows(expected.view()), &rows(found.view())))
+        let (expected, found) = (rows(expected.view()), rows(found.view()));
+        Ok(Comparison::of(&dump.name, &dump.outputs, Link::F32, output, &expected, &found))
     };
     pairs.into_iter().map(compare).collect()
 }

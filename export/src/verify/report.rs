@@ -1,6 +1,10 @@
 //! The table of a cross-check: how close each output of each artefact came to the reference.
 
-use std::fmt::Write;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    path::Path,
+};
 
 use ndarray::{Array2, ArrayView1, ArrayView2};
 use serde::Serialize;
@@ -10,8 +14,10 @@ use crate::tolerance::{tolerance, Link, Output};
 /// One line of the table: one output of one artefact against the reference.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
-    /// Which artefact.
+    /// What ran: `pack int8`, `ONNX f32 in tract`, …
     pub engine: String,
+    /// The artefact: a file or folder.
+    pub path: String,
     /// `features`, `latent` or `logits`.
     pub output: &'static str,
     /// Rows compared: images, tokens or positions.
@@ -49,8 +55,10 @@ pub struct Distance {
 /// One line of the table of layers: the output of one layer against the reference's.
 #[derive(Clone, Debug, Serialize)]
 pub struct Layer {
-    /// Which artefact.
+    /// What ran.
     pub engine: String,
+    /// The artefact: a file.
+    pub path: String,
     /// `blocks.{i}` or `decoder_blocks.{i}`.
     pub layer: String,
     /// How close the numbers are.
@@ -93,7 +101,14 @@ impl Distance {
 
 impl Comparison {
     /// Compares rows `[n, width]` by the bounds of a link.
-    pub fn of(engine: &str, link: Link, output: Output, expected: &Array2<f32>, found: &Array2<f32>) -> Self {
+    pub fn of(
+        engine: &str,
+        path: &Path,
+        link: Link,
+        output: Output,
+        expected: &Array2<f32>,
+        found: &Array2<f32>,
+    ) -> Self {
         let bounds = tolerance(link, output);
         let distance = Distance::of(expected.view(), found.view());
         let share = |count: usize| count as f32 / expected.nrows() as f32;
@@ -101,6 +116,7 @@ impl Comparison {
         let neighbours = || nearest(expected).zip(nearest(found)).filter(|(a, b)| a == b).count();
         Self {
             engine: engine.into(),
+            path: path.display().to_string(),
             output: output.name(),
             rows: expected.nrows(),
             distance,
@@ -163,13 +179,35 @@ impl VerifyReport {
         !self.comparisons.is_empty() && self.comparisons.iter().all(|comparison| comparison.passed)
     }
 
+    /// What tables call each artefact, by engine and path: where there are several, with the file's name, or with the
+    /// whole path if names are alike.
+    fn names(&self) -> BTreeMap<(&String, &String), String> {
+        let artefacts: BTreeSet<_> = self.comparisons.iter().map(|c| (&c.engine, &c.path)).collect();
+        let paths: BTreeSet<&String> = artefacts.iter().map(|(_, path)| *path).collect();
+        let short = |path: &'_ String| Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned());
+        let are_short_unique = paths.iter().map(|path| short(path)).collect::<BTreeSet<_>>().len() == paths.len();
+        let name = |engine: &String, path: &String| match short(path) {
+            _ if paths.len() < 2 => engine.clone(),
+            Some(short) if are_short_unique => format!("{engine} ({short})"),
+            _ => format!("{engine} ({path})"),
+        };
+        artefacts.into_iter().map(|(engine, path)| ((engine, path), name(engine, path))).collect()
+    }
+
     /// The tables in Markdown, aligned to read well as plain text too.
     pub fn to_markdown(&self) -> String {
         let mut text = String::new();
         let percent = |share: Option<f32>| share.map_or(String::new(), |share| format!("{:.1} %", 100.0 * share));
-        let head = "| against the float reference | output   |  rows | cosine min | cosine mean |  max abs | relative | bound                  |   top-1 | nearest |    5-NN | result |";
-        let rule = "|-----------------------------|----------|------:|-----------:|------------:|---------:|---------:|------------------------|--------:|--------:|--------:|--------|";
-        let _ = writeln!(text, "{head}\n{rule}"); // a String takes everything
+        let names = self.names();
+        let width = names.values().map(|name| name.chars().count()).fold(27, usize::max);
+        let name = |engine: &String, path: &String| format!("{:<width$}", names[&(engine, path)]);
+        let rule = "-".repeat(width + 2);
+        let _ = writeln!(
+            text,
+            "| {:<width$} | output   |  rows | cosine min | cosine mean |  max abs | relative | bound                  |   top-1 | nearest |    5-NN | result |\n\
+             |{rule}|----------|------:|-----------:|------------:|---------:|---------:|------------------------|--------:|--------:|--------:|--------|",
+            "against the float reference"
+        ); // a String takes everything
         for c in &self.comparisons {
             let bound = match c.max_abs_bound {
                 Some(max_abs) => format!("abs {max_abs:.0e}, cos {}", c.cosine_bound),
@@ -180,21 +218,26 @@ impl VerifyReport {
             let d = c.distance;
             let _ = writeln!(
                 text,
-                "| {:<27} | {:<8} | {:>5} | {:>10.6} | {:>11.6} | {:>8.1e} | {:>8.1e} | {:<22} | {:>7} | {:>7} | {:>7} | {:<6} |",
-                c.engine, c.output, c.rows, d.cosine_min, d.cosine_mean, d.max_abs, d.relative, bound, top1, nearest, class, result
+                "| {} | {:<8} | {:>5} | {:>10.6} | {:>11.6} | {:>8.1e} | {:>8.1e} | {:<22} | {:>7} | {:>7} | {:>7} | {:<6} |",
+                name(&c.engine, &c.path), c.output, c.rows, d.cosine_min, d.cosine_mean, d.max_abs, d.relative, bound, top1, nearest, class, result
             );
         }
         if !self.layers.is_empty() {
-            let head =
-                "| after                       | layer             | cosine min | cosine mean |  max abs | relative |";
-            let rule =
-                "|-----------------------------|-------------------|-----------:|------------:|---------:|---------:|";
-            let _ = writeln!(text, "\n{head}\n{rule}");
-            for Layer { engine, layer, distance: d } in &self.layers {
+            let _ = writeln!(
+                text,
+                "\n| {:<width$} | layer             | cosine min | cosine mean |  max abs | relative |\n\
+                 |{rule}|-------------------|-----------:|------------:|---------:|---------:|",
+                "after"
+            );
+            for Layer { engine, path, layer, distance: d } in &self.layers {
                 let _ = writeln!(
                     text,
-                    "| {engine:<27} | {layer:<17} | {:>10.6} | {:>11.6} | {:>8.1e} | {:>8.1e} |",
-                    d.cosine_min, d.cosine_mean, d.max_abs, d.relative
+                    "| {} | {layer:<17} | {:>10.6} | {:>11.6} | {:>8.1e} | {:>8.1e} |",
+                    name(engine, path),
+                    d.cosine_min,
+                    d.cosine_mean,
+                    d.max_abs,
+                    d.relative
                 );
             }
         }
