@@ -1,6 +1,6 @@
 //! `sorcen tokenizer train | run | check`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{ensure, Context as _, Result};
 use clap::Subcommand;
@@ -9,7 +9,7 @@ use sorcen_export::tensors::{TensorFile, TensorWriter};
 
 use super::images::ImageArgs;
 use crate::device::Device;
-use crate::picture::{interleaved, save_png, Grid};
+use crate::picture::save_png;
 use crate::tokenizer::{self, Report, Tokenizer};
 
 /// Train a tokenizer, run it, or measure what it loses
@@ -174,7 +174,7 @@ fn check(args: &Check) -> Result<()> {
         }
     };
     if let Some(path) = &args.picture {
-        draw(tokenizer.as_ref(), pixels, side, path)?;
+        save_png(&tokenizer::sheet(tokenizer.as_ref(), &pixels, side, 4)?, path)?;
     }
     match (args.json, beside) {
         (true, None) => println!("{}", serde_json::to_string(&report)?),
@@ -212,13 +212,3 @@ fn onnx(args: &Onnx) -> Result<()> {
 
 /// What helps where images do not fit a tokenizer.
 pub const GIVE_SIZE: &str = "images do not fit the tokenizer (--size brings them to a side)";
-
-/// Up to four rows of twelve images, evenly chosen, each row above its reconstructions.
-fn draw(tokenizer: &dyn Tokenizer, pixels: Vec<Vec<u8>>, side: usize, path: &Path) -> Result<()> {
-    let columns = 12.min(pixels.len());
-    let chosen: Vec<_> = pixels.iter().step_by(pixels.len().div_ceil(4 * columns)).cloned().collect();
-    let ids = tokenizer.encode_all(&chosen, side)?;
-    let decoded = tokenizer.decode_all(&ids, side / tokenizer.stride())?;
-    let sheet = interleaved(&[&chosen, &decoded], columns);
-    Ok(save_png(&Grid { columns, scale: 1, ..Grid::default() }.draw(&sheet, side), path)?)
-}

@@ -21,7 +21,7 @@ use ndarray::{Array3, Array4, ArrayView4};
 pub use kmeans::{train, TrainOptions};
 pub use learned::{Autoencoder, Learned};
 pub use patches::PatchTokenizer;
-pub use report::{agreement, check, psnr_db, Report};
+pub use report::{agreement, check, psnr_db, sheet, Report};
 use sorcen_export::onnx::{write_tokenizer, TokenizerWeights, VqganWeights};
 use sorcen_export::tokenizer::{AnyTokenizer, PATCH_FORMAT, VIT_FORMAT};
 pub use vit::Vit;

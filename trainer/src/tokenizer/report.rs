@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::learn::codebook::usage;
 use super::{Tokenizer, TokenizerError};
+use crate::picture::{interleaved, Grid, Picture};
 
 /// What [`check`] measures.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
@@ -60,6 +61,24 @@ pub fn check(tokenizer: &dyn Tokenizer, images: &[Vec<u8>], side: usize) -> Resu
     let mse = squared as f64 / (images.len() * side * side * 3) as f64;
     let (codes_used, perplexity) = usage(&uses);
     Ok(Report { images: images.len(), mse, psnr_db: psnr_db(mse), codes_used, perplexity, encode_ms, decode_ms })
+}
+
+/// At most `rows` rows of twelve images `[side, side, 3]`, evenly chosen, each row above what the tokens keep of it;
+/// small images enlarged.
+///
+/// # Errors
+/// As [`Tokenizer::encode_all`].
+pub fn sheet(
+    tokenizer: &dyn Tokenizer,
+    images: &[Vec<u8>],
+    side: usize,
+    rows: usize,
+) -> Result<Picture, TokenizerError> {
+    let columns = 12.min(images.len());
+    let chosen: Vec<_> = images.iter().step_by(images.len().div_ceil(rows * columns)).cloned().collect();
+    let decoded = tokenizer.decode_all(&tokenizer.encode_all(&chosen, side)?, side / tokenizer.stride())?;
+    let layout = Grid { columns, scale: (96 / side).max(1), ..Grid::default() };
+    Ok(layout.draw(&interleaved(&[&chosen, &decoded], columns), side))
 }
 
 /// Peak signal-to-noise ratio of a mean squared error in steps of 1/255; infinite where nothing is lost.

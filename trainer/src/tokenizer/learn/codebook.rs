@@ -24,6 +24,14 @@ pub struct Running {
     pub dead_below: f32,
 }
 
+impl Running {
+    /// The share of the mean use that a code is given when it is put at a vector: three times that of a dead one, so
+    /// that one which finds nothing to stand for there is dead soon, and one which does moves to it soon.
+    fn of_new(self) -> f32 {
+        (3.0 * self.dead_below).clamp(0.01, 1.0)
+    }
+}
+
 impl Codebook {
     /// A codebook of `codes` codes that has seen nothing.
     pub fn new(codes: usize, length: usize) -> Self {
@@ -42,13 +50,13 @@ impl Codebook {
 
     /// Starts from vectors `rows` `[N, z]`: each code is one of them, the likelier the further that is from the codes
     /// before it (k-means++). Where many vectors are alike, as of a white ground, one code stands for them.
-    pub fn start(&mut self, rows: &[f32], rng: &Rng) {
+    pub fn start(&mut self, rows: &[f32], running: Running, rng: &Rng) {
         let (length, count) = (self.length(), rows.len() / self.length());
         let mut distances = vec![1.0; count]; // to the nearest code so far; any row may be the first
         for code in 0..self.counts.len() {
             let row = drawn(&distances, distances.iter().sum(), rng.uniform(code as u64));
             let vector = &rows[row * length..][..length];
-            self.place(code, vector, count);
+            self.place(code, vector, running.of_new() * self.mean_use(count));
             for (distance, row) in distances.iter_mut().zip(rows.chunks_exact(length)) {
                 let new = squared_distance(row, vector);
                 *distance = if code == 0 { new } else { new.min(*distance) };
@@ -58,8 +66,8 @@ impl Codebook {
 
     /// Starts at codes that were found elsewhere, `[K, z]`, as if each stood for as many of the `vectors` of a step.
     pub fn start_at(&mut self, codes: &[f32], vectors: usize) {
-        let length = self.length();
-        codes.chunks_exact(length).enumerate().for_each(|(code, vector)| self.place(code, vector, vectors));
+        let (length, mean_use) = (self.length(), self.mean_use(vectors));
+        codes.chunks_exact(length).enumerate().for_each(|(code, vector)| self.place(code, vector, mean_use));
     }
 
     /// Moves the means towards the vectors `rows` `[N, z]` of a step, whose nearest codes were `ids` `[N]`. Codes
@@ -79,30 +87,37 @@ impl Codebook {
         self.counts.iter_mut().zip(counts).for_each(|(old, new)| blend(old, new));
         self.sums.iter_mut().zip(sums).for_each(|(old, new)| blend(old, new));
 
-        let dead = running.dead_below * ids.len() as f32 / self.counts.len() as f32;
+        let mean_use = self.mean_use(ids.len());
         let total: f64 = errors.iter().sum();
         let mut restarted = 0;
         for code in 0..self.counts.len() {
-            if self.counts[code] < dead {
+            let count = self.counts[code];
+            if count < running.dead_below * mean_use {
                 let row = drawn(&errors, total, rng.uniform(code as u64));
-                self.place(code, &rows[row * length..][..length], ids.len());
+                self.place(code, &rows[row * length..][..length], running.of_new() * mean_use);
                 restarted += 1;
                 continue;
             }
-            let count = self.counts[code];
+            if count < f32::MIN_POSITIVE / f32::EPSILON {
+                continue; // long dead, and none is to start again: what is left of its sum is rounding
+            }
             let at = code * length..(code + 1) * length;
             self.codes[at.clone()].iter_mut().zip(&self.sums[at]).for_each(|(code, sum)| *code = sum / count);
         }
         restarted
     }
 
-    /// Puts a code at a vector, as if it stood for as many as any other of the step's `vectors`.
-    fn place(&mut self, code: usize, vector: &[f32], vectors: usize) {
-        let use_of_one = vectors as f32 / self.counts.len() as f32;
+    /// How many of a step's `vectors` a code stands for on average.
+    fn mean_use(&self, vectors: usize) -> f32 {
+        vectors as f32 / self.counts.len() as f32
+    }
+
+    /// Puts a code at a vector, as if it had stood for `count` of a step.
+    fn place(&mut self, code: usize, vector: &[f32], count: f32) {
         let at = code * vector.len()..(code + 1) * vector.len();
-        self.counts[code] = use_of_one;
+        self.counts[code] = count;
         self.codes[at.clone()].copy_from_slice(vector);
-        self.sums[at].iter_mut().zip(vector).for_each(|(sum, x)| *sum = x * use_of_one);
+        self.sums[at].iter_mut().zip(vector).for_each(|(sum, x)| *sum = x * count);
     }
 }
 
@@ -163,7 +178,7 @@ mod tests {
     fn codes_become_means_and_dead_ones_find_work() {
         let mut codebook = Codebook::new(4, 2);
         assert!(!codebook.is_started());
-        codebook.start(&[100.0; 400], &Rng::new(1, Stream::Tokenizer, 0)); // all four at one place, far from all
+        codebook.start(&[100.0; 400], RUNNING, &Rng::new(1, Stream::Tokenizer, 0)); // all four at one place, far from all
         let (mut restarted, mut uses) = (0, vec![0; 4]);
         for step in 0..400 {
             let rows = rows(step);
@@ -184,10 +199,34 @@ mod tests {
         let mut rows = [0.5; 2 * 1000].to_vec(); // a ground
         (0..7).for_each(|i| rows[2 * (100 * i + 3)] = i as f32 + 1.0);
         let mut codebook = Codebook::new(8, 2);
-        codebook.start(&rows, &Rng::new(1, Stream::Tokenizer, 0));
+        codebook.start(&rows, RUNNING, &Rng::new(1, Stream::Tokenizer, 0));
         let mut found: Vec<f32> = codebook.codes.iter().step_by(2).copied().collect();
         found.sort_by(f32::total_cmp);
         assert_eq!(found, [0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+    }
+
+    #[test]
+    fn unused_codes_start_again_soon_or_stay_where_they_are() {
+        let restarts = |dead_below: f32, steps: u64| {
+            let mut codebook = Codebook::new(2, 1);
+            codebook.start(&[0.0, 9.0], Running { dead_below, decay: 0.9 }, &Rng::new(1, Stream::Tokenizer, 0));
+            let near = codebook.codes.iter().position(|&code| code == 0.0).unwrap();
+            let update = |step| {
+                codebook.update(
+                    &[0.0, 1.0],
+                    &[near; 2],
+                    Running { dead_below, decay: 0.9 },
+                    &Rng::new(1, Stream::Tokenizer, 1 + step),
+                )
+            };
+            let restarted: usize = (0..steps).map(update).sum();
+            assert!(codebook.codes.iter().all(|code| code.is_finite()), "{codebook:?}");
+            (restarted, codebook.codes[1 - near])
+        };
+        assert_eq!(restarts(0.1, 10).0, 0); // 0.3 of the mean use, times 0.9 a step
+        assert_eq!(restarts(0.1, 12).0, 1);
+        let (restarted, code) = restarts(0.0, 2000);
+        assert!(restarted == 0 && (code - 9.0).abs() < 1e-3, "{restarted} {code}");
     }
 
     #[test]

@@ -18,14 +18,14 @@ use serde::{Deserialize, Serialize};
 use sorcen_runtime::rng::{Rng, Stream};
 
 use super::learned::{as_grid, as_rows, host, host_ids, nearest_code, upload_pixels};
-use super::{kmeans, psnr_db, vit, vqgan, Autoencoder, Learned, Tokenizer as _, TrainOptions};
+use super::{kmeans, psnr_db, vit, vqgan, Autoencoder, Learned, TrainOptions};
 use crate::checkpoint;
 use crate::data::DataError;
 use crate::device::with_backend;
 use crate::kernels::TrainBackend;
 use crate::metrics::{Line, Log};
 use crate::optim::{AdamW, AdamWOptions};
-use crate::picture::{interleaved, save_png, Grid};
+use crate::picture::save_png;
 use crate::schedule::LearningRate;
 use crate::train::{now_s, TrainError, CHECKPOINT, LOG, PICTURES, RUN};
 use codebook::{usage, Codebook, Running};
@@ -195,12 +195,13 @@ impl<B: TrainBackend, N: Autoencoder<B>> Training<B, N> {
     /// One update on `images` `[B, 3, H, W]`.
     fn step(&mut self, images: Tensor<B, 4>, options: &Options, step: u64, lr: f64) -> StepReport {
         let rng = Rng::new(options.seed, Stream::Tokenizer, step);
+        let running = Running { decay: options.ema_decay, dead_below: options.dead_below };
         let latent = self.net.latent(images.clone());
         let [batch, _, height, width] = latent.dims();
         let z = as_rows(latent); // [N, z]
         let rows = host(z.clone().inner());
         if !self.codebook.is_started() {
-            self.codebook.start(&rows, &rng);
+            self.codebook.start(&rows, running, &rng);
             self.show_codes();
         }
         let codes = self.net.codebook().get().inner();
@@ -220,7 +221,6 @@ impl<B: TrainBackend, N: Autoencoder<B>> Training<B, N> {
         let numbers = host(Tensor::cat(terms.into_iter().chain([norm]).collect(), 0));
 
         let ids: Vec<usize> = host_ids(ids).into_iter().map(|id| id as usize).collect();
-        let running = Running { decay: options.ema_decay, dead_below: options.dead_below };
         let restarted = self.codebook.update(&rows, &ids, running, &rng);
         self.show_codes();
         StepReport { numbers: std::array::from_fn(|i| numbers.get(i).copied().unwrap_or(f32::NAN)), ids, restarted }
@@ -353,16 +353,8 @@ impl<I, S> Run<'_, I, S> {
         training: &Training<B, N>,
         path: &Path,
     ) -> Result<(), TrainError> {
-        const COLUMNS: usize = 12;
-        let all = self.images.pixels;
-        let chosen: Vec<_> = all.iter().step_by(all.len().div_ceil(2 * COLUMNS)).cloned().collect();
         let tokenizer = Learned::new(training.net.clone(), String::new(), 8, training.device.clone());
-        let decoded = tokenizer
-            .encode_all(&chosen, self.images.side)
-            .and_then(|ids| tokenizer.decode_all(&ids, self.images.side / tokenizer.stride()));
-        let decoded = decoded.map_err(|error| DataError::invalid(path, "picture", "images that fit", error))?;
-        let grid = Grid { columns: COLUMNS, scale: 1, ..Grid::default() };
-        let sheet = grid.draw(&interleaved(&[&chosen, &decoded], COLUMNS), self.images.side);
+        let sheet = super::sheet(&tokenizer, self.images.pixels, self.images.side, 2)?;
         Ok(save_png(&sheet, path).map_err(DataError::from)?)
     }
 }

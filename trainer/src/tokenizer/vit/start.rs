@@ -2,8 +2,9 @@
 //! from there what the patches beside one say about it.
 //!
 //! The patches' main directions (principal components of the codebook) are the first channels. The other channels
-//! are ±1 whatever the image, so that the norms divide all rows by nearly the same number, and the blocks add
-//! nothing. What is left of the network is linear: onto the main directions, to the nearest code, and back.
+//! are ±1 whatever the image, so that the norms divide all rows by nearly the same number (the norms then make them
+//! small, or they would take the range of int8), and the blocks add nothing. What is left of the network is linear:
+//! onto the main directions, to the nearest code, and back.
 
 use burn::tensor::backend::Backend;
 use sorcen_export::tokenizer::PatchTokenizer;
@@ -16,6 +17,8 @@ use crate::model::weight::{Weight, Weights as _};
 
 /// Rounds of subspace iteration.
 const ROUNDS: u64 = 50;
+/// What the norms make of the constant channels.
+const DAMPED: f64 = 0.25;
 
 /// Sets an initialised network with patches and codes of the same sizes to what `patches` does; returns the codes
 /// `[K, z]`. The mean squared distance of a latent's numbers to its code's is the mean squared error of the pixels
@@ -55,7 +58,7 @@ pub fn start_as_patches<B: Kernels>(
     // The norm subtracts the row's mean from all channels: the mean of the constant ones is minus it.
     let undone = |weight: &dyn Fn(usize) -> f64| -> Vec<f64> {
         let sum: f64 = (0..code_dim).map(weight).sum();
-        let at = |channel| if channel < code_dim { weight(channel) } else { -sum / constant as f64 };
+        let at = |channel| if channel < code_dim { weight(channel) } else { -sum / constant as f64 / DAMPED };
         (0..embed_dim).map(|channel| at(channel) * deviation).collect()
     };
     let scale = radius * (code_dim as f64 / values as f64).sqrt() / 2.0; // of latents over channels
@@ -76,13 +79,20 @@ pub fn start_as_patches<B: Kernels>(
         };
         set(position, initial.into_iter().enumerate().map(at), device);
     }
+    let damping = || (0..embed_dim).map(|channel| if channel < code_dim { 1.0 } else { DAMPED });
     for blocks in [&mut net.blocks, &mut net.decoder_blocks] {
         blocks.visit_mut("", &mut |name, weight| {
             if name.ends_with("attn.proj.weight") || name.ends_with("mlp.fc2.weight") {
                 let zeros = std::iter::repeat_n(0.0, weight.dims().iter().product());
                 set(weight, zeros, device);
             }
+            if name.ends_with("norm1.weight") || name.ends_with("norm2.weight") {
+                set(weight, damping(), device);
+            }
         });
+    }
+    for norm in [&mut net.norm, &mut net.decoder_norm] {
+        set(&mut norm.weight, damping(), device);
     }
     set(&mut net.to_code.weight, (0..code_dim).flat_map(|z| undone(&|channel| scale * one(channel == z))), device);
     let from_code = (0..embed_dim * code_dim).map(|i| one(i / code_dim == i % code_dim) / scale);
