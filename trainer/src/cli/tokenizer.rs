@@ -83,9 +83,9 @@ pub struct Check {
 /// Write a tokenizer as ONNX files: tokenizer_encoder.onnx,
 /// tokenizer_decoder.onnx
 ///
-/// Opset 17, batch size free, f32. The encoder takes `image` [B, 3, S, S] (0 to
-/// 1) and gives `ids` int64 [B, S / stride, S / stride]; the decoder takes `ids`
-/// and gives `image`, not clamped.
+/// Opset 17, batch size free, f32. The encoder takes `image` [B, 3, S, S]
+/// (0 to 1) and gives `ids` int64 [B, S / stride, S / stride]; the decoder takes
+/// `ids` and gives `image`, not clamped.
 ///
 /// Example:
 ///   sorcen tokenizer onnx --tokenizer vqgan_jax_strongaug.ckpt --size 256 \

@@ -18,7 +18,8 @@ pub(super) struct Usage(pub String);
 /// Returns [`Usage`] with this message where a condition does not hold.
 macro_rules! usage_unless {
     ($holds:expr, $($message:tt)+) => {
-        if !$holds {
+        let holds: bool = $holds; // what is not a number does not hold
+        if !holds {
             return Err($crate::cli::usage::Usage(format!($($message)+)).into());
         }
     };
