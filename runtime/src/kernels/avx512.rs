@@ -417,7 +417,8 @@ fn gelu<const N: usize>(x: &mut [[f32; LANES]; N]) {
     let load = |x: &[f32; LANES]| unsafe { _mm512_loadu_ps(x.as_ptr()) };
     let (mut y, mut t, mut p) = ([constant(0.0); N], [constant(0.0); N], [constant(math::GELU[0]); N]);
     for n in 0..N {
-        y[n] = _mm512_max_ps(_mm512_min_ps(load(&x[n]), constant(math::GELU_END)), constant(-math::GELU_END));
+        // The smaller magnitude, with the sign of x.
+        y[n] = _mm512_range_ps::<0b0010>(load(&x[n]), constant(math::GELU_END));
         let square = _mm512_mul_ps(_mm512_mul_ps(y[n], y[n]), constant(math::GELU_SCALE));
         t[n] = _mm512_sub_ps(square, constant(1.0));
     }
