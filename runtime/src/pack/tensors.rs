@@ -293,8 +293,12 @@ impl Entry<'_> {
         }
     }
 
-    /// The byte range stored as (offset, length) at a position of the entry.
+    /// The byte range stored as (offset, length) at a position of the entry; empty where the tensor is absent, whatever
+    /// its entry says.
     fn range(&self, at: usize) -> core::ops::Range<usize> {
+        if self.code() == 0 {
+            return 0..0;
+        }
         let start = usize::try_from(u64_at(self.0, at)).unwrap_or(usize::MAX);
         let len = usize::try_from(u64_at(self.0, at + 8)).unwrap_or(0);
         start..start.saturating_add(len)
