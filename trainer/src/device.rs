@@ -29,6 +29,7 @@ impl ValueParserFactory for Device {
             "cuda" => Ok(Self::Cuda),
             #[cfg(feature = "wgpu")]
             "wgpu" => Ok(Self::Wgpu),
+            #[cfg(not(all(feature = "cuda", feature = "wgpu")))]
             "cuda" | "wgpu" => {
                 Err(format!("this build has no {name}; cargo build --release -p sorcen-trainer --features {name} has"))
             }
