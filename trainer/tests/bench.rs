@@ -22,5 +22,5 @@ fn phases_add_up() {
     assert!(number("share_of_matmul") > 0.0 && number("share_of_matmul") < 1.0, "{json}");
 
     assert_eq!(sorcen(&["--batch_size", "1"]).0, Some(2));
-    assert_eq!(sorcen(&["--dropout", "1"]).0, Some(1));
+    assert_eq!(sorcen(&["--dropout", "1"]).0, Some(2));
 }

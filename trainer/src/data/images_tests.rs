@@ -141,7 +141,7 @@ fn what_is_wrong_is_named() {
         ),
         ("x: No such file", vec![], "x", &[]),
         ("images: expected at least one that the conditions keep, found 0", vec![("p/.x", vec![])], "p", &[]),
-        ("first bytes: expected an idx file", vec![("f", b"hello".into())], "f", &[]),
+        ("first bytes: expected a folder, a tar file or an idx file", vec![("f", b"hello".into())], "f", &[]),
         (
             "length in bytes: expected 16 + the product of [2, 1, 1], found 17",
             vec![("f", idx(&[2, 1, 1], &[7]))],

@@ -294,6 +294,6 @@ mod tests {
         let official = ProbeOptions::official(1_281_167, 0);
         assert_eq!((official.batch_size, official.epochs, official.lr, official.warmup_epochs), (4096, 90, 1.6, 10.0));
         let error = ProbeOptions { lr: f64::NAN, ..official }.validate().unwrap_err();
-        assert_eq!(error.to_string(), "lr: expected a number above 0, found NaN");
+        assert_eq!(error.to_string(), "--lr: expected a number above 0, found NaN");
     }
 }

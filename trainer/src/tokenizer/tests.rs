@@ -60,7 +60,7 @@ fn refuses_what_cannot_be_trained() {
     let failed = |options| train(&images, SIDE, &options, |_, _| {}).unwrap_err().to_string();
     assert!(failed(TrainOptions { patch: 3, ..options(2) }).contains("patch"));
     assert!(failed(TrainOptions { patch: 0, ..options(2) }).contains("patch"));
-    assert!(failed(options(9)).contains("number of distinct patches"));
+    assert!(failed(options(9)).contains("--codes: expected 1 to "));
     assert!(failed(options(0)).contains("codes"));
 }
 
