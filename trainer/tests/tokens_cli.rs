@@ -184,7 +184,7 @@ fn knn_with_a_checkpoint() {
     succeeds(dir, "tokenizer train --images photos --codes 14 --patch 4 --out t.safetensors");
     succeeds(dir, "tokenizer check --images photos --tokenizer t.safetensors --picture p.png");
     let sheet = image::open(dir.join("p.png")).unwrap().to_rgb8();
-    assert_eq!(sheet.dimensions(), (12 * 12 + 4, 4 * 12 + 4), "16 pictures and their decodings, 12 a row");
+    assert_eq!(sheet.dimensions(), (12 * 100 + 4, 4 * 100 + 4), "16 pictures of 12 x 8 and their decodings, 12 a row");
     succeeds(dir, "tokenize --images photos --tokenizer t.safetensors --out data/train");
     write_checkpoint(&dir.join("model"), 14);
     write_checkpoint(&dir.join("small"), 3);
@@ -227,7 +227,7 @@ fn what_is_wrong_is_said_and_nothing_half_written() {
             "tokenize --images photos --size 6 --tokenizer t.safetensors --out new",
             "multiples of the tokenizer's stride (4), found 6x6",
         ),
-        (1, "decode --input t.safetensors --tokenizer t.safetensors --out new", "final_ids"),
+        (1, "decode --input t.safetensors --tokenizer t.safetensors --out new.png", "final_ids"),
         (2, "decode --tokenizer t.safetensors --out new", "--data <DIR>|--input <FILE>"),
         (2, "tokenize --images photos --keep split --tokenizer t.safetensors --out new", "expected COLUMN=VALUE"),
     ];
