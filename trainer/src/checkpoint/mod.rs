@@ -22,6 +22,7 @@ use std::path::Path;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
+use sorcen_export::found;
 use sorcen_runtime::ModelConfig;
 
 use crate::data::DataError;
@@ -112,14 +113,9 @@ pub fn write_training<B: TrainBackend>(dir: &Path, run: &Pretraining<B>, state: 
 /// # Errors
 /// [`DataError`] where it is missing or not valid.
 pub fn read_config(dir: &Path) -> Result<ModelConfig, DataError> {
-    const CHECKPOINT: &str = "a checkpoint folder (model.safetensors, config.json)";
-    let inner = dir.join(crate::train::CHECKPOINT);
-    if dir.is_file() {
-        return Err(DataError::invalid(dir, "checkpoint", CHECKPOINT, "a file"));
-    }
-    if !dir.join(CONFIG).exists() && inner.join(CONFIG).exists() {
-        let found = format!("the folder of a run; its checkpoint is {}", inner.display());
-        return Err(DataError::invalid(dir, "checkpoint", CHECKPOINT, found));
+    if dir.exists() && !dir.join(CONFIG).exists() {
+        let expected = format!("a checkpoint folder ({CONFIG}, {MODEL})");
+        return Err(DataError::invalid(dir, "checkpoint", expected, found::at(dir)));
     }
     read_config_file(&dir.join(CONFIG))
 }
