@@ -14,7 +14,7 @@ use crate::quickstart::{self, DemoOptions, Init};
 #[derive(clap::Args)]
 #[command(rename_all = "snake_case")]
 pub struct Args {
-    /// Minutes of pretraining; the other stages take about half a minute of two cores, features most of it
+    /// Minutes of pretraining; the other stages take up to a minute of two cores, features most of it
     #[arg(long, default_value_t = 2.0)]
     minutes: f64,
     /// Folder for everything the run makes; files of an earlier run are replaced
