@@ -2,7 +2,7 @@
 //! order, so that every CPU gives the same bits and compilers can vectorise the loops around them.
 
 /// Adding and subtracting 1.5·2^23 rounds to the nearest integer, ties to even.
-const ROUND: f32 = 12_582_912.0;
+pub(crate) const ROUND: f32 = 12_582_912.0;
 
 /// Nearest integer, ties to even, of a number in ±2^21; others give some integer, never a panic.
 #[inline(always)]
@@ -30,16 +30,21 @@ pub(crate) fn exp(x: f32) -> f32 {
 /// `2^x` for x in -20..=0.5, relative error below 4e-6; smaller x count as -20.
 #[inline(always)]
 pub(crate) fn exp2(x: f32) -> f32 {
-    let x = if x > -20.0 { x } else { -20.0 };
+    let x = if x > EXP2_LEAST { x } else { EXP2_LEAST };
     let n = x + ROUND;
     let r = x - (n - ROUND); // -0.5..=0.5
-    let mut p = 0.009_570_101;
-    p = p * r + 0.055_917_86;
-    p = p * r + 0.240_247_44;
-    p = p * r + 0.693_121_8;
-    p = p * r + 0.999_999_3;
+    let mut p = EXP2[0];
+    for c in &EXP2[1..] {
+        p = p * r + c;
+    }
     f32::from_bits(p.to_bits().wrapping_add(n.to_bits().wrapping_sub(ROUND.to_bits()) << 23))
 }
+
+/// The polynomial of [`exp2`], the highest power first.
+pub(crate) const EXP2: [f32; 5] = [0.009_570_101, 0.055_917_86, 0.240_247_44, 0.693_121_8, 0.999_999_3];
+
+/// The least exponent of [`exp2`].
+pub(crate) const EXP2_LEAST: f32 = -20.0;
 
 /// The (erf) GELU `x Φ(x)` within 5e-6 for |x| < 8, and within 1e-6 |x| beyond.
 ///

@@ -10,27 +10,22 @@ use core::{
 };
 
 use super::{
-    bytes::as_i8, nibbles, panels::by_rows, x86_64::Features, Activation, Epilogue, Int4, Kernel, Rows, Step, Weights,
-    LANES,
+    avx512_floats as floats, avx512_int4 as int4,
+    floats::{Affine, Floats},
+    nibbles,
+    x86_64::Features,
+    Activation, Epilogue, Int4, Kernel, Rows, Step, Weights, LANES,
 };
-use crate::{
-    math,
-    pack::Vector,
-    quant::{
-        self,
-        int4::{GROUP, PANEL_BYTES},
-        Layout,
-    },
-};
+use crate::{math, pack::Vector, quant::Layout};
 
 /// Rows of a tile.
 const MR: usize = 6;
 /// Vectors of 16 outputs of a tile: 24 sums, 4 weights, a broadcast and the flipped bits fill 30 of 32 registers.
 const NV: usize = 4;
 /// Bytes of an output that one instruction multiplies.
-const KT: usize = 4;
+pub(super) const KT: usize = 4;
 /// Bytes of a vector.
-const BYTES: usize = LANES * KT;
+pub(super) const BYTES: usize = LANES * KT;
 
 /// Proof that this CPU has AVX-512 F, BW, DQ, VL and VNNI.
 #[derive(Clone, Copy, Debug)]
@@ -67,8 +62,8 @@ impl Kernel for Avx512Vnni {
     #[inline(always)]
     fn store(self, x: &[f32], inverse: f32, out: &mut [u8]) {
         let (bytes, start) = out.split_at_mut(x.len().next_multiple_of(KT));
-        quant::store_bytes(x, inverse, bytes);
-        let sum: i32 = as_i8(bytes).unwrap_or(&[]).iter().map(|q| i32::from(*q)).sum();
+        // SAFETY: `self` proves that the CPU has these features.
+        let sum = unsafe { floats::store_bytes(x, inverse, bytes) };
         if let Some(start) = start.first_chunk_mut() {
             *start = (-128 * sum).to_le_bytes();
         }
@@ -88,13 +83,64 @@ impl Kernel for Avx512Vnni {
     #[inline(always)]
     fn gemm_int4(self, weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
         // SAFETY: `self` proves that the CPU has these features.
-        unsafe { gemm_int4(weights, rows, outputs, epilogue) }
+        unsafe { int4::gemm(weights, rows, outputs, epilogue) }
     }
 
     #[inline(always)]
     fn mix(self, p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue<'_>) {
         // SAFETY: `self` proves that the CPU has these features.
         unsafe { mix(p, pairs, v, width, epilogue) }
+    }
+
+    #[inline(always)]
+    fn normalise<const N: usize>(self, affine: Affine<'_>, x: &[f32], out: &mut [f32]) -> [f32; N] {
+        if !(x.len() / N).is_multiple_of(LANES) {
+            return super::floats::normalise(affine, x, out);
+        }
+        // SAFETY: `self` proves that the CPU has these features.
+        unsafe { floats::normalise(affine, x, out) }
+    }
+
+    #[inline(always)]
+    fn largest_magnitudes<const N: usize>(self, x: &[f32]) -> [f32; N] {
+        if !(x.len() / N).is_multiple_of(LANES) {
+            return super::floats::largest_magnitudes(x);
+        }
+        // SAFETY: `self` proves that the CPU has these features.
+        unsafe { floats::largest_magnitudes(x) }
+    }
+
+    #[inline(always)]
+    fn put_rows(self, rows: Floats<'_>, out: &mut [u8], stride: usize, scales: &mut [f32]) {
+        if !rows.width.is_multiple_of(LANES) {
+            return super::floats::put_rows(self, rows, out, stride, scales);
+        }
+        // SAFETY: `self` proves that the CPU has these features.
+        unsafe { floats::put_rows(rows, out, stride, scales) }
+    }
+
+    #[inline(always)]
+    fn quantise_keys(self, keys: Floats<'_>, row: &mut [f32], bytes: &mut [u8], out: &mut [i8], scales: &mut [f32]) {
+        if !keys.width.is_multiple_of(LANES) {
+            return super::floats::quantise_keys(self, keys, row, bytes, out, scales);
+        }
+        // SAFETY: `self` proves that the CPU has these features.
+        unsafe { floats::quantise_keys(keys, row, out, scales) }
+    }
+
+    #[inline(always)]
+    fn quantise_values(self, values: Floats<'_>, row: &mut [f32], out: &mut [i16], scales: &mut [f32]) {
+        if !values.width.is_multiple_of(LANES) {
+            return super::floats::quantise_values(self, values, row, out, scales);
+        }
+        // SAFETY: `self` proves that the CPU has these features.
+        unsafe { floats::quantise_values(values, out, scales) }
+    }
+
+    #[inline(always)]
+    fn weigh(self, count: usize, scores: &[f32], weights: &mut [i16], inverses: &mut [f32]) {
+        // SAFETY: `self` proves that the CPU has these features.
+        unsafe { floats::weigh(count, scores, weights, inverses) }
     }
 }
 
@@ -146,56 +192,8 @@ fn mix(p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue
 }
 
 /// The first lanes of a vector.
-fn lanes(count: usize) -> __mmask16 {
+pub(super) fn lanes(count: usize) -> __mmask16 {
     ((1u32 << count.min(LANES)) - 1) as __mmask16
-}
-
-/// Rows of a tile of int4 weights: 12 vectors of a group's sums and 12 of all, so that unpacking costs little.
-const MR_INT4: usize = 12;
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn gemm_int4(weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
-    nibbles::gemm::<MR_INT4>(weights, rows, outputs, epilogue, |t, rows, sums| {
-        by_rows!(rows, 1 2 3 4 5 6 7 8 9 10 11 12, R => tile_int4::<R>(t, sums));
-    });
-}
-
-/// A panel of int4 weights times `R` rows.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-#[inline(never)]
-fn tile_int4<const R: usize>(t: nibbles::Tile<'_>, sums: &mut [[i32; LANES]; MR_INT4]) {
-    t.check(R, nibbles::WITH_START);
-    let mut all = [_mm512_setzero_si512(); R];
-    let (flip, low) = (_mm512_set1_epi8(8), _mm512_set1_epi8(15));
-    // SAFETY: the caller's: four bytes from `at` on.
-    let four = |at: usize| unsafe { _mm512_set1_epi32(t.x.as_ptr().add(at).cast::<i32>().read_unaligned()) };
-    for g in 0..t.groups {
-        let mut group = [_mm512_setzero_si512(); R];
-        for (r, group) in group.iter_mut().enumerate() {
-            *group = four(t.starts(r) + g * size_of::<i32>()); // row r < R, group g < groups (checked)
-        }
-        for c in 0..GROUP / (2 * KT) {
-            // SAFETY: group g < groups has 256 bytes (checked), c < 4.
-            let w = unsafe { _mm512_loadu_si512(t.weights.as_ptr().add(g * PANEL_BYTES + c * BYTES).cast()) };
-            let halves = [w, _mm512_srli_epi16::<4>(w)].map(|w| _mm512_and_si512(_mm512_xor_si512(w, flip), low));
-            for (half, w) in halves.into_iter().enumerate() {
-                for (r, group) in group.iter_mut().enumerate() {
-                    let x = four(r * t.stride + g * GROUP + (2 * c + half) * KT); // row r < R has 32 bytes a group
-                    *group = _mm512_dpbusd_epi32(*group, w, x);
-                }
-            }
-        }
-        // SAFETY: group g < groups has 16 multipliers (checked).
-        let multipliers = unsafe { _mm_loadu_si128(t.multipliers.as_ptr().add(g * LANES).cast()) };
-        let multipliers = _mm512_cvtepu8_epi32(multipliers); // pairs of it and 0
-        for (all, group) in all.iter_mut().zip(group) {
-            *all = _mm512_dpwssd_epi32(*all, group, multipliers);
-        }
-    }
-    for (sums, all) in sums.iter_mut().zip(all) {
-        // SAFETY: 16 numbers.
-        unsafe { _mm512_storeu_si512(sums.as_mut_ptr().cast(), all) };
-    }
 }
 
 /// What a tile multiplies: in step `k`, vector `v` of weights is at `w + v * vector + k * step`, and the four bytes of
@@ -386,9 +384,15 @@ unsafe fn tile<const PAIRS: bool, const R: usize, const V: usize>(operands: Oper
             }
         }
         if activation == Activation::Gelu {
-            for r in 0..R {
-                // SAFETY: row r has `V` vectors of outputs.
-                gelu::<V>(unsafe { &mut *out.add(r * out_stride).cast() });
+            for r in (0..R).step_by(2) {
+                let row = out.wrapping_add(r * out_stride);
+                // SAFETY: row r has `V` vectors of outputs, and so has the next if r + 1 < R.
+                unsafe {
+                    match R - r {
+                        1 => gelu::<1, V>(row, out_stride),
+                        _ => gelu::<2, V>(row, out_stride),
+                    }
+                }
             }
         }
         (x, row_scales, out) =
@@ -399,7 +403,7 @@ unsafe fn tile<const PAIRS: bool, const R: usize, const V: usize>(operands: Oper
 /// `sum` and the two products of each lane. The compiler would make a product and an addition of the intrinsic.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 #[inline]
-fn dpwssd(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+pub(super) fn dpwssd(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
     // SAFETY: registers only, and the CPU has the instruction.
     unsafe {
         asm!("vpdpwssd {0}, {1}, {2}", inout(zmm_reg) sum, in(zmm_reg) a, in(zmm_reg) b,
@@ -408,29 +412,42 @@ fn dpwssd(mut sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
     sum
 }
 
-/// [`math::gelu`] of some vectors, step by step for all: one alone would wait for every result.
+/// [`math::gelu`] of some vectors of some rows, step by step for all: one alone would wait for every result.
+///
+/// # Safety
+/// `R` rows of `V` vectors, `stride` numbers apart.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 #[inline(never)] // in a loop the compiler would keep the constants in registers, and have too few for the rest
-fn gelu<const N: usize>(x: &mut [[f32; LANES]; N]) {
+unsafe fn gelu<const R: usize, const V: usize>(x: *mut f32, stride: usize) {
     let constant = |c: f32| _mm512_set1_ps(c);
-    // SAFETY: 16 numbers.
-    let load = |x: &[f32; LANES]| unsafe { _mm512_loadu_ps(x.as_ptr()) };
-    let (mut y, mut t, mut p) = ([constant(0.0); N], [constant(0.0); N], [constant(math::GELU[0]); N]);
-    for n in 0..N {
-        // The smaller magnitude, with the sign of x.
-        y[n] = _mm512_range_ps::<0b0010>(load(&x[n]), constant(math::GELU_END));
-        let square = _mm512_mul_ps(_mm512_mul_ps(y[n], y[n]), constant(math::GELU_SCALE));
-        t[n] = _mm512_sub_ps(square, constant(1.0));
-    }
-    for c in &math::GELU[1..] {
-        for n in 0..N {
-            p[n] = _mm512_add_ps(_mm512_mul_ps(p[n], t[n]), constant(*c));
+    let at = |r: usize, v: usize| x.wrapping_add(r * stride + v * LANES);
+    let (mut y, mut t) = ([[constant(0.0); V]; R], [[constant(0.0); V]; R]);
+    let mut p = [[constant(math::GELU[0]); V]; R];
+    for r in 0..R {
+        for v in 0..V {
+            // SAFETY: a vector of the caller's.
+            let x = unsafe { _mm512_loadu_ps(at(r, v)) };
+            // The smaller magnitude, with the sign of x.
+            y[r][v] = _mm512_range_ps::<0b0010>(x, constant(math::GELU_END));
+            let square = _mm512_mul_ps(_mm512_mul_ps(y[r][v], y[r][v]), constant(math::GELU_SCALE));
+            t[r][v] = _mm512_sub_ps(square, constant(1.0));
         }
     }
-    for n in 0..N {
-        let value = _mm512_mul_ps(load(&x[n]), _mm512_add_ps(constant(0.5), _mm512_mul_ps(y[n], p[n])));
-        // SAFETY: 16 numbers.
-        unsafe { _mm512_storeu_ps(x[n].as_mut_ptr(), value) };
+    for c in &math::GELU[1..] {
+        for r in 0..R {
+            for v in 0..V {
+                p[r][v] = _mm512_add_ps(_mm512_mul_ps(p[r][v], t[r][v]), constant(*c));
+            }
+        }
+    }
+    for r in 0..R {
+        for v in 0..V {
+            // SAFETY: a vector of the caller's.
+            unsafe {
+                let half = _mm512_add_ps(constant(0.5), _mm512_mul_ps(y[r][v], p[r][v]));
+                _mm512_storeu_ps(at(r, v), _mm512_mul_ps(_mm512_loadu_ps(at(r, v)), half));
+            }
+        }
     }
 }
 

@@ -5,13 +5,14 @@
 //! A file holds a unit struct that proves the CPU can run it, with [`Kernel`] implemented on it:
 //!
 //! 1. [`Kernel::run`] compiles what it is handed for the instruction set. The float steps (LayerNorm,
-//!    softmax, GELU, quantise) are written once, in `layers` and `math`, over [`LANES`] independent
+//!    softmax, GELU, quantise) are written once, in [`floats`], `layers` and `math`, over [`LANES`] independent
 //!    lanes and without fused multiply-add; `run` makes the compiler use wide registers for them.
 //! 2. [`Kernel::gemm`]: quantised rows times int8 weights, the exact sums handed to an [`Epilogue`].
 //!    [`Kernel::LAYOUT`] is the order of weights that it wants, [`Kernel::store`] the form of a row.
 //!    Weights in another order go through [`scalar::Scalar`] instead, inside `run`.
 //! 3. [`Kernel::gemm_int4`]: the same with int4 weights, in panels where the int8 weights are ([`Order::beside`]).
 //! 4. [`Kernel::mix`]: attention weights (`i16`) times values (`i16` in pairs of tokens).
+//! 5. The steps of [`floats`], where the compiler does not do well.
 //!
 //! Then a variant in [`Kernels`] (and in its `detect`), and `suite!(…)` at the end of the file: the
 //! tests that every instruction set has to pass against [`scalar`], the specification. `tests/same_bits.rs` lists which
@@ -44,11 +45,16 @@ pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod avx512_floats;
+#[cfg(target_arch = "x86_64")]
+mod avx512_int4;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avxvnni;
 pub(crate) mod bytes;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) mod dotprod;
 mod epilogue;
+pub(crate) mod floats;
 #[cfg(sorcen_mve)]
 pub(crate) mod helium;
 #[cfg(sorcen_mve)]
@@ -89,6 +95,7 @@ mod x86_64;
 use core::ops::Range;
 
 pub(crate) use epilogue::{Activation, Epilogue};
+use floats::{Affine, Floats};
 
 use crate::quant::{
     self,
@@ -191,6 +198,47 @@ pub(crate) trait Kernel: Copy + Sync + Send {
     #[inline(always)]
     fn mix(self, p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue<'_>) {
         portable_mix(self, p, pairs, v, width, epilogue);
+    }
+
+    /// LayerNorm of `N` rows `x` `[N, D]` into `out` `[N, D]`, step by step for all: one alone would wait for every sum.
+    /// The largest magnitude of each.
+    #[inline(always)]
+    fn normalise<const N: usize>(self, affine: Affine<'_>, x: &[f32], out: &mut [f32]) -> [f32; N] {
+        floats::normalise(affine, x, out)
+    }
+
+    /// The largest magnitude of each of `N` rows `x` `[N, D]`.
+    #[inline(always)]
+    fn largest_magnitudes<const N: usize>(self, x: &[f32]) -> [f32; N] {
+        floats::largest_magnitudes(x)
+    }
+
+    /// Rows quantised for [`gemm`](Self::gemm): as [`store`](Self::store) does it, `stride` bytes apart, by the largest
+    /// magnitude of each; `scales` `[rows]`.
+    #[inline(always)]
+    fn put_rows(self, rows: Floats<'_>, out: &mut [u8], stride: usize, scales: &mut [f32]) {
+        floats::put_rows(self, rows, out, stride, scales);
+    }
+
+    /// Keys less their mean, quantised a row, into `out` in the order [`LAYOUT`](Self::LAYOUT), the rest of its last
+    /// panel zero; `scales` `[keys]`. `row` `[2, width]` and `bytes` (as long as a row of activations) are overwritten.
+    #[inline(always)]
+    fn quantise_keys(self, keys: Floats<'_>, row: &mut [f32], bytes: &mut [u8], out: &mut [i8], scales: &mut [f32]) {
+        floats::quantise_keys(self, keys, row, bytes, out, scales);
+    }
+
+    /// Values quantised a channel, in pairs of tokens: `out` `[pairs, width, 2]`, the last one zero where there is an odd
+    /// number; `scales` `[width]`. `row` `[2, width]` is overwritten.
+    #[inline(always)]
+    fn quantise_values(self, values: Floats<'_>, row: &mut [f32], out: &mut [i16], scales: &mut [f32]) {
+        floats::quantise_values(self, values, row, out, scales);
+    }
+
+    /// Attention weights of rows of `count` scores, as [`integer_weights`](floats::integer_weights), and the inverses of
+    /// their sums. Rows of scores and of weights may have room for more.
+    #[inline(always)]
+    fn weigh(self, count: usize, scores: &[f32], weights: &mut [i16], inverses: &mut [f32]) {
+        floats::weigh(self, count, scores, weights, inverses);
     }
 }
 

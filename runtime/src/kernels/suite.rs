@@ -4,9 +4,13 @@
 //! returned. A kernel that this CPU lacks is reported, not passed over in silence; `tests/same_bits.rs` asserts which
 //! have to be there.
 
-use super::{scalar::Scalar, step, Activation, Epilogue, Int4, Kernel, Rows, Weights};
+use super::{
+    floats::{self, Affine, Floats},
+    scalar::Scalar,
+    step, Activation, Epilogue, Int4, Kernel, Rows, Weights,
+};
 use crate::{
-    layers::{norm::Norm, softmax},
+    layers::{norm::Norm, softmax::softmax},
     math,
     pack::Vector,
     quant::{
@@ -60,7 +64,12 @@ macro_rules! suite {
 
         #[test]
         fn floats_are_the_same_bits() {
-            $crate::kernels::suite::present($kernel, $crate::kernels::suite::floats);
+            $crate::kernels::suite::present($kernel, $crate::kernels::suite::float_functions);
+        }
+
+        #[test]
+        fn any_floats_are_the_same_bits() {
+            $crate::kernels::suite::present($kernel, $crate::kernels::suite::any_floats);
         }
     };
 }
@@ -345,7 +354,7 @@ pub(crate) fn any_mixture<K: Kernel>(k: K) {
 }
 
 /// The float steps, compiled for this instruction set.
-pub(crate) fn floats<K: Kernel>(k: K) {
+pub(crate) fn float_functions<K: Kernel>(k: K) {
     // Every 997th pattern of a float from 2^-20 to 2^10 in magnitude, both signs.
     let (low, high) = ((2f32.powi(-20)).to_bits(), (2f32.powi(10)).to_bits());
     let x: Vec<f32> = (low..high).step_by(997).flat_map(|b| [f32::from_bits(b), -f32::from_bits(b)]).collect();
@@ -378,15 +387,68 @@ step! {
         let norm = Norm { weight: Vector::F32(&weight), bias: Vector::F32(&bias), eps: 1e-6 };
         let mut normed = vec![0.0; x.len()];
         norm.apply(x, &mut normed);
-        let mut rows = vec![0.0; 4 * x.len()];
-        norm.apply_rows::<4>(&x.repeat(4), &mut rows);
-        assert!(rows.chunks_exact(x.len()).all(|row| row == normed));
         let mut soft = normed.clone();
-        softmax::softmax(&mut soft);
+        softmax(&mut soft);
         let mut weights = vec![0i16; x.len() + 1];
-        let sum = softmax::integer_weights(&normed, softmax::largest(&normed), &mut weights);
+        let sum = floats::integer_weights(&normed, floats::largest(&normed), &mut weights);
         let mut q = vec![0; x.len()];
         let scale = quant::quantise_row(&normed, &mut q);
         (normed, soft, weights, sum, q, scale)
     }
+}
+
+/// The steps of [`floats`] on numbers of whatever kind, as bits; keys in order of row.
+fn float_steps<K: Kernel>(k: K, x: &[f32], count: usize, width: usize, offset: usize) -> Vec<Vec<i32>> {
+    // What is not a number has a sign, but none that means anything.
+    let bits = |x: &[f32]| x.iter().map(|x| if x.is_nan() { -1 } else { x.to_bits() as i32 }).collect::<Vec<_>>();
+    // Rows as of a head between others, the last one as long as it has to be.
+    let stride = width + 3;
+    let rows = Floats { data: &x[offset..][..(count - 1) * stride + width], stride, width };
+    let mut row = vec![7.0; 2 * width];
+    let layout = K::LAYOUT;
+    let mut bytes = vec![7; layout.padded_cols(width) * ACTIVATION_BYTES];
+    let (mut keys, mut scales) = (vec![7; layout.elements(count, width)], vec![7.0; count]);
+    k.quantise_keys(rows, &mut row, &mut bytes, &mut keys, &mut scales);
+    let mut in_order = vec![0; count * width];
+    for (i, key) in in_order.iter_mut().enumerate() {
+        *key = core::mem::take(&mut keys[layout.index(i / width, i % width, width)]).into();
+    }
+    assert!(keys.iter().all(|key| *key == 0), "{}: padding", K::NAME);
+    let (mut values, mut channels) = (vec![7i16; count.next_multiple_of(2) * width], vec![7.0; width]);
+    k.quantise_values(rows, &mut row, &mut values, &mut channels);
+    let (mut weights, mut inverses) = (vec![7i16; count * (width + 2)], vec![7.0; count]);
+    k.weigh(width, &x[offset..][..count * stride], &mut weights, &mut inverses);
+    let four = &x[offset..][..4 * width];
+    let affine = Affine { weight: &x[..width], bias: &x[1..][..width], eps: 1e-6 };
+    let mut normed = vec![7.0; four.len()];
+    let maxima = k.normalise::<4>(affine, four, &mut normed);
+    let largest = k.largest_magnitudes::<4>(four);
+    let mut stored = vec![7; layout.padded_cols(width) * ACTIVATION_BYTES];
+    k.store(&four[..width], quant::scale_of(largest[0]).0, &mut stored);
+    let wide = |x: &[i16]| x.iter().map(|x| i32::from(*x)).collect();
+    let floats = [&scales[..], &channels, &inverses, &normed, &maxima, &largest].map(bits);
+    [in_order, wide(&values), wide(&weights)].into_iter().chain(floats).collect()
+}
+
+/// [`floats`] on whatever sizes and addresses, infinities and no numbers among the numbers.
+pub(crate) fn any_floats<K: Kernel>(k: K) {
+    let width = prop_oneof![1usize..=90, (1usize..=9).prop_map(|n| 16 * n)];
+    proptest!(ProptestConfig::with_cases(192), |(
+        count in 4usize..=40, width in width, offset in 0usize..17, special in 0u64..8, seed: u64,
+    )| {
+        let rng = Rng::new(seed, Stream::Init, 2);
+        let number = |i: usize| match rng.bits(i as u64) % 1000 {
+            0 if special == 1 => f32::NAN,
+            1 if special == 2 => f32::INFINITY,
+            2 if special == 3 => f32::MIN,
+            _ if special == 4 => 0.0,
+            _ if special == 5 => 1e-38,
+            _ => ((rng.uniform(i as u64) - 0.5) * 30.0) as f32,
+        };
+        let x: Vec<f32> = (0..offset + count * (width + 3)).map(number).collect();
+        let (expected, found) = (float_steps(Scalar, &x, count, width, offset), float_steps(k, &x, count, width, offset));
+        for (step, (expected, found)) in expected.iter().zip(&found).enumerate() {
+            prop_assert!(expected == found, "{}: step {step}: {expected:?} {found:?}", K::NAME);
+        }
+    });
 }

@@ -241,11 +241,11 @@ step! {
     ) {
         let dim = linear.weight.cols;
         let mut done = 0;
-        if K::SIDE_BY_SIDE {
+        if let (true, Some(affine)) = (K::SIDE_BY_SIDE, norm.floats()) {
             let rows = &mut rows[..ROWS * dim];
             for x in x.chunks_exact(ROWS * dim) {
-                norm.apply_rows::<ROWS>(x, rows);
-                linear.put_rows::<K, ROWS>(k, rows, done, input);
+                let maxima = k.normalise::<ROWS>(affine, x, rows);
+                linear.put_rows(k, rows, maxima, done, input);
                 done += ROWS;
             }
         }
@@ -264,7 +264,7 @@ step! {
         let mut done = 0;
         if K::SIDE_BY_SIDE {
             for x in x.chunks_exact(ROWS * dim) {
-                linear.put_rows::<K, ROWS>(k, x, done, input);
+                linear.put_rows(k, x, k.largest_magnitudes::<ROWS>(x), done, input);
                 done += ROWS;
             }
         }
@@ -275,7 +275,7 @@ step! {
 }
 
 step! {
-    /// Rows of the attention's output as the input of a linear, in these places; `row` `[D]` is overwritten.
+    /// Rows of the attention's output as the input of a linear, in these places; `rows` `[ROWS, D]` are overwritten.
     ///
     /// `attended` starts at the first of them in `[groups, rows, width]`.
     fn put_attended(
@@ -284,16 +284,29 @@ step! {
         sizes: (usize, usize),
         places: Range<usize>,
         linear: &Linear<'_>,
-        row: &mut [f32],
+        rows: &mut [f32],
         input: &mut Input<'_>,
     ) {
-        let (rows, width) = sizes;
-        let row = &mut row[..linear.weight.cols];
-        for (i, place) in places.enumerate() {
-            for (row, group) in row.chunks_exact_mut(width).zip(attended.chunks(rows * width)) {
+        let (in_group, width) = sizes;
+        let dim = linear.weight.cols;
+        let copy = |i: usize, row: &mut [f32]| {
+            for (row, group) in row.chunks_exact_mut(width).zip(attended.chunks(in_group * width)) {
                 row.copy_from_slice(&group[i * width..][..width]);
             }
-            linear.put(k, row, place, input);
+        };
+        let (mut done, count) = (0, places.len());
+        if K::SIDE_BY_SIDE {
+            let rows = &mut rows[..ROWS * dim];
+            while done + ROWS <= count {
+                rows.chunks_exact_mut(dim).enumerate().for_each(|(i, row)| copy(done + i, row));
+                linear.put_rows(k, rows, k.largest_magnitudes::<ROWS>(rows), places.start + done, input);
+                done += ROWS;
+            }
+        }
+        let row = &mut rows[..dim];
+        for i in done..count {
+            copy(i, row);
+            linear.put(k, row, places.start + i, input);
         }
     }
 }

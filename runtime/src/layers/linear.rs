@@ -89,16 +89,17 @@ impl<'a> Linear<'a> {
         self.put_scaled(k, x, quant::max_abs(x), row, input);
     }
 
-    /// [`put`](Self::put) of `N` rows `x` `[N, columns]` from `row` on: all maxima first, since one row after another
-    /// would wait for its own.
+    /// [`put`](Self::put) of `N` rows `x` `[N, columns]` of these largest magnitudes from `row` on.
     #[inline(always)]
-    pub fn put_rows<K: Kernel, const N: usize>(&self, k: K, x: &[f32], row: usize, input: &mut Input<'_>) {
-        let rows = || x.chunks_exact(self.weight.cols);
-        let mut maxima = [0.0; N];
-        for (max, x) in maxima.iter_mut().zip(rows()) {
-            *max = quant::max_abs(x);
-        }
-        for (n, (x, max)) in rows().zip(maxima).enumerate() {
+    pub fn put_rows<K: Kernel, const N: usize>(
+        &self,
+        k: K,
+        x: &[f32],
+        maxima: [f32; N],
+        row: usize,
+        input: &mut Input<'_>,
+    ) {
+        for (n, (x, max)) in x.chunks_exact(self.weight.cols).zip(maxima).enumerate() {
             self.put_scaled(k, x, max, row + n, input);
         }
     }
@@ -253,10 +254,12 @@ impl Matrix<'_> {
             Data::Int8 { weights, scales, layout } => {
                 let scale = scales.get(row).copied().unwrap_or(0.0);
                 let (first, tile_cols) = (layout.index(row, 0, self.cols), layout.tile_cols(self.cols));
-                for (tile, out) in out[..self.cols].chunks_mut(tile_cols.max(1)).enumerate() {
-                    let at = first + tile * usize::from(layout.nr) * tile_cols;
-                    for (out, w) in out.iter_mut().zip(weights.get(at..).unwrap_or(&[])) {
-                        *out = f32::from(*w) * scale;
+                let tiles = weights.get(first..).unwrap_or(&[]).chunks((usize::from(layout.nr) * tile_cols).max(1));
+                for (out, tile) in out[..self.cols].chunks_mut(tile_cols.max(1)).zip(tiles) {
+                    match (<&mut [f32; 4]>::try_from(&mut *out), tile.first_chunk::<4>()) {
+                        // Fours, as most kernels have them, in one step.
+                        (Ok(out), Some(tile)) => *out = tile.map(|w| f32::from(w) * scale),
+                        _ => out.iter_mut().zip(tile).for_each(|(out, w)| *out = f32::from(*w) * scale),
                     }
                 }
             }

@@ -1,6 +1,12 @@
 //! LayerNorm.
 
-use crate::{kernels::scalar, pack::Vector};
+use crate::{
+    kernels::{
+        floats::{inverse_deviation, Affine},
+        scalar,
+    },
+    pack::Vector,
+};
 
 /// `(x - mean) / sqrt(var + eps)` in place: a LayerNorm of weight 1 and bias 0.
 #[inline(always)]
@@ -17,12 +23,7 @@ fn moments(x: &[f32], eps: f32) -> (f32, f32) {
     let count = x.len().max(1) as f32;
     let mean = scalar::sum(x) / count;
     let variance = scalar::sum_of_squares_from(x, mean) / count;
-    (mean, inverse_of(variance, eps))
-}
-
-#[inline(always)]
-fn inverse_of(variance: f32, eps: f32) -> f32 {
-    1.0 / libm::sqrtf(variance + eps)
+    (mean, inverse_deviation(variance, eps))
 }
 
 /// A LayerNorm: weight and bias `[D]`.
@@ -40,19 +41,11 @@ impl Norm<'_> {
         self.affine(x, moments(x, self.eps), out);
     }
 
-    /// Of `N` rows `x` `[N, D]` into `out` `[N, D]`, step by step for all: one alone would wait for every sum.
-    #[inline(always)]
-    pub fn apply_rows<const N: usize>(&self, x: &[f32], out: &mut [f32]) {
-        let dim = x.len() / N;
-        let count = dim.max(1) as f32;
-        let mut means = scalar::sum_rows::<N>(x);
-        for mean in &mut means {
-            *mean /= count;
-        }
-        let variances = scalar::sum_of_squares_from_rows(x, &means);
-        for n in 0..N {
-            let moments = (means[n], inverse_of(variances[n] / count, self.eps));
-            self.affine(&x[n * dim..][..dim], moments, &mut out[n * dim..][..dim]);
+    /// The parameters, where they are whole floats.
+    pub fn floats(&self) -> Option<Affine<'_>> {
+        match (self.weight, self.bias) {
+            (Vector::F32(weight), Vector::F32(bias)) => Some(Affine { weight, bias, eps: self.eps }),
+            _ => None,
         }
     }
 
@@ -82,6 +75,7 @@ impl Norm<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::floats;
 
     #[test]
     fn matches_double_precision() {
@@ -96,8 +90,9 @@ mod tests {
         assert_eq!(x, y);
         let two: [[f32; 21]; 2] = [input.map(|v| 1.0 - v * v), input];
         let mut z = [[0.0; 21]; 2];
-        norm.apply_rows::<2>(two.as_flattened(), z.as_flattened_mut());
+        let maxima = floats::normalise::<2>(norm.floats().unwrap(), two.as_flattened(), z.as_flattened_mut());
         assert_eq!(z[1], x);
+        assert_eq!(maxima[1], x.iter().fold(0.0, |max, x| x.abs().max(max)));
         let mean = input.iter().map(|&v| f64::from(v)).sum::<f64>() / 21.0;
         let var = input.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / 21.0;
         for i in 0..21 {

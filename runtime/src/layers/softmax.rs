@@ -1,12 +1,9 @@
 //! Softmax over one row.
 
-use crate::{kernels::scalar, math};
-
-/// The largest element.
-#[inline(always)]
-pub(crate) fn largest(x: &[f32]) -> f32 {
-    scalar::max(x, f32::NEG_INFINITY, |x| x)
-}
+use crate::{
+    kernels::{floats::largest, scalar},
+    math,
+};
 
 /// Replaces each element by `e^(x - max)`.
 #[inline(always)]
@@ -15,25 +12,6 @@ pub(crate) fn exponentials(x: &mut [f32]) {
     for x in x {
         *x = math::exp(*x - max);
     }
-}
-
-/// Largest integer weight of [`integer_weights`]: 12 bits, so that the products with int8 values of
-/// the longest sequence (4097 tokens) add up in 32 bits.
-const ONE: f32 = 4095.0;
-
-/// The softmax of `2^x` in integers, not normalised: `w = round(4095 * 2^(x - max))`, `max` being the
-/// [`largest`] of `x`. Returns their sum. Elements of `weights` past the row's length become 0.
-#[inline(always)]
-pub(crate) fn integer_weights(x: &[f32], max: f32, weights: &mut [i16]) -> i32 {
-    let (head, padding) = weights.split_at_mut(x.len());
-    let mut sum = 0i32;
-    for (w, x) in head.iter_mut().zip(x) {
-        let weight = math::round_to_i32(ONE * math::exp2(*x - max));
-        *w = weight as i16;
-        sum = sum.wrapping_add(weight);
-    }
-    padding.fill(0);
-    sum
 }
 
 /// Softmax in place.
@@ -49,19 +27,6 @@ pub(crate) fn softmax(x: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn integer_weights_are_proportional() {
-        let x: [f32; 37] = core::array::from_fn(|i| ((i * 7) % 13) as f32 * 0.4 - 6.0);
-        let mut weights = [9; 40];
-        let sum = integer_weights(&x, largest(&x), &mut weights);
-        assert_eq!(sum, weights.iter().map(|&w| i32::from(w)).sum::<i32>());
-        assert_eq!(weights[37..], [0; 3]);
-        for (x, w) in x.iter().zip(weights) {
-            let exact = 4095.0 * libm::exp2(f64::from(*x) - (12.0 * 0.4 - 6.0));
-            assert!((exact - f64::from(w)).abs() < 0.53, "{exact} {w}");
-        }
-    }
 
     #[test]
     fn sums_to_one_and_orders() {
