@@ -1,9 +1,9 @@
 //! One interface over everything that can run the model: tensors in, the same tensors out.
 
-use ndarray::{Array, Array2, Array3, ArrayView2, ArrayView3, Axis, Dimension, RemoveAxis};
+use ndarray::{Array, Array2, Array3, ArrayView2, ArrayView3, Axis, Dimension, Ix2, RemoveAxis};
 use sorcen_runtime::ModelConfig;
 
-use crate::error::Error;
+use crate::{error::Error, tensors::TensorFile};
 
 /// Something that computes the model: the float reference, ONNX files, a pack.
 pub trait Engine {
@@ -69,11 +69,17 @@ pub fn run(
     token_ids: ArrayView2<i64>,
     drop_mask: Option<ArrayView2<bool>>,
 ) -> Result<Outputs, Error> {
-    let kept = Kept::of(token_ids, drop_mask, engine.config())?;
+    run_kept(engine, &Kept::of(token_ids, drop_mask, engine.config())?)
+}
+
+/// [`run`] on a batch whose tokens have been dropped.
+///
+/// # Errors
+/// Those of the engine.
+pub fn run_kept(engine: &dyn Engine, kept: &Kept) -> Result<Outputs, Error> {
     let Encoded { latent, features } = engine.encode(kept.ids.view(), kept.positions.view())?;
     let logits = engine.decode(latent.view(), kept.source.view())?;
-    let whole = kept.ids.ncols() == token_ids.ncols();
-    Ok(Outputs { latent, logits, features: whole.then_some(features) })
+    Ok(Outputs { latent, logits, features: kept.is_whole().then_some(features) })
 }
 
 /// A batch after dropping: what encoder and decoder are handed.
@@ -96,17 +102,46 @@ impl Kept {
         drop_mask: Option<ArrayView2<bool>>,
         config: &ModelConfig,
     ) -> Result<Self, Error> {
-        check_images(config, token_ids, "`token_ids`")?;
+        Self::named(token_ids, drop_mask, config, |name| format!("`{name}`"))
+    }
+
+    /// From `token_ids` and, where it is there, `drop_mask` (non-zero: dropped) of a file.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of), and those of [`TensorFile`]; the file is named.
+    pub fn read(file: &TensorFile, config: &ModelConfig) -> Result<Self, Error> {
+        let ids = file.ints_as::<Ix2>("token_ids")?;
+        let dropped = match file.has("drop_mask") {
+            true => Some(file.numbers_as::<Ix2>("drop_mask")?.mapv(|value| value != 0.0)),
+            false => None,
+        };
+        Self::named(ids.view(), dropped.as_ref().map(|mask| mask.view()), config, |name| file.item(name))
+    }
+
+    /// Whether no token was dropped.
+    pub fn is_whole(&self) -> bool {
+        self.ids.ncols() == self.source.ncols()
+    }
+
+    /// As [`of`](Self::of); `item` says how errors call a tensor.
+    fn named(
+        token_ids: ArrayView2<i64>,
+        drop_mask: Option<ArrayView2<bool>>,
+        config: &ModelConfig,
+        item: impl Fn(&str) -> String,
+    ) -> Result<Self, Error> {
+        check_images(config, token_ids, &item("token_ids"))?;
+        let mask_item = item("drop_mask");
         let (batch, tokens) = token_ids.dim();
         if let Some(mask) = drop_mask.filter(|mask| mask.dim() != token_ids.dim()) {
             let expected = format!("shape [{batch}, {tokens}]");
-            return Err(Error::value("`drop_mask`", expected, format!("{:?}", mask.shape())));
+            return Err(Error::value(mask_item, expected, format!("{:?}", mask.shape())));
         }
         let is_dropped = |b: usize, t: usize| drop_mask.is_some_and(|mask| mask[[b, t]]);
         let kept = |b: usize| (0..tokens).filter(move |&t| !is_dropped(b, t));
         let count = kept(0).count();
         if count == 0 {
-            return Err(Error::value("`drop_mask` row 0", "at least one token that is kept", "all dropped"));
+            return Err(Error::value(format!("{mask_item} row 0"), "at least one token that is kept", "all dropped"));
         }
 
         let mut ids = Array2::zeros((batch, count));
@@ -116,7 +151,7 @@ impl Kept {
             let found = kept(b).count();
             if found != count {
                 let expected = format!("{} dropped tokens, as in row 0", tokens - count);
-                return Err(Error::value(format!("`drop_mask` row {b}"), expected, tokens - found));
+                return Err(Error::value(format!("{mask_item} row {b}"), expected, tokens - found));
             }
             for (n, t) in kept(b).enumerate() {
                 let id = token_ids[[b, t]];

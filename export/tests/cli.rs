@@ -461,6 +461,31 @@ fn failures_are_named() {
     }
 }
 
+#[test]
+#[cfg(unix)]
+fn a_full_disk_is_named_and_the_old_file_stays() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    common::checkpoint(&dir.join("model"), 1);
+    for (line, old) in [
+        ("onnx --checkpoint model --out onnx", "onnx/encoder.onnx"),
+        ("pack --checkpoint model --out m.srcn", "m.srcn"),
+        ("generate --checkpoint model --images 9 --steps 9 --output ids", "ids"),
+    ] {
+        fs::create_dir_all(dir.join(old).parent().unwrap()).unwrap();
+        fs::write(dir.join(old), "old").unwrap();
+        // No file may grow beyond 1 KiB, as the kernel would have it on a full disk (and no signal).
+        let limited = format!("trap '' XFSZ; ulimit -f 1; exec \"$0\" {line}");
+        let program = env!("CARGO_BIN_EXE_sorcen-export");
+        let out = Command::new("bash").args(["-c", &limited, program]).current_dir(dir).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(1), "{line}: {said}");
+        assert!(said.contains(&format!("{old}: cannot write: ")), "{line}: {said}");
+        assert_eq!(fs::read_to_string(dir.join(old)).unwrap(), "old", "{line}");
+    }
+    assert_eq!(fs::read_dir(dir.join("onnx")).unwrap().count(), 1, "nothing half-written");
+}
+
 /// A folder or file of one kind where another is expected: what it is, and where the right one lies.
 #[test]
 fn what_lies_there_instead_is_named() {
@@ -517,8 +542,19 @@ fn bad_values_are_usage_errors() {
     fail(dir, "inspect m.srcn --fits -1/2", 2, &["--fits", "RAM/FLASH"]);
     fail(dir, "verify --checkpoint m --pack m.srcn --images -1", 2, &["--images", "1 to 100000"]);
     fail(dir, "onnx --checkpoint m --out x --precision int8 --covered 0.2", 2, &["--covered", "0.5 to 1"]);
-    fail(dir, "onnx --checkpoint m --out x --tokens t", 2, &["--tokens", "--precision int8"]);
-    fail(dir, "onnx --checkpoint m --out x --covered 0.9", 2, &["--covered", "--precision int8"]);
+    fail(dir, "onnx --checkpoint m --out x --tokens t", 2, &["--tokens: expected --precision int8"]);
+    fail(
+        dir,
+        "onnx --checkpoint m --out x --images 8 --seed 1 --covered 1",
+        2,
+        &["--images, --seed, --covered: expected"],
+    );
+    fail(
+        dir,
+        "verify --checkpoint m --pack p --tokens t --seed 1",
+        2,
+        &["'--tokens <DIR|FILE>' cannot be used with '--seed <S>'"],
+    );
     fail(dir, "pack --checkpoint m --out x --self_test -1", 2, &["--self_test", "1 to 65535"]);
 }
 
@@ -556,13 +592,16 @@ fn bad_tokens_are_named() {
     write("none", Array2::zeros((0, 9)), 0.0);
     write("dropped", Array2::zeros((2, 9)), 1.0);
     write("large", Array2::from_elem((2, 9), 15), 0.0);
+    // The file of tokens is checked before what Burn is said to have made of it is looked for.
+    let dropped = ["dropped: `drop_mask` row 0: expected at least one token that is kept, found all dropped"];
+    fail(dir, "verify --checkpoint model --tokens dropped --burn none", 1, &dropped);
     let large = ["large: `token_ids`[0, 0]: expected a code below 12 or the mask id 19, found 15"];
     for engine in ["--checkpoint model", "--pack m.srcn"] {
         let run = |input: &str, parts: &[&str]| {
             fail(dir, &format!("run {engine} --input {input} --output o"), 1, parts);
         };
         run("none", &["none: `token_ids`: expected shape [B, 9], B at least 1, found [0, 9]"]);
-        run("dropped", &["dropped: `drop_mask` row 0: expected at least one token that is kept, found all dropped"]);
+        run("dropped", &dropped);
         run("large", &large);
     }
     fail(dir, "pack --checkpoint model --self_test 1 --self_test_tokens large --out x", 1, &large);

@@ -56,6 +56,33 @@ pub fn claim(folder: &Path) -> io::Result<File> {
     }
 }
 
+/// That so many `bytes` can be written below `folder`, which exists: asked before long work, so that a full disk does
+/// not show at its end. Where the system does not say what is free, anything goes.
+///
+/// # Errors
+/// [`io::ErrorKind::StorageFull`] with both numbers.
+pub fn expect_room(folder: &Path, bytes: u64) -> io::Result<()> {
+    match free_bytes(folder) {
+        Some(free) if free < bytes => {
+            let gb = |bytes: u64| bytes as f64 / 1e9;
+            let message = format!("expected {:.3} GB free on the disk, found {:.3} GB", gb(bytes), gb(free));
+            Err(io::Error::new(io::ErrorKind::StorageFull, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(unix)]
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    disk.f_bavail.checked_mul(disk.f_frsize)
+}
+
+#[cfg(not(unix))]
+fn free_bytes(_folder: &Path) -> Option<u64> {
+    None
+}
+
 /// A folder being filled: removed when dropped, unless [`finish`](Self::finish)ed.
 #[derive(Debug)]
 pub struct PartialDir {

@@ -109,6 +109,20 @@ fn stopped_and_resumed_the_bits_are_the_same() {
 }
 
 #[test]
+fn a_folder_is_for_one_run_at_a_time() {
+    let temp = tempfile::tempdir().unwrap();
+    let options = options(vit(), 1, temp.path());
+    let (pixels, mut second) = (pictures(), None);
+    let images = Images { pixels: &pixels, side: SIDE, digest: "pictures".into() };
+    learn(&images, &options, &mut |_| {
+        second = Some(train(&options, u64::MAX).unwrap_err().to_string());
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert!(second.unwrap().contains("another run is writing to this folder"));
+}
+
+#[test]
 fn it_learns() {
     let temp = tempfile::tempdir().unwrap();
     let run = Options { print_freq: 10, save_every: 1000, ..options(vit(), 250, temp.path()) };

@@ -163,7 +163,9 @@ fn killed_and_started_again_the_bytes_are_the_same() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let done = || dir.join("killed.unfinished").read_dir().map_or(0, |entries| entries.count().saturating_sub(1));
+        let is_piece = |entry: &std::fs::DirEntry| entry.path().extension().is_some_and(|end| end == "piece");
+        let pieces_in = |entries: std::fs::ReadDir| entries.flatten().filter(is_piece).count();
+        let done = || dir.join("killed.unfinished").read_dir().map_or(0, pieces_in);
         let start = Instant::now();
         while done() < pieces && run.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(120) {
             std::thread::sleep(Duration::from_millis(2));
@@ -191,6 +193,28 @@ fn killed_and_started_again_the_bytes_are_the_same() {
     assert_eq!(contents(&dir.join("merged")), contents(&dir.join("whole")));
     let (code, _, error) = sorcen(dir, &(tokenize("new") + " --shard 3/3"));
     assert!(code == 2 && error.contains("expected I/N"), "{error}");
+}
+
+#[test]
+fn images_without_a_class_are_said_to_be() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    write_tokenizer(dir);
+    std::fs::create_dir_all(dir.join("photos/a")).unwrap();
+    for name in ["1.jpg", "2.jpg", "a/3.jpg"] {
+        std::fs::copy(fixtures("images/plain.jpg"), dir.join("photos").join(name)).unwrap();
+    }
+    let tokenize = "tokenize --size 32 --tokenizer t.safetensors";
+    let (out, note) = succeeds(dir, &format!("{tokenize} --images photos --out mixed"));
+    assert!(out.contains("2 classes") && note.contains("note: 2 of 3 images have no class"), "{out}{note}");
+    assert_eq!(TokenDataset::open(&dir.join("mixed")).unwrap().class_names(), ["a", "image"]);
+    let (out, note) = succeeds(dir, &format!("{tokenize} --images photos/a --out flat"));
+    assert!(out.contains("one class, `image`") && note.contains("note: 1 of 1 images have no class"), "{out}{note}");
+    std::fs::rename(dir.join("photos/a"), dir.join("a")).unwrap();
+    std::fs::create_dir(dir.join("folder")).unwrap();
+    std::fs::rename(dir.join("a"), dir.join("folder/a")).unwrap();
+    let (out, note) = succeeds(dir, &format!("{tokenize} --images folder --out one"));
+    assert!(out.contains("one class, `a`") && note.is_empty(), "{out}{note}");
 }
 
 #[test]

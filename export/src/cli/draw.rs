@@ -30,15 +30,15 @@ use crate::{
 #[command(next_help_heading = "Drawing")]
 pub struct DrawArgs {
     /// Steps, 1 to 4096; an image is complete after as many as it has tokens at the latest.
-    #[arg(long, value_name = "N", default_value_t = 20, allow_negative_numbers = true,
+    #[arg(long, value_name = "N", default_value_t = 20,
         value_parser = within(1..=4096usize, "a whole number from 1 to 4096"))]
     pub steps: usize,
     /// Choice temperature, 0 to 1000000: noise on the confidences, falling to 0.
-    #[arg(long, value_name = "C", default_value_t = 6.0, allow_negative_numbers = true,
+    #[arg(long, value_name = "C", default_value_t = 6.0,
         value_parser = within(0.0..=1e6, "a number from 0 to 1000000"))]
     temperature: f64,
     /// Temperature of the token choice, 0.000001 to 1000000: 1 samples the model's distribution.
-    #[arg(long = "token_temperature", value_name = "C", default_value_t = 1.0, allow_negative_numbers = true,
+    #[arg(long = "token_temperature", value_name = "C", default_value_t = 1.0,
         value_parser = within(1e-6..=1e6f32, "a number from 0.000001 to 1000000"))]
     token_temperature: f32,
     /// What the number of tokens to mask again is counted from [default: unknown; in a replay, what the
@@ -46,7 +46,7 @@ pub struct DrawArgs {
     #[arg(long = "count_from", value_enum)]
     count_from: Option<Count>,
     /// Seed; image b uses seed + b.
-    #[arg(long, value_name = "S", default_value_t = 0, value_parser = number::seed, allow_negative_numbers = true)]
+    #[arg(long, value_name = "S", default_value_t = 0, value_parser = number::seed)]
     pub seed: u64,
     /// Always choose the most likely code.
     #[arg(long)]
@@ -111,11 +111,11 @@ pub struct OutputArgs {
     #[arg(long, value_name = "FILE|DIR")]
     tokenizer: Option<PathBuf>,
     /// Side of the square that each pixel becomes in a sheet, 1 to 255.
-    #[arg(long, value_name = "N", default_value_t = 2, allow_negative_numbers = true,
+    #[arg(long, value_name = "N", default_value_t = 2,
         value_parser = within(1u8.., "a whole number from 1 to 255"))]
     scale: u8,
     /// Images a row of a sheet, 1 to 255.
-    #[arg(long, value_name = "N", default_value_t = 8, allow_negative_numbers = true,
+    #[arg(long, value_name = "N", default_value_t = 8,
         value_parser = within(1u8.., "a whole number from 1 to 255"))]
     columns: u8,
 }

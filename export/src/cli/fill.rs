@@ -72,7 +72,7 @@ pub struct ReconstructArgs {
     #[command(flatten)]
     common: Common,
     /// Share of the tokens that is given, from 0 to below 1.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.25, allow_negative_numbers = true,
+    #[arg(long, value_name = "SHARE", default_value_t = 0.25,
         value_parser = within(0.0..1.0, "a number from 0 to below 1"))]
     known: f64,
 }
@@ -86,7 +86,7 @@ struct Common {
     originals: Originals,
     /// Images to make, 1 to 100000 [default: one of each original]. Fewer originals than that are taken in turn; of
     /// more, the first.
-    #[arg(long, value_name = "B", value_parser = number::images, allow_negative_numbers = true)]
+    #[arg(long, value_name = "B", value_parser = number::images)]
     images: Option<usize>,
     #[command(flatten)]
     draw: DrawArgs,

@@ -30,7 +30,7 @@ pub struct Args {
     #[command(flatten)]
     draw: DrawArgs,
     /// Number of images, 1 to 100000, where no file says.
-    #[arg(long, value_name = "B", default_value_t = 1, value_parser = number::images, allow_negative_numbers = true)]
+    #[arg(long, value_name = "B", default_value_t = 1, value_parser = number::images)]
     images: usize,
     /// Known tokens to start from: `token_ids` [B, T], the mask id where unknown.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["replay", "images"])]

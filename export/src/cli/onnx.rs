@@ -50,10 +50,10 @@ pub struct Args {
     pub precision: Precision,
     #[command(flatten)]
     calibration: TokenArgs,
-    /// Share of the numbers of an activation that its range covers (int8), 0.5 to 1; below 1 rare outliers are cut off.
-    #[arg(long, value_name = "SHARE", default_value_t = 1.0, allow_negative_numbers = true,
-        value_parser = within(0.5..=1.0, "a number from 0.5 to 1"))]
-    pub covered: f64,
+    /// Share of the numbers of an activation that its range covers (int8), 0.5 to 1; below 1 rare outliers are cut
+    /// off [default: 1].
+    #[arg(long, value_name = "SHARE", value_parser = within(0.5..=1.0, "a number from 0.5 to 1"))]
+    pub covered: Option<f64>,
     /// Also write the tokenizer's files (tokenizer.safetensors of `sorcen tokenizer train`: patches, or a ViT; a
     /// VQGAN's are written by `sorcen tokenizer onnx`).
     #[arg(long, value_name = "FILE|DIR")]
@@ -80,10 +80,11 @@ pub enum Precision {
 /// A bad checkpoint, tokens or tokenizer, or a folder that cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     if args.precision != Precision::Int8 {
-        for (flag, is_given) in [("--tokens", args.calibration.tokens.is_some()), ("--covered", args.covered < 1.0)] {
-            if is_given {
-                conflict(&format!("{flag}: expected --precision int8 too: nothing else is measured on images"));
-            }
+        let flags = args.calibration.given().into_iter().chain([("--covered", args.covered.is_some())]);
+        let given: Vec<&str> = flags.filter(|(_, is_given)| *is_given).map(|(flag, _)| flag).collect();
+        if !given.is_empty() {
+            let given = given.join(", ");
+            conflict(&format!("{given}: expected --precision int8 too: nothing else is measured on images"));
         }
     }
     let checkpoint = Arc::new(Checkpoint::open(&args.checkpoint)?);
@@ -94,7 +95,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         Precision::F16 => Weights::F16,
         Precision::Int8 => {
             let tokens = args.calibration.read(&checkpoint.config)?;
-            ranges = Ranges::measure(&checkpoint, tokens.view(), args.covered)?;
+            ranges = Ranges::measure(&checkpoint, tokens.view(), args.covered.unwrap_or(1.0))?;
             Weights::Int8(&ranges)
         }
     };

@@ -59,7 +59,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR|FILE")]
     pub calibrate: Option<PathBuf>,
     /// How many of them, 1 to 100000; of fewer, all.
-    #[arg(long, value_name = "N", default_value_t = 32, requires = "calibrate", allow_negative_numbers = true,
+    #[arg(long, value_name = "N", default_value_t = 32, requires = "calibrate",
         value_parser = number::images)]
     pub images: usize,
     /// Machine that the weights are arranged for; the pack runs everywhere.
@@ -79,7 +79,7 @@ pub struct Args {
     /// Put golden inputs and what this machine makes of them in, so that a device can test itself (the runtime's
     /// `Model::self_test`): so many images (1 to 65535), of --self_test_tokens, or random with a third of the tokens
     /// masked.
-    #[arg(long = "self_test", value_name = "N", allow_negative_numbers = true,
+    #[arg(long = "self_test", value_name = "N",
         value_parser = within(1u16.., "a whole number from 1 to 65535"))]
     pub self_test: Option<u16>,
     /// Images of the self-test: the first of `token_ids` [B, T] in a safetensors file.

@@ -2,10 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
-use ndarray::Ix2;
-
-use super::{source::Source, tokens::read_ids};
+use super::source::Source;
 use crate::{
     engine::{Engine, Kept},
     tensors::{TensorFile, TensorWriter},
@@ -58,25 +55,19 @@ impl Files {
     /// Bad files, or tensors that do not fit the model.
     pub fn run(&self, engine: &dyn Engine) -> anyhow::Result<()> {
         let file = TensorFile::open(&self.input)?;
-        let ids = read_ids(&file, "token_ids", engine.config())?;
-        let dropped = match file.has("drop_mask") {
-            true => Some(file.numbers_as::<Ix2>("drop_mask")?.mapv(|value| value != 0.0)),
-            false => None,
-        };
-        let kept = Kept::of(ids.view(), dropped.as_ref().map(|mask| mask.view()), engine.config())
-            .with_context(|| self.input.display().to_string())?;
+        let kept = Kept::read(&file, engine.config())?;
         let encoded = engine.encode(kept.ids.view(), kept.positions.view())?;
         let mut out = TensorWriter::default();
         if engine.has_decoder() {
             let logits = engine.decode(encoded.latent.view(), kept.source.view())?;
             out.floats("logits", logits.view());
         }
-        if kept.ids.ncols() == ids.ncols() {
+        if kept.is_whole() {
             out.floats("features", encoded.features.view());
         }
         out.floats("latent", encoded.latent.view());
         out.write(&self.output)?;
-        println!("{}: {} images by {}", self.output.display(), ids.nrows(), engine.name());
+        println!("{}: {} images by {}", self.output.display(), kept.ids.nrows(), engine.name());
         Ok(())
     }
 }

@@ -15,23 +15,33 @@ pub struct TokenArgs {
     /// `token_ids` [B, T]. Random tokens if not given.
     #[arg(long, value_name = "DIR|FILE")]
     pub tokens: Option<PathBuf>,
-    /// Number of images, 1 to 100000; of a file with fewer, all.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = number::images, allow_negative_numbers = true)]
-    pub images: usize,
-    /// Seed of the random tokens.
-    #[arg(long, value_name = "S", default_value_t = 0, value_parser = number::seed, allow_negative_numbers = true)]
-    pub seed: u64,
+    /// Number of images, 1 to 100000; of a file with fewer, all [default: 8].
+    #[arg(long, value_name = "N", value_parser = number::images)]
+    images: Option<usize>,
+    /// Seed of the random tokens [default: 0].
+    #[arg(long, value_name = "S", value_parser = number::seed, conflicts_with = "tokens")]
+    seed: Option<u64>,
 }
 
 impl TokenArgs {
+    /// The flags, and whether they were given.
+    pub fn given(&self) -> [(&'static str, bool); 3] {
+        let Self { tokens, images, seed } = self;
+        [("--tokens", tokens.is_some()), ("--images", images.is_some()), ("--seed", seed.is_some())]
+    }
+
+    fn images(&self) -> usize {
+        self.images.unwrap_or(8)
+    }
+
     /// The images, `[B, T]`.
     ///
     /// # Errors
     /// A file that cannot be read, or without `token_ids` `[B, T]`.
     pub fn read(&self, config: &ModelConfig) -> anyhow::Result<Array2<i64>> {
         match &self.tokens {
-            Some(path) => Ok(read_tokens(path, config, self.images)?),
-            None => Ok(random_tokens(config, self.images, self.seed)),
+            Some(path) => Ok(read_tokens(path, config, self.images())?),
+            None => Ok(random_tokens(config, self.images(), self.seed.unwrap_or(0))),
         }
     }
 
@@ -41,7 +51,7 @@ impl TokenArgs {
     /// A file that cannot be read.
     pub fn read_labels(&self) -> anyhow::Result<Option<Vec<u16>>> {
         match &self.tokens {
-            Some(path) if path.is_dir() => Ok(Some(dataset::read_labels(path, self.images)?)),
+            Some(path) if path.is_dir() => Ok(Some(dataset::read_labels(path, self.images())?)),
             _ => Ok(None),
         }
     }

@@ -259,9 +259,31 @@ fn write_file(path: &Path, graph: graph::Graph, metadata: &[(&str, &str)], embed
         ..Default::default()
     };
     atomic::write(path, |temporary| {
-        let mut file = fs::File::create(temporary).map_err(Error::io(path, "write"))?;
-        model.write_to_writer(&mut file).map_err(|error| Error::io(path, "write")(std::io::Error::other(error)))
+        let file = fs::File::create(temporary).map_err(Error::io(path, "write"))?;
+        let mut file = UntilError { file, written: Ok(()) };
+        model.write_to_writer(&mut file).map_err(|error| Error::io(path, "write")(io::Error::other(error)))?;
+        file.written.map_err(Error::io(path, "write"))
     })
+}
+
+/// Keeps the first error of a file to itself and takes the rest for written: protobuf panics where it cannot write
+/// what it holds when an error has ended its work.
+struct UntilError {
+    file: fs::File,
+    written: io::Result<()>,
+}
+
+impl Write for UntilError {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.written.is_ok() {
+            self.written = self.file.write_all(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Writes the large constants of a graph into a file beside it.

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use ndarray::{Array2, ArrayView2, ArrayViewD, Axis, Ix2};
+use ndarray::{Array2, ArrayView2, ArrayViewD, Axis};
 use sorcen_runtime::{
     pack::Precision,
     rng::{Rng, Stream},
@@ -14,7 +14,7 @@ use sorcen_runtime::{
 
 use crate::{
     checkpoint::Checkpoint,
-    engine::{self, Engine},
+    engine::{self, Engine, Kept},
     error::Error,
     onnx,
     onnxruntime::{OnnxRuntime, Python},
@@ -173,14 +173,8 @@ pub fn verify(inputs: &VerifyInputs) -> Result<VerifyReport, Error> {
 
 /// The reference on a dump's inputs, beside the dump.
 fn compare_dump(reference: &Reference, dump: &Dump) -> Result<Vec<Comparison>, Error> {
-    let inputs = TensorFile::open(&dump.inputs)?;
-    let ids = inputs.ints_as::<Ix2>("token_ids")?;
-    engine::check_images(reference.config(), ids.view(), &inputs.item("token_ids"))?;
-    let dropped = match inputs.has("drop_mask") {
-        true => Some(inputs.numbers_as::<Ix2>("drop_mask")?.mapv(|v| v != 0.0)),
-        false => None,
-    };
-    let expected = engine::run(reference, ids.view(), dropped.as_ref().map(|mask| mask.view()))?;
+    let kept = Kept::read(&TensorFile::open(&dump.inputs)?, reference.config())?;
+    let expected = engine::run_kept(reference, &kept)?;
     let outputs = TensorFile::open(&dump.outputs)?;
     let mut pairs = vec![
         (Output::Latent, expected.latent.into_dyn(), outputs.floats("latent", 3)?),
@@ -224,7 +218,7 @@ impl Run {
             let out = engine::run(engine, ids.view(), Some(dropped.view()))?;
             (out.latent, Some(rows(out.logits.view().into_dyn())))
         } else {
-            let kept = engine::Kept::of(ids.view(), Some(dropped.view()), config)?;
+            let kept = Kept::of(ids.view(), Some(dropped.view()), config)?;
             (engine.encode(kept.ids.view(), kept.positions.view())?.latent, None)
         };
         let latent = [rows(whole.latent.view().into_dyn()), rows(latent.view().into_dyn())];

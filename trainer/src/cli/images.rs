@@ -13,7 +13,8 @@ use crate::data::{ImageQuery, ImageSet};
 pub struct ImageArgs {
     /// Images: an idx file (MNIST's format: .idx3-ubyte or .idx4-ubyte, also .gz), a folder of PNG,
     /// JPEG, WebP or GIF files with one subfolder per class, or tar shards of such files (.tar,
-    /// webdataset's layout: KEY.jpg with KEY.cls or KEY.json, or folders). Any number of them
+    /// webdataset's layout: KEY.jpg with KEY.cls or KEY.json, or folders). Any number of them.
+    /// Images without a class are of the class `image`
     #[arg(long, required = true, num_args = 1.., value_name = "FILE|DIR")]
     images: Vec<PathBuf>,
 

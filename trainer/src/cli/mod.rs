@@ -30,10 +30,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use usage::expect_extension;
 
-use sorcen_export::cli::{fill, generate, inspect, onnx, pack, verify};
+use sorcen_export::cli::{fill, generate, inspect, onnx, pack, parse, verify};
 
 /// Sorcen: one vision transformer that represents images and generates them, from VQ tokens.
 #[derive(Parser)]
@@ -78,8 +78,7 @@ enum Verb {
 /// Parses the arguments and runs the verb: exit code 0 ok, 1 failed, 2 usage.
 pub fn main() -> ExitCode {
     usage::fail_without_panic();
-    let command = usage::with_negative_numbers(Cli::command());
-    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
+    let cli: Cli = parse();
     let result: anyhow::Result<()> = match &cli.verb {
         Verb::Quickstart(args) => quickstart::run(args),
         Verb::Demo(args) => quickstart::run_demo(args),

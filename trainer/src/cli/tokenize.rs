@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::images::ImageArgs;
 use super::tokenizer::{TokenizerArgs, GIVE_SIZE};
+use crate::data::UNLABELLED;
 use crate::tokenizer::job::{beside, Fault, Job, JobError, OnError};
 
 /// Turn images into a token dataset, the folder that pretraining reads
@@ -70,6 +71,13 @@ pub fn run(args: &Args) -> Result<()> {
     let images = args.images.open()?;
     let tokenizer = args.tokenizer.open()?;
     tokenizer.encode_all(&[], images.side()).context(GIVE_SIZE)?;
+    if images.unlabelled() > 0 {
+        eprintln!(
+            "note: {} of {} images have no class (a subfolder's name, or --labels): theirs is `{UNLABELLED}`",
+            images.unlabelled(),
+            images.len()
+        );
+    }
     let bound = |part: usize| (images.len() as u128 * part as u128 / args.shard.1 as u128) as usize;
     let range = bound(args.shard.0)..bound(args.shard.0 + 1);
     let mut progress = Progress::new(range.len());
@@ -96,11 +104,14 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let grid = images.side() / tokenizer.stride();
     println!(
-        "{}: {} images of {grid}x{grid} tokens below {}, {} classes{}",
+        "{}: {} images of {grid}x{grid} tokens below {}, {}{}",
         args.out.display(),
         done.images,
         tokenizer.codes(),
-        images.class_names().len(),
+        match images.class_names() {
+            [class] => format!("one class, `{class}`"),
+            classes => format!("{} classes", classes.len()),
+        },
         if done.resumed > 0 { format!(" ({} done before)", done.resumed) } else { String::new() }
     );
     let seconds = progress.start.elapsed().as_secs_f64();

@@ -68,7 +68,7 @@ pub fn random(args: &Random) -> Result<()> {
     let (images, grid, codes) = (args.images as usize, usize::from(args.grid), usize::from(args.codes));
     let spec = StreamSpec { name: VQGAN.into(), grid, codebook_size: codes, tokenizer: None };
     let class_names = (0..args.classes).map(|class| format!("{class:05}")).collect();
-    let mut writer = TokenDatasetWriter::create(&args.out, class_names, &[spec])?;
+    let mut writer = TokenDatasetWriter::create(&args.out, class_names, &[spec])?.with_room_for(images)?;
     let bar = super::progress(args.images.into(), "images");
     let mut ids = vec![0; grid * grid];
     for image in 0..images {

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Command;
 
 use crate::eval::ProbeError;
 use crate::train::TrainError;
@@ -31,14 +30,6 @@ pub(super) fn expect_extension(flag: &str, path: Option<&Path>, extension: &str)
     let fits = path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension));
     usage_unless!(fits, "{flag}: expected a name ending in .{extension}, found {}", path.display());
     Ok(())
-}
-
-/// Lets every flag with a value take `-1`, so that what is wrong with it is said of the flag.
-pub(super) fn with_negative_numbers(command: Command) -> Command {
-    let takes_value = |arg: &clap::Arg| arg.get_action().takes_values();
-    command
-        .mut_args(|arg| if takes_value(&arg) { arg.allow_negative_numbers(true) } else { arg })
-        .mut_subcommands(with_negative_numbers)
 }
 
 /// 0 ok, 1 failed, 2 usage; an error is printed.

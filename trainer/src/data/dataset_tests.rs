@@ -26,6 +26,20 @@ fn write(dir: &Path) -> PathBuf {
 }
 
 #[test]
+#[cfg(unix)]
+fn what_no_disk_holds_is_not_begun() {
+    let temp = tempfile::tempdir().unwrap();
+    let create = |images: usize| {
+        let target = temp.path().join("data");
+        TokenDatasetWriter::create(&target, vec!["cat".into()], &[spec(VQGAN, 3, 300)]).unwrap().with_room_for(images)
+    };
+    let message = create(usize::MAX).unwrap_err().to_string();
+    assert!(message.contains("data: expected 18446744073.710 GB free on the disk, found "), "{message}");
+    assert_eq!(temp.path().read_dir().unwrap().count(), 0);
+    create(COUNT).unwrap();
+}
+
+#[test]
 fn round_trip() {
     let temp = tempfile::tempdir().unwrap();
     let dataset = TokenDataset::open(&write(temp.path())).unwrap();

@@ -28,7 +28,8 @@ pub fn gather(parts: &[(&TokenDataset, Vec<usize>)], out: &Path) -> Result<(), D
         let found = other.items()?.map(|table| table.header().to_vec());
         same("columns of items.csv", format!("{header:?}"), format!("{found:?}"))?;
     }
-    let mut writer = TokenDatasetWriter::create(out, first.class_names().to_vec(), &specs)?;
+    let count = parts.iter().map(|(_, numbers)| numbers.len()).sum();
+    let mut writer = TokenDatasetWriter::create(out, first.class_names().to_vec(), &specs)?.with_room_for(count)?;
     let mut rows: Vec<Vec<String>> = header.clone().into_iter().collect();
     let mut ids: Vec<Vec<u16>> = specs.iter().map(|spec| vec![0; spec.grid * spec.grid]).collect();
     for (dataset, numbers) in parts {

@@ -12,13 +12,17 @@ use sorcen_runtime::MappedFile;
 use super::idx::Idx;
 use super::{picture, shards, DataError, Table};
 
+/// The class of images of which none is known.
+pub const UNLABELLED: &str = "image";
+
 /// Where images come from, which of them are wanted, and what they are called.
 #[derive(Clone, Debug, Default)]
 pub struct ImageQuery {
     /// idx files (`.idx3-ubyte`, `.idx4-ubyte`, also gzipped), folders of PNG, JPEG, WebP or GIF files, or tar
     /// shards of such (`.tar`, webdataset's layout).
     ///
-    /// A folder without labels has one subfolder per class (or none: then all images are one class).
+    /// A folder without labels has one subfolder per class; images beside the subfolders are of the class
+    /// [`UNLABELLED`].
     /// The classes in shards are those of `KEY.cls`, or of the field `class_column` of `KEY.json`, or folders.
     pub images: Vec<PathBuf>,
     /// Labels for each of `images`, in order, or none at all: a CSV file with a header (one row per
@@ -49,6 +53,7 @@ pub struct ImageSet {
     items: Vec<Item>,
     header: Vec<String>,
     class_names: Vec<String>,
+    unlabelled: usize,
     /// What the shorter side is scaled to; none: images have to be of one size.
     resize: Option<usize>,
     min_side: usize,
@@ -96,7 +101,8 @@ impl ImageSet {
             return Err(nothing(query.labels.len()));
         }
         let mut sources = Vec::new();
-        let mut rows = Vec::new(); // (source, index, class, fields)
+        let mut rows = Vec::new(); // (source, index, class, fields, kept)
+        let mut unlabelled = 0;
         let mut header: Option<Vec<String>> = None;
         for (number, path) in query.images.iter().enumerate() {
             let labels = query.labels.get(number).map(PathBuf::as_path);
@@ -112,6 +118,8 @@ impl ImageSet {
             for (index, (class, fields)) in listing.rows.into_iter().enumerate() {
                 if !leave_out.iter().any(|(column, value)| fields[*column] == *value) {
                     let kept = keep.iter().all(|(column, value)| fields[*column] == *value);
+                    unlabelled += usize::from(kept && class.is_none());
+                    let class = class.unwrap_or_else(|| UNLABELLED.into());
                     rows.push((number, index, class, fields, kept));
                 }
             }
@@ -137,6 +145,7 @@ impl ImageSet {
             items,
             header: header.unwrap_or_default(),
             class_names,
+            unlabelled,
             resize: query.size.map(|size| query.resize.unwrap_or(size)),
             min_side: query.min_side,
             views: 1 + query.more_views,
@@ -201,6 +210,11 @@ impl ImageSet {
     /// Names of the classes, sorted.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
+    }
+
+    /// How many of the images have no class of their own: they are of the class [`UNLABELLED`].
+    pub fn unlabelled(&self) -> usize {
+        self.unlabelled * self.views
     }
 
     /// Label of image `index`, an index into [`class_names`](Self::class_names).
@@ -300,7 +314,8 @@ impl ImageSet {
 /// What is known of the images of one source: a class and the values of the columns for each.
 struct Listing {
     header: Vec<String>,
-    rows: Vec<(String, Vec<String>)>,
+    /// No class: [`UNLABELLED`].
+    rows: Vec<(Option<String>, Vec<String>)>,
 }
 
 fn list(path: &Path, labels: Option<&Path>, class_column: &str) -> Result<(Source, Listing), DataError> {
@@ -327,7 +342,7 @@ fn list(path: &Path, labels: Option<&Path>, class_column: &str) -> Result<(Sourc
         return Err(DataError::invalid(path, "shape", "square images", format_args!("{:?}", idx.shape)));
     }
     let listing = match labels {
-        None => Listing { header: Vec::new(), rows: vec![("image".into(), Vec::new()); count] },
+        None => Listing { header: Vec::new(), rows: vec![(None, Vec::new()); count] },
         Some(labels) => list_labels(labels, class_column)?,
     };
     if listing.rows.len() != count {
@@ -342,7 +357,7 @@ fn list_labels(path: &Path, class_column: &str) -> Result<Listing, DataError> {
     if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
         let table = Table::read(path)?;
         let class = column(path, table.header(), class_column)?;
-        let rows = (0..table.len()).map(|at| (table.row(at)[class].clone(), table.row(at).to_vec())).collect();
+        let rows = (0..table.len()).map(|at| (Some(table.row(at)[class].clone()), table.row(at).to_vec())).collect();
         return Ok(Listing { header: table.header().to_vec(), rows });
     }
     let idx = Idx::read(path)?;
@@ -350,7 +365,7 @@ fn list_labels(path: &Path, class_column: &str) -> Result<Listing, DataError> {
         return Err(DataError::invalid(path, "shape", "[N]", format_args!("{:?}", idx.shape)));
     }
     let width = idx.bytes.iter().max().map_or(1, |max| max.to_string().len());
-    let rows = idx.bytes.iter().map(|label| (format!("{label:0width$}"), Vec::new())).collect();
+    let rows = idx.bytes.iter().map(|label| (Some(format!("{label:0width$}")), Vec::new())).collect();
     Ok(Listing { header: Vec::new(), rows })
 }
 
@@ -362,20 +377,20 @@ fn list_table(folder: &Path, table: &Path, class_column: &str) -> Result<(Source
     Ok((Source::Files(files), listing))
 }
 
-/// A folder with one subfolder per class, or of images that are all one class; hidden files are skipped.
+/// A folder with one subfolder per class; images beside those have none. Hidden files are skipped.
 fn list_folder(folder: &Path) -> Result<(Source, Listing), DataError> {
     let mut files = Vec::new();
     let mut rows = Vec::new();
     for entry in sorted_entries(folder)? {
         let class = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if !entry.is_dir() {
-            rows.push(("image".to_string(), vec![class]));
+            rows.push((None, vec![class]));
             files.push(entry);
             continue;
         }
         for file in sorted_entries(&entry)? {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            rows.push((class.clone(), vec![format!("{class}/{name}")]));
+            rows.push((Some(class.clone()), vec![format!("{class}/{name}")]));
             files.push(file);
         }
     }
@@ -388,7 +403,7 @@ fn list_shard(path: &Path, class_column: &str) -> Result<(Source, Listing), Data
     let shard = path.file_name().unwrap_or_default().to_string_lossy();
     let (mut images, mut rows) = (Vec::new(), Vec::new());
     for sample in shards::samples(path, &file, class_column)? {
-        rows.push((sample.class.unwrap_or_else(|| "image".into()), vec![format!("{shard}/{}", sample.name)]));
+        rows.push((sample.class, vec![format!("{shard}/{}", sample.name)]));
         images.push((sample.name, sample.range));
     }
     Ok((Source::Shard { path: path.to_path_buf(), file, images }, Listing { header: vec!["file".into()], rows }))

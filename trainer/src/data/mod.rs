@@ -17,6 +17,6 @@ pub use digest::sha256_hex;
 pub use error::DataError;
 pub use gather::gather;
 pub use idx::Idx;
-pub use images::{ImageQuery, ImageSet};
+pub use images::{ImageQuery, ImageSet, UNLABELLED};
 pub use table::Table;
 pub use writer::{StreamSpec, TokenDatasetWriter};

@@ -12,7 +12,7 @@ use sorcen_runtime::MappedFile;
 
 use super::digest::sha256_hex;
 use super::{npy, DataError};
-use crate::files::PartialDir;
+use crate::files::{expect_room, PartialDir};
 
 /// A token stream to write.
 #[derive(Clone, Debug)]
@@ -25,6 +25,18 @@ pub struct StreamSpec {
     pub codebook_size: usize,
     /// Fingerprint of the tokenizer that makes the ids, where known.
     pub tokenizer: Option<String>,
+}
+
+impl StreamSpec {
+    /// Bits of a token: as many as the largest id needs.
+    pub fn bits(&self) -> u32 {
+        (usize::BITS - self.codebook_size.saturating_sub(1).leading_zeros()).max(1)
+    }
+
+    /// Bytes of an image's ids in the dataset.
+    pub fn row_bytes(&self) -> usize {
+        row_bytes(self.grid * self.grid, self.bits())
+    }
 }
 
 /// A dataset folder being written; it appears under its name on [`finish`](Self::finish).
@@ -60,6 +72,17 @@ impl TokenDatasetWriter {
         let streams =
             specs.iter().map(|spec| StreamWriter::create(target, dir.path(), spec)).collect::<Result<_, _>>()?;
         Ok(Self { target: target.to_path_buf(), dir, class_names, streams, labels: Vec::new() })
+    }
+
+    /// That the disk has room for so many images.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] where it has not; nothing is left behind then.
+    pub fn with_room_for(self, images: usize) -> Result<Self, DataError> {
+        let row: usize = self.streams.iter().map(|stream| stream.row.len()).sum();
+        let bytes = (images as u64).saturating_mul((row + size_of::<u16>()) as u64); // ids and label
+        expect_room(self.dir.path(), bytes).map_err(DataError::io(&self.target))?;
+        Ok(self)
     }
 
     /// Adds an image: its label and one token map per stream, in the order given to [`create`](Self::create).
@@ -119,13 +142,13 @@ impl StreamWriter {
     fn create(target: &Path, dir: &Path, spec: &StreamSpec) -> Result<Self, DataError> {
         let meta = StreamMeta {
             grid: spec.grid,
-            bits: (usize::BITS - spec.codebook_size.saturating_sub(1).leading_zeros()).max(1),
+            bits: spec.bits(),
             codebook_size: spec.codebook_size,
             tokenizer: spec.tokenizer.clone(),
         };
         check_stream(target, &spec.name, &meta)?;
         let path = dir.join(stream_file(&spec.name));
-        let row = vec![0; row_bytes(meta.grid * meta.grid, meta.bits)];
+        let row = vec![0; spec.row_bytes()];
         let mut file = BufWriter::new(File::create(&path).map_err(DataError::io(target))?);
         file.write_all(&npy::header("|u1", &[0, row.len()])).map_err(DataError::io(target))?;
         let shown = target.join(stream_file(&spec.name));

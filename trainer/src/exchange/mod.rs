@@ -65,7 +65,7 @@ pub fn import(from: &Path, out: &Path, options: &ImportOptions) -> Result<usize,
     }
     let class_names = class_names(file, count, options)?;
 
-    let mut writer = TokenDatasetWriter::create(out, class_names, &specs)?;
+    let mut writer = TokenDatasetWriter::create(out, class_names, &specs)?.with_room_for(count)?;
     let mut labels = file.open_ints(LABELS)?;
     let mut arrays = Vec::new();
     for ((_, array), spec) in streams.iter().zip(&specs) {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Tokenizer, TokenizerError};
 use crate::checkpoint::read_json;
 use crate::data::{DataError, ImageSet, StreamSpec, Table, TokenDatasetWriter, VQGAN};
-use crate::files::write_atomically;
+use crate::files::{claim, expect_room, write_atomically};
 
 /// Images of a piece: what a kill can cost.
 const PIECE: usize = 256;
@@ -132,27 +132,34 @@ impl Job<'_> {
             return Err(DataError::io(self.out)(error).into());
         }
         let folder = self.open_folder()?;
+        let mine = claim(&folder).map_err(DataError::io(&folder))?;
         let tokens = spec.grid * spec.grid;
         // Images that were faulty may have been mended since.
         let still = |faults: &[Fault]| faults.iter().all(|fault| self.images.rgb(fault.image).is_err());
         let is_done =
             |range: &Range<usize>| Piece::read(&folder, range, tokens).is_some_and(|piece| still(&piece.faults));
         let (done, todo): (Vec<_>, Vec<_>) = self.pieces().partition(is_done);
-        let resumed = done.iter().map(Range::len).sum();
+        let resumed: usize = done.iter().map(Range::len).sum();
         progress(resumed);
 
+        // Pieces, and beside them the dataset that they become.
+        let bytes = (self.range.len() - resumed) * tokens * size_of::<u16>() + self.range.len() * spec.row_bytes();
         let mut finished = resumed;
-        let worked = self.work(&todo, |range, piece| {
-            piece.write(&folder, range)?;
-            finished += range.len();
-            progress(finished);
-            Ok(())
+        let worked = expect_room(&folder, bytes as u64).map_err(|error| DataError::io(&folder)(error).into());
+        let worked = worked.and_then(|()| {
+            self.work(&todo, |range, piece| {
+                piece.write(&folder, range)?;
+                finished += range.len();
+                progress(finished);
+                Ok(())
+            })
         });
         if worked.is_err() && finished == 0 {
             let _ = std::fs::remove_dir_all(&folder); // nothing worth keeping; the first error is the one to report
         }
         worked?;
         let done = self.put_together(&folder, spec, resumed)?;
+        drop(mine); // its file is in the folder
         std::fs::remove_dir_all(&folder).map_err(DataError::io(&folder))?;
         Ok(done)
     }

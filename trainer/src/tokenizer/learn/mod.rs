@@ -22,6 +22,7 @@ use super::{kmeans, psnr_db, vit, vqgan, Autoencoder, Learned, TrainOptions};
 use crate::checkpoint;
 use crate::data::DataError;
 use crate::device::with_backend;
+use crate::files::claim;
 use crate::kernels::TrainBackend;
 use crate::metrics::{Line, Log};
 use crate::optim::{AdamW, AdamWOptions};
@@ -258,6 +259,7 @@ impl<I, S> Run<'_, I, S> {
     {
         let (options, out) = (self.options, &self.options.out);
         std::fs::create_dir_all(out).map_err(DataError::io(out))?;
+        let _mine = claim(out).map_err(DataError::io(out))?;
         let mut training = Training::<B, N>::new(net, options);
         let checkpoint_dir = out.join(CHECKPOINT);
         let earlier = if options.resume { checkpoint::find(&checkpoint_dir) } else { None };
