@@ -324,7 +324,7 @@ impl Plan {
             lr: options.lr.unwrap_or(blr * options.images_per_step() as f64 / 256.0),
             min_lr: options.min_lr,
             warmup_epochs: options.warmup_epochs.unwrap_or((epochs / 20.0).min(40.0)),
-            echo_warmup_epochs: options.echo_warmup_epochs.unwrap_or((epochs / 20.0).min(10.0) as u64),
+            echo_warmup_epochs: options.echo_warmup_epochs.unwrap_or(default_echo_warmup(epochs)),
             ema: (options.ema, options.ema_epochs),
         }
     }
@@ -354,5 +354,45 @@ impl Plan {
     /// Whether the echoes of step `step` are drawn (and not the ground truth).
     pub fn draws_echoes(&self, step: u64, method: Method) -> bool {
         method == Method::Sorcen && self.epoch(step) > self.echo_warmup_epochs
+    }
+
+    /// How many of its steps draw echoes.
+    pub fn echo_steps(&self, method: Method) -> u64 {
+        match method {
+            Method::Sorcen => echo_steps(self.steps, self.steps_per_epoch, self.echo_warmup_epochs),
+            Method::Mage => 0,
+        }
+    }
+}
+
+/// The last epoch of echo warm-up where none is asked for: a twentieth of the run, at most the official code's.
+pub(crate) fn default_echo_warmup(epochs: f64) -> u64 {
+    (epochs / 20.0).min(10.0) as u64
+}
+
+/// Of `steps`, those after an echo warm-up of the epochs `0..=last`.
+pub(crate) fn echo_steps(steps: u64, steps_per_epoch: u64, last: u64) -> u64 {
+    steps.saturating_sub(last.saturating_add(1).saturating_mul(steps_per_epoch))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn echoes_are_counted_as_they_are_drawn() {
+        let model = ModelConfig::tiny(8, 64);
+        for (steps, steps_per_epoch, last) in
+            [(0, 5, 0), (4, 5, 0), (5, 5, 0), (6, 5, 0), (40, 5, 2), (40, 5, u64::MAX)]
+        {
+            let mut options =
+                PretrainOptions::new("data".as_ref(), "out".as_ref(), ModelChoice::Tiny, Duration::Steps(steps));
+            options.echo_warmup_epochs = Some(last);
+            let plan = Plan::new(&options, &model, steps, steps_per_epoch);
+            for method in [Method::Sorcen, Method::Mage] {
+                let drawn = (0..steps).filter(|step| plan.draws_echoes(*step, method)).count() as u64;
+                assert_eq!(plan.echo_steps(method), drawn, "{steps} {steps_per_epoch} {last} {method:?}");
+            }
+        }
     }
 }

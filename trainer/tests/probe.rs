@@ -214,7 +214,9 @@ fn compare_is_gone_on_with() {
     assert_eq!(std::fs::read(&cell).unwrap(), before);
     assert_eq!(second["rows"][0]["minus_baseline"]["baseline"], "mage");
     let table = std::fs::read_to_string(dir.join("out/compare.md")).unwrap();
-    for part in ["| MAGE | 2 |", "| no JSM | 2 |", "| tokens | 2 | - |", "Sorcen minus MAGE, paired by seed"] {
+    assert_eq!(second["echo_steps"], 0);
+    let parts = ["| MAGE | 2 |", "| no JSM | 2 |", "| tokens | 2 | - |", "Sorcen minus MAGE, paired by seed"];
+    for part in parts.into_iter().chain(["No echo was drawn"]) {
         assert!(table.contains(part), "{part}\n{table}");
     }
 

@@ -281,9 +281,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         bail!("--output_dir: expected a folder without a run, found {found}; --resume auto goes on with that run");
     }
     let stop = super::stop_on_signal()?;
-    let report = pretrain_with_bar(&args.options(), &stop)?;
-    let PretrainReport { checkpoint, steps, planned_steps, images, images_per_second, .. } = &report;
+    let options = args.options();
+    let report = pretrain_with_bar(&options, &stop)?;
+    let PretrainReport { checkpoint, steps, planned_steps, echo_steps, images, images_per_second, .. } = &report;
     println!("{steps} of {planned_steps} steps, {images} images, {images_per_second:.0} images/s");
+    if options.losses.method == Method::Sorcen && *echo_steps == 0 {
+        println!("no echo was drawn: the run ends within its echo warm-up (epoch 0 at least is warm-up); train longer");
+    }
     if steps < planned_steps {
         println!("stopped early: the same command with --resume auto goes on");
     }

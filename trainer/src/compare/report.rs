@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::{Cell, Settings, Variant};
+use crate::config::{default_echo_warmup, echo_steps};
 use crate::data::TokenDataset;
 use crate::eval::{Estimate, Task};
 use crate::quickstart::table;
@@ -16,6 +17,8 @@ pub struct Comparison {
     settings: Settings,
     /// Images that the encoders were trained on.
     train_images: usize,
+    /// Steps of Sorcen's that draw echoes; in those before, the positives are the ground truth.
+    echo_steps: u64,
     /// Images whose labels the probes know.
     bank_images: usize,
     /// Images classified.
@@ -76,9 +79,13 @@ impl Comparison {
                 is_ablation: variant.is_ablation(),
             }
         };
+        let train_images = TokenDataset::open(&settings.data.join(&settings.train))?.len();
+        let steps_per_epoch = (train_images / settings.batch_size) as u64;
+        let warmup = default_echo_warmup(settings.steps as f64 / steps_per_epoch as f64);
         Ok(Self {
             settings: settings.clone(),
-            train_images: TokenDataset::open(&settings.data.join(&settings.train))?.len(),
+            train_images,
+            echo_steps: echo_steps(settings.steps, steps_per_epoch, warmup),
             bank_images: task.bank.labels.len(),
             split_images: task.queries.labels.len(),
             classes: task.class_names().len(),
@@ -126,6 +133,17 @@ pub fn markdown(comparison: &Comparison) -> String {
         settings.k,
         settings.bank,
     );
+    let _ = match comparison.echo_steps {
+        0 => writeln!(
+            text,
+            "No echo was drawn: the runs end within the echo warm-up, in which Sorcen's positives are the ground truth, \
+             and K changes nothing.\n"
+        ),
+        steps => writeln!(
+            text,
+            "Sorcen draws echoes in the last {steps} steps; in the warm-up before, its positives are the ground truth.\n"
+        ),
+    };
     let knn = format!("{}-NN", settings.k);
     let line = |row: &Row| {
         let linear = row.linear_top1.as_ref().map_or("-".into(), Estimate::percent);

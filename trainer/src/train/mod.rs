@@ -105,6 +105,8 @@ pub struct PretrainReport {
     pub steps: u64,
     /// Steps planned.
     pub planned_steps: u64,
+    /// Those of them that draw echoes: all after the echo warm-up.
+    pub echo_steps: u64,
     /// Images seen.
     pub images: u64,
     /// Seconds of this session, from the first step on.
@@ -267,6 +269,7 @@ fn train<B: TrainBackend>(
         model: *model,
         steps: step,
         planned_steps: plan.steps,
+        echo_steps: plan.echo_steps(options.losses.method),
         images: step * options.images_per_step() as u64,
         seconds,
         images_per_second: images / seconds.max(1e-9),
