@@ -7,14 +7,19 @@ use core::{
 
 use super::{
     bytes::as_i8,
-    neon::{self, lanes, zero},
+    neon::{self, lanes, unpacked, zero},
+    nibbles,
     panels::{self, by_rows, Tile, KT},
-    Epilogue, Kernel, Rows, Weights, LANES,
+    Epilogue, Int4, Kernel, Rows, Weights, LANES,
 };
-use crate::quant::Layout;
+use crate::quant::{int4::GROUP, Layout};
 
 /// Rows of a tile: 16 vectors of sums, 4 of weights, 4 of inputs.
 const MR: usize = 4;
+/// Rows of a tile of int4 weights, for half a panel: 12 vectors of a group's sums, 12 of all, 4 of weights, one of inputs.
+const MR_INT4: usize = 6;
+/// Outputs of half a panel.
+const NR: usize = 8;
 
 /// Proof that this CPU has the extension.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +43,12 @@ impl Kernel for DotProd {
     fn gemm(self, weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
         // SAFETY: `self` proves that the CPU has the extension.
         unsafe { gemm(weights, rows, outputs, epilogue) }
+    }
+
+    #[inline(always)]
+    fn gemm_int4(self, weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+        // SAFETY: `self` proves that the CPU has the extension.
+        unsafe { gemm_int4(weights, rows, outputs, epilogue) }
     }
 
     #[inline(always)]
@@ -88,6 +99,51 @@ fn tile<const R: usize>(t: Tile<'_, i8>, sums: &mut [[i32; LANES]; MR]) {
         for (sums, tile) in sums.as_chunks_mut::<4>().0.iter_mut().zip(tile) {
             *sums = lanes(tile);
         }
+    }
+}
+
+#[target_feature(enable = "dotprod")]
+fn gemm_int4(weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+    nibbles::gemm::<MR_INT4>(weights, rows, outputs, epilogue, |t, rows, sums| {
+        by_rows!(rows, 1 2 3 4 5 6, R => {
+            tile_int4::<R>(t, 0, sums);
+            tile_int4::<R>(t, 1, sums);
+        });
+    });
+}
+
+/// Half a panel of int4 weights times `R` rows.
+#[target_feature(enable = "dotprod")]
+#[inline(never)]
+fn tile_int4<const R: usize>(t: nibbles::Tile<'_>, half: usize, sums: &mut [[i32; LANES]; MR_INT4]) {
+    t.check(R, GROUP);
+    assert!(half < 2);
+    let mut all = [[zero(); 2]; R];
+    for g in 0..t.groups {
+        let mut group = [[zero(); 2]; R];
+        for c in 0..GROUP / (2 * KT) {
+            // SAFETY: checked.
+            let [w, next] = unsafe { unpacked::<2>(&t, g, c, 2 * half) };
+            for (r, group) in group.iter_mut().enumerate() {
+                // SAFETY: row r < R has 32 bytes of group g < groups (checked).
+                let x = unsafe { vld1_s8(t.x.as_ptr().add(r * t.stride + g * GROUP + 2 * c * KT).cast()) };
+                let x = vcombine_s8(x, x);
+                for ((sum, w), next) in group.iter_mut().zip(w).zip(next) {
+                    *sum = sdot::<1>(sdot::<0>(*sum, w, x), next, x);
+                }
+            }
+        }
+        // SAFETY: group g < groups has 16 multipliers (checked), 8 for this half.
+        let multipliers = vmovl_u8(unsafe { vld1_u8(t.multipliers.as_ptr().add(g * LANES + half * NR)) });
+        let multipliers = [vmovl_u16(vget_low_u16(multipliers)), vmovl_high_u16(multipliers)];
+        for (all, group) in all.iter_mut().zip(group) {
+            for ((all, group), multiplier) in all.iter_mut().zip(group).zip(multipliers) {
+                *all = vmlaq_s32(*all, group, vreinterpretq_s32_u32(multiplier));
+            }
+        }
+    }
+    for (sums, all) in sums.iter_mut().zip(all) {
+        sums[half * NR..][..NR].copy_from_slice(all.map(lanes).as_flattened());
     }
 }
 

@@ -70,7 +70,7 @@ mod madd;
 pub(crate) mod map;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) mod neon;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(all(target_arch = "aarch64", target_feature = "neon"), target_arch = "x86_64"))]
 mod nibbles;
 #[cfg(any(
     all(target_arch = "aarch64", target_feature = "neon"),

@@ -1,19 +1,24 @@
 //! AArch64 NEON, which every such CPU has: 16 products of bytes in two instructions, exact in 16 bits.
 //!
-//! Two products fit 16 bits: activations are -127 to 127, weights at worst -128, and 2 · 127 · 128 = 32512.
+//! Two products fit 16 bits: activations are -127 to 127, weights at worst -128, and 2 · 127 · 128 = 32512. Of int4
+//! weights, at worst -8, the 32 products of a group do: again 32512.
 
 use core::{arch::aarch64::*, ops::Range};
 
 use super::{
     bytes::as_i8,
+    nibbles,
     panels::{self, by_rows, Mixture, Tile, KT},
-    Epilogue, Kernel, Rows, Weights, LANES,
+    Epilogue, Int4, Kernel, Rows, Weights, LANES,
 };
-use crate::quant::Layout;
+use crate::quant::{
+    int4::{GROUP, PANEL_BYTES},
+    Layout,
+};
 
 /// Rows of a tile.
 const MR: usize = 4;
-/// Outputs of half a panel: 2 vectors of weights, 4 of sums a row.
+/// Outputs of half a panel: 2 vectors of weights, 4 of sums a row; with int4 weights 2 more of sums.
 const NR: usize = 8;
 
 /// AArch64 has NEON.
@@ -28,6 +33,12 @@ impl Kernel for Neon {
     fn gemm(self, weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
         // SAFETY: AArch64 has NEON.
         unsafe { gemm(weights, rows, outputs, epilogue) }
+    }
+
+    #[inline(always)]
+    fn gemm_int4(self, weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+        // SAFETY: AArch64 has NEON.
+        unsafe { gemm_int4(weights, rows, outputs, epilogue) }
     }
 
     #[inline(always)]
@@ -99,6 +110,79 @@ unsafe fn half_tile<const R: usize>(t: Tile<'_, i8>, half: usize) -> [[[int32x4_
         }
     }
     sums
+}
+
+#[target_feature(enable = "neon")]
+fn gemm_int4(weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+    nibbles::gemm::<MR>(weights, rows, outputs, epilogue, |t, rows, sums| {
+        by_rows!(rows, 1 2 3 4, R => {
+            tile_int4::<R>(t, 0, sums);
+            tile_int4::<R>(t, 1, sums);
+        });
+    });
+}
+
+/// Half a panel of int4 weights times `R` rows.
+#[target_feature(enable = "neon")]
+#[inline(never)]
+fn tile_int4<const R: usize>(t: nibbles::Tile<'_>, half: usize, sums: &mut [[i32; LANES]; MR]) {
+    t.check(R, GROUP);
+    assert!(half < 2);
+    let mut all = [[zero(); 2]; R];
+    for g in 0..t.groups {
+        // Of two outputs each, four partial sums an output.
+        let mut group = [[vdupq_n_s16(0); 4]; R];
+        for c in 0..GROUP / (2 * KT) {
+            // SAFETY: checked.
+            let weights = unsafe { unpacked::<2>(&t, g, c, 2 * half) };
+            for (k, w) in weights.into_iter().enumerate() {
+                for (r, group) in group.iter_mut().enumerate() {
+                    let at = r * t.stride + g * GROUP + (2 * c + k) * KT;
+                    // SAFETY: row r < R has 32 bytes of group g < groups (checked).
+                    let x = vreinterpretq_s8_s32(unsafe { vld1q_dup_s32(t.x.as_ptr().add(at).cast()) });
+                    for ([low, high], w) in group.as_chunks_mut::<2>().0.iter_mut().zip(w) {
+                        *low = vmlal_s8(*low, vget_low_s8(w), vget_low_s8(x));
+                        *high = vmlal_high_s8(*high, w, x);
+                    }
+                }
+            }
+        }
+        // SAFETY: group g < groups has 16 multipliers (checked), 8 for this half.
+        let multipliers = unsafe { vld1_u8(t.multipliers.as_ptr().add(g * LANES + half * NR)) };
+        let multipliers = vreinterpretq_s16_u16(vmovl_u8(multipliers));
+        for ([low, high], [a, b, c, d]) in all.iter_mut().zip(group) {
+            let group = vpaddq_s16(vpaddq_s16(a, b), vpaddq_s16(c, d));
+            *low = vmlal_s16(*low, vget_low_s16(group), vget_low_s16(multipliers));
+            *high = vmlal_high_s16(*high, group, multipliers);
+        }
+    }
+    for (sums, all) in sums.iter_mut().zip(all) {
+        sums[half * NR..][..NR].copy_from_slice(all.map(lanes).as_flattened());
+    }
+}
+
+/// int4 weights of `N` times 4 outputs of a panel, the first being output `4 * first`, for 8 inputs of a group, the
+/// first being input `8 * c`: those of 4 inputs, then those of the next 4.
+///
+/// # Safety
+/// `t` has passed its check, `group < t.groups`, `c < 4`, `first + N <= 4`.
+#[target_feature(enable = "neon")]
+#[inline]
+pub(super) unsafe fn unpacked<const N: usize>(
+    t: &nibbles::Tile<'_>,
+    group: usize,
+    c: usize,
+    first: usize,
+) -> [[int8x16_t; N]; 2] {
+    let start = group * PANEL_BYTES + (c * LANES + first * 4) * KT;
+    let mut both = [[vdupq_n_s8(0); N]; 2];
+    for v in 0..N {
+        // SAFETY: the caller's; a group has 4 times 4 vectors of 16 bytes.
+        let w = unsafe { vld1q_s8(t.weights.as_ptr().add(start + v * 16).cast()) };
+        both[0][v] = vshrq_n_s8::<4>(vshlq_n_s8::<4>(w));
+        both[1][v] = vshrq_n_s8::<4>(w);
+    }
+    both
 }
 
 /// [`Kernel::mix`] of all AArch64 kernels.
