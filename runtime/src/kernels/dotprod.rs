@@ -127,7 +127,7 @@ fn tile_int4<const R: usize>(t: nibbles::Tile<'_>, half: usize, sums: &mut [[i32
             for (r, group) in group.iter_mut().enumerate() {
                 // SAFETY: row r < R has 32 bytes of group g < groups (checked).
                 let x = unsafe { vld1_s8(t.x.as_ptr().add(r * t.stride + g * GROUP + 2 * c * KT).cast()) };
-                let x = vcombine_s8(x, x);
+                let x = vcombine_s8(x, vdup_n_s8(0));
                 for ((sum, w), next) in group.iter_mut().zip(w).zip(next) {
                     *sum = sdot::<1>(sdot::<0>(*sum, w, x), next, x);
                 }
