@@ -1,9 +1,15 @@
-//! int8 matrix products alone, to count the instructions of each: a common benchmark's, and those of the demo model.
+//! Integer matrix products alone, to count the instructions of each: a common benchmark's, and those of the demo model.
 #![cfg_attr(not(unix), no_std)]
 #![no_main]
 
 use sorcen_firmware::{hash, info, ConstStaticCell};
-use sorcen_runtime::{bench::Layer, pack::Aligned, rng::splitmix64, Error, Kernels};
+use sorcen_runtime::{
+    bench::{Layer, Values},
+    pack::Aligned,
+    quant::int4,
+    rng::splitmix64,
+    Error, Kernels,
+};
 
 sorcen_firmware::main!(product, memory: 0);
 
@@ -43,6 +49,16 @@ static W: Aligned<[i8; WEIGHTS]> = {
     }
     Aligned(weights)
 };
+/// Weights and multipliers.
+static INT4: Aligned<[u8; int4::bytes(OUTPUTS, 128)]> = {
+    let mut packed = [0; _];
+    let mut i = 0;
+    while i < packed.len() {
+        packed[i] = splitmix64(i as u64) as u8;
+        i += 1;
+    }
+    Aligned(packed)
+};
 static SCALES: [f32; OUTPUTS] = [0.01; OUTPUTS];
 static BIAS: [f32; OUTPUTS] = [0.5; OUTPUTS];
 
@@ -66,17 +82,28 @@ fn product(_: &mut [u8]) -> Result<(), Error> {
         *x = (splitmix64(1 << 32 | i as u64) % 2001) as f32 / 1000.0 - 1.0;
     }
     mark();
-    for Product { name, rows, cols, outputs, at_once, bias, add } in PRODUCTS {
-        let (weights, scales, bias) = (&W.0[..outputs * cols], &SCALES[..outputs], bias.then_some(&BIAS[..outputs]));
-        let layer = Layer { weights, scales, bias, cols, add };
-        let (x, out) = (&x[..rows * cols], &mut out[..rows * outputs]);
-        for (x, out) in x.chunks(at_once * cols).zip(out.chunks_mut(at_once * outputs)) {
-            let rows = x.len() / cols;
-            let quantised = &mut quantised.0[..rows * Layer::row_bytes(cols)];
-            layer.apply(Kernels::detect(), x, quantised, &mut [0.0; ROWS][..rows], out)?;
-        }
-        mark();
-        info!("{}x{}x{} {}: hash {:016x}", rows, cols, outputs, name, hash::of_floats(out));
+    for product in PRODUCTS {
+        let Product { name, rows, cols, outputs, .. } = product;
+        run(product, Values::Int8(&W.0[..outputs * cols]), x, &mut quantised.0, out)?;
+        info!("{}x{}x{} {}: hash {:016x}", rows, cols, outputs, name, hash::of_floats(&out[..rows * outputs]));
     }
+    for product in PRODUCTS.into_iter().filter(|product| product.bias) {
+        let Product { name, rows, cols, outputs, .. } = product;
+        run(product, Values::Int4(&INT4.0[..int4::bytes(outputs, cols)]), x, &mut quantised.0, out)?;
+        info!("{}x{}x{} int4 {}: hash {:016x}", rows, cols, outputs, name, hash::of_floats(&out[..rows * outputs]));
+    }
+    Ok(())
+}
+
+fn run(product: Product, weights: Values<'_>, x: &[f32], quantised: &mut [u8], out: &mut [f32]) -> Result<(), Error> {
+    let Product { rows, cols, outputs, at_once, bias, add, .. } = product;
+    let layer = Layer { weights, scales: &SCALES[..outputs], bias: bias.then_some(&BIAS[..outputs]), cols, add };
+    let (x, out) = (&x[..rows * cols], &mut out[..rows * outputs]);
+    for (x, out) in x.chunks(at_once * cols).zip(out.chunks_mut(at_once * outputs)) {
+        let rows = x.len() / cols;
+        let quantised = &mut quantised[..rows * Layer::row_bytes(cols)];
+        layer.apply(Kernels::detect(), x, quantised, &mut [0.0; ROWS][..rows], out)?;
+    }
+    mark();
     Ok(())
 }

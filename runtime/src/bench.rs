@@ -5,20 +5,32 @@ use crate::{
     kernels::{dispatch, Activation, Epilogue, Kernel, Kernels, Rows, Weights},
     layers::{
         block::put_rows,
-        linear::{product, Input, Linear},
+        linear::{product, Input, Linear, Output},
     },
     pack::{Data, Matrix, Vector},
-    quant::Layout,
+    quant::{
+        int4::{self, Order},
+        Layout,
+    },
 };
 
-/// An int8 linear layer, row-major.
+/// Weights of a [`Layer`], a row after the other.
+#[derive(Clone, Copy)]
+pub enum Values<'a> {
+    /// `[outputs, cols]`, -127 to 127.
+    Int8(&'a [i8]),
+    /// [`int4::bytes`] of weights and multipliers in [`Order::Rows`].
+    Int4(&'a [u8]),
+}
+
+/// An integer linear layer.
 #[derive(Clone, Copy)]
 pub struct Layer<'a> {
-    /// `[outputs, cols]`, -127 to 127.
-    pub weights: &'a [i8],
+    /// Its weights.
+    pub weights: Values<'a>,
     /// `[outputs]`
     pub scales: &'a [f32],
-    /// `[outputs]`, or none: attention scores.
+    /// `[outputs]`, or none: attention scores (int8 alone).
     pub bias: Option<&'a [f32]>,
     /// Inputs.
     pub cols: usize,
@@ -50,26 +62,49 @@ impl Layer<'_> {
         let (rows, outputs, stride) = (row_scales.len(), self.scales.len(), Self::row_bytes(self.cols));
         let check =
             |item, needed, found| if needed == found { Ok(()) } else { Err(Error::Length { item, needed, found }) };
-        check("weights", outputs * self.cols, self.weights.len())?;
-        check("bias", outputs, self.bias.map_or(outputs, <[f32]>::len))?;
+        match self.weights {
+            Values::Int8(values) => {
+                check("weights", outputs * self.cols, values.len())?;
+                check("bias", outputs, self.bias.map_or(outputs, <[f32]>::len))?;
+            }
+            Values::Int4(packed) => {
+                check("weights", int4::bytes(outputs, self.cols), packed.len())?;
+                check("bias", outputs, self.bias.map_or(0, <[f32]>::len))?;
+            }
+        }
         check("x", rows * self.cols, x.len())?;
         check("quantised", rows * stride, quantised.len())?;
         check("out", rows * outputs, out.len())?;
         if !(quantised.as_ptr() as usize).is_multiple_of(16) {
             return Err(Error::Alignment { item: "quantised", needed: 16 });
         }
-        let data = Data::Int8 { weights: self.weights, scales: self.scales, layout: Layout::ROW_MAJOR };
+        let (scales, layout) = (self.scales, Layout::ROW_MAJOR);
+        let data = match self.weights {
+            Values::Int8(weights) => Data::Int8 { weights, scales, layout },
+            Values::Int4(packed) => {
+                let (weights, multipliers) = packed.split_at(int4::weight_bytes(outputs, self.cols));
+                Data::Int4 { weights, multipliers, scales, order: Order::Rows }
+            }
+        };
         let weight = Matrix { rows: outputs, cols: self.cols, data };
         let bias = self.bias.map(Vector::F32);
         let linear = Linear { weight, bias: bias.unwrap_or(Vector::F32(&[])) };
         let mut input = Input { floats: &mut [], bytes: quantised, stride, scales: row_scales };
+        let activation = if self.add { Activation::Add } else { Activation::Store };
         dispatch!(kernels, k => {
             put_rows(k, x, &linear, &mut input);
-            let weights = Weights { values: self.weights, layout: Layout::ROW_MAJOR, cols: self.cols };
-            let activation = if self.add { Activation::Add } else { Activation::Store };
-            let (scales, row_scales) = (self.scales, &*input.scales);
-            let mut epilogue = Epilogue { scales, bias, row_scales, outputs: 0..outputs, out, stride: outputs, activation };
-            product(k, weights, Rows { values: &*input.bytes, stride, count: rows }, 0..outputs, &mut epilogue);
+            match self.weights {
+                Values::Int8(values) => {
+                    let weights = Weights { values, layout, cols: self.cols };
+                    let (rows, row_scales) = (Rows { values: &*input.bytes, stride, count: rows }, &*input.scales);
+                    let mut epilogue =
+                        Epilogue { scales, bias, row_scales, outputs: 0..outputs, out, stride: outputs, activation };
+                    product(k, weights, rows, 0..outputs, &mut epilogue);
+                }
+                Values::Int4(_) => {
+                    linear.apply(k, &input, rows, 0..outputs, Output { data: out, stride: outputs, activation });
+                }
+            }
         });
         Ok(())
     }

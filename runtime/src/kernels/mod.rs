@@ -87,8 +87,12 @@ pub(crate) mod sse2;
 pub(crate) mod suite;
 #[cfg(sorcen_dsp)]
 pub(crate) mod thumb;
+#[cfg(sorcen_dsp)]
+mod thumb_int4;
 #[cfg(all(sorcen_dsp, target_abi = "eabihf"))]
 mod thumb_short;
+#[cfg(sorcen_dsp)]
+mod thumb_strip;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 

@@ -1,6 +1,6 @@
 //! Cortex-M with the DSP extension (M4, M7, M33): two 16-bit products an instruction.
 //!
-//! Rows of up to 256 inputs have loops of their own where there is an FPU: `thumb_short`.
+//! Rows of up to 256 inputs have loops of their own where there is an FPU: `thumb_short`. int4 weights: `thumb_int4`.
 //!
 //! The suite needs std, which these cores lack: `firmware-examples/examples/kernels.rs` is its counterpart, and every
 //! other example there has to equal the host to the bit.
@@ -9,7 +9,7 @@ use core::{arch::naked_asm, ops::Range};
 
 use super::{
     bytes::{as_i16, as_i16_mut},
-    scalar, Epilogue, Kernel, Rows, Weights, LANES,
+    scalar, thumb_int4, Epilogue, Int4, Kernel, Rows, Weights, LANES,
 };
 use crate::math::round_to_i32;
 
@@ -49,6 +49,16 @@ impl Kernel for Thumb {
     #[inline(always)]
     fn gemm(self, weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
         gemm(weights, rows, outputs, epilogue);
+    }
+
+    #[inline(always)]
+    fn store_int4(self, x: &[f32], inverse: f32, out: &mut [u8]) {
+        thumb_int4::store(x, inverse, out);
+    }
+
+    #[inline(always)]
+    fn gemm_int4(self, weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+        thumb_int4::gemm(weights, rows, outputs, epilogue);
     }
 
     #[inline(always)]
