@@ -1,13 +1,13 @@
 //! Cortex-M with Helium (M55): 16 products an instruction, summed into one register.
 //!
-//! Rows of a small model's lengths have loops of their own: `helium_short`.
+//! Rows of a small model's lengths have loops of their own: `helium_short`. int4 weights: `helium_int4`.
 //!
 //! The suite needs std, which these cores lack: `firmware-examples/examples/kernels.rs` is its counterpart, and every
 //! other example there has to equal the host to the bit.
 
 use core::{arch::naked_asm, ops::Range};
 
-use super::{helium_short, scalar, Epilogue, Kernel, Rows, Weights};
+use super::{helium_int4, helium_short, scalar, Epilogue, Int4, Kernel, Rows, Weights};
 
 /// Outputs of a block: a multiple of the three that the inner loop takes, and of four for the way back to floats.
 const BLOCK: usize = 48;
@@ -27,6 +27,11 @@ impl Kernel for Helium {
     #[inline(always)]
     fn gemm(self, weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
         gemm(weights, rows, outputs, epilogue);
+    }
+
+    #[inline(always)]
+    fn gemm_int4(self, weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
+        helium_int4::gemm(self, weights, rows, outputs, epilogue);
     }
 
     #[inline(always)]

@@ -58,6 +58,8 @@ pub(crate) mod floats;
 #[cfg(sorcen_mve)]
 pub(crate) mod helium;
 #[cfg(sorcen_mve)]
+mod helium_int4;
+#[cfg(sorcen_mve)]
 mod helium_short;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) mod i8mm;
