@@ -1,4 +1,4 @@
-//! What lies in flash: the demo pack and small inputs (`cargo fw data` makes them, see the README).
+//! What lies in flash: the demo packs and small inputs (`cargo fw data` makes them, see the README).
 
 use sorcen_runtime::{pack::Aligned, tokenizer::PatchCodebook, tokens::unpack_row, Error, Model};
 
@@ -52,19 +52,28 @@ impl Images {
     }
 }
 
-macro_rules! demo {
-    () => {
-        include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../trainer/assets/emoji/demo.srcn"))
+macro_rules! pack {
+    ($(#[$meta:meta])* $name:ident, $file:literal, $section:literal) => {
+        $(#[$meta])*
+        pub fn $name() -> &'static [u8] {
+            const FILE: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../", $file));
+            /// A section of its own on bare metal, so that a board can place it (`memory.x`).
+            #[cfg_attr(target_os = "none", allow(unsafe_code), link_section = $section)]
+            static PACK: Aligned<[u8; FILE.len()]> =
+                Aligned(*include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../", $file)));
+            &PACK.0
+        }
     };
 }
 
-/// The pack of the demo model.
-pub fn demo_pack() -> &'static [u8] {
-    /// A section of its own on bare metal, so that a board can place it (`memory.x`).
-    #[cfg_attr(target_os = "none", allow(unsafe_code), link_section = ".rodata.model")]
-    static PACK: Aligned<[u8; demo!().len()]> = Aligned(*demo!());
-    &PACK.0
-}
+pack!(
+    /// The pack of the demo model.
+    demo_pack, "../trainer/assets/emoji/demo.srcn", ".rodata.model.demo"
+);
+pack!(
+    /// Its encoder and head alone, in int4.
+    int4_pack, "data/encoder_int4.srcn", ".rodata.model.int4"
+);
 
 /// A picture `[64, 64, 3]`, as a camera would give it.
 pub fn photo() -> &'static [u8] {

@@ -63,8 +63,8 @@ pub const BOARDS: [Board; 8] = [
 ];
 
 /// The example programs.
-pub const EXAMPLES: [&str; 8] =
-    ["features", "fewshot", "generate", "inpaint", "tokenize", "selftest", "product", "kernels"];
+pub const EXAMPLES: [&str; 9] =
+    ["features", "int4", "fewshot", "generate", "inpaint", "tokenize", "selftest", "product", "kernels"];
 
 impl Board {
     /// The board of a name.

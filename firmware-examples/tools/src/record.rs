@@ -199,7 +199,10 @@ fn product_table(entries: &[Entry]) -> String {
         let name = format!("{} {rest}", sizes.replace('x', "×"));
         text += &line(&name, macs, &|board| find(entries, board, "product", what));
     }
-    text + &line("**all of `features`**", ENCODER, &|board| find(entries, board, "features", PRODUCTS))
+    for example in ["features", "int4"] {
+        text += &line(&format!("**all of `{example}`**"), ENCODER, &|board| find(entries, board, example, PRODUCTS));
+    }
+    text
 }
 
 /// Multiply-accumulates of a product by its name, which starts with rows, inputs and outputs: `65x64x16 …`.

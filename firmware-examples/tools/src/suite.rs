@@ -15,8 +15,8 @@ use crate::{
     toolchain::{self, root, target_dir},
 };
 
-/// The example whose instructions are recorded by operation: the encoder.
-const SPLIT: &str = "features";
+/// The examples whose instructions are recorded by operation: the encoder.
+const SPLIT: [&str; 2] = ["features", "int4"];
 /// The example whose products are recorded one by one.
 const PRODUCT: &str = "product";
 
@@ -153,7 +153,7 @@ fn run_board(board: &Board, check: &mut dyn FnMut(&str, &str) -> Result<()>) -> 
             measured.push(Entry { board: board.name.into(), example: example.into(), what: what.into(), value });
         };
         MEASURES.iter().zip(values).for_each(|(what, value)| add(what, value));
-        if example == SPLIT {
+        if SPLIT.contains(&example) {
             counts.by_operation(&program)?.into_iter().for_each(|(operation, count)| add(operation, count));
         }
         if example == PRODUCT {

@@ -28,7 +28,7 @@ const _: () = assert!(UNPACKED == 144 && ROWS.is_multiple_of(2));
 /// Place for four unpacked rows.
 type Wide = MaybeUninit<[u32; LONGEST * UNPACKED / 4]>;
 
-#[inline(always)]
+#[inline(never)]
 pub(super) fn gemm<K: Kernel>(
     k: K,
     weights: Int4<'_>,

@@ -20,7 +20,7 @@ use crate::{
 const ORDER: [usize; 8] = [0, 2, 1, 3, 16, 18, 17, 19];
 
 /// [`super::Kernel::store_int4`]: 16 bits an activation.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn store(x: &[f32], inverse: f32, out: &mut [u8]) {
     for (x, q) in x.chunks(GROUP).zip(as_i16_mut(out).chunks_exact_mut(GROUP)) {
         match x.first_chunk() {
@@ -43,7 +43,7 @@ fn store_group(x: &[f32; GROUP], inverse: f32, q: &mut [i16]) {
     }
 }
 
-#[inline(always)]
+#[inline(never)]
 pub(super) fn gemm(weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
     #[cfg(target_abi = "eabihf")]
     let outputs = super::thumb_short::gemm_int4(weights, rows, outputs, epilogue);
