@@ -200,6 +200,7 @@ impl Strip {
 }
 
 /// A group of a row of weights to bytes, those of the quad's output `n`.
+#[rustfmt::skip] // an instruction a line
 macro_rules! unpack {
     ($w:literal, $n:literal) => {
         concat!(

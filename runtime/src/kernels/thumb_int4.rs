@@ -69,7 +69,8 @@ fn gemm_long(weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue:
             let there = ROWS.min(rows.count - first);
             let mut sums = [[0; 2]; ROWS];
             for group in (0..groups).step_by(LONGEST / GROUP) {
-                let piece = Piece { x: &x[first * stride / 2 + group * GROUP..], stride, weights, output, count, group };
+                let piece =
+                    Piece { x: &x[first * stride / 2 + group * GROUP..], stride, weights, output, count, group };
                 piece.add_products(&mut wide, there, &mut sums);
             }
             for (row, sums) in sums.iter().enumerate().take(there) {
