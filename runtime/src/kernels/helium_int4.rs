@@ -145,7 +145,7 @@ struct Strip {
     multipliers: *const u8,
     /// Groups that are multiplied, at least one, at most [`LONGEST`].
     groups: usize,
-    /// At least one.
+    /// At least one; of rows that are not multiplied whole, one.
     quads: usize,
     /// Four bits for each output of a quad: whether it is written.
     mask: u32,
@@ -159,7 +159,8 @@ impl Strip {
         let all = weights.groups;
         let (start, end) = (first * all + groups.start, (first + QUAD * quads) * all);
         assert!(weights.order == Order::Rows && (1..=LONGEST).contains(&groups.len()) && groups.end <= all);
-        assert!(quads > 0 && weights.values.len() >= end * GROUP_BYTES && weights.multipliers.len() >= end);
+        assert!(quads == 1 || (quads > 0 && groups.len() == all));
+        assert!(weights.values.len() >= end * GROUP_BYTES && weights.multipliers.len() >= end);
         Self {
             row_scales: core::ptr::null(),
             add: 0,
@@ -274,8 +275,6 @@ macro_rules! multiply {
                 "add r4, r0, r2",
                 "add r6, r4, r2",
                 "add r8, r6, r2",
-                "add r2, r8, r2",
-                "str r2, [r11, #48]",
                 "ldrd r10, r12, [r11, #56]", // multipliers, groups
                 "vldrw.u32 q6, [r11, #72]",  // offsets
                 "vmov.i8 q7, #0xf0",
@@ -292,10 +291,10 @@ macro_rules! multiply {
                 "add r1, r1, #144",
                 "le lr, 3b",
                 "mov r7, r1",
-                "ldr r0, [r11, #56]", // multipliers
-                "ldr r2, [r11, #76]", // the second row's
-                "add r0, r0, r2, lsl #2",
-                "str r0, [r11, #56]",
+                "str r8, [r11, #48]", // behind the fourth row is the next quad's first
+                "add r10, r10, r12, lsl #1",
+                "add r10, r10, r12",
+                "str r10, [r11, #56]",
                 $begin,
                 "add r12, r11, #24",
                 "ldm r12, {{r3, r5, r9, r10}}", // first_x, first_out, first_row_scales
