@@ -15,21 +15,27 @@ use crate::toolchain::{root, target_dir};
 
 /// Where the time goes: part of a source path, start of a function's name, and what it is called.
 /// The innermost function that matches counts; the first match of these, where one function has several.
-const OPERATIONS: [(&str, &str, &str); 23] = [
+const OPERATIONS: [(&str, &str, &str); 29] = [
     ("", "gelu", "GELU"),
-    ("src/quant.rs", "", "quantising"),
+    ("src/quant.rs", "", QUANTISING),
+    ("kernels/floats.rs", "normalise", LAYER_NORM),
+    ("kernels/floats.rs", "largest_magnitudes", QUANTISING),
+    ("kernels/floats.rs", "put_rows", QUANTISING),
+    ("kernels/floats.rs", "largest", SOFTMAX),
+    ("kernels/floats.rs", "integer_weights", SOFTMAX),
+    ("kernels/floats.rs", "", ATTENTION), // keys, values and weights
     ("src/kernels/", "mix", ATTENTION),
     ("src/kernels/", "gemm", PRODUCTS),
     ("src/kernels/", "products", PRODUCTS),
     ("src/kernels/epilogue.rs", "scale", ATTENTION), // without a bias
     ("src/kernels/epilogue.rs", "store", PRODUCTS),
     ("src/kernels/epilogue.rs", "add", PRODUCTS),
-    ("src/kernels/", "store", "quantising"),
-    ("layers/softmax.rs", "", "softmax"),
+    ("src/kernels/", "store", QUANTISING),
+    ("layers/softmax.rs", "", SOFTMAX),
     ("layers/attention.rs", "", ATTENTION),
-    ("layers/norm.rs", "", "LayerNorm"),
-    ("layers/linear.rs", "quantise", "quantising"),
-    ("layers/linear.rs", "put", "quantising"),
+    ("layers/norm.rs", "", LAYER_NORM),
+    ("layers/linear.rs", "quantise", QUANTISING),
+    ("layers/linear.rs", "put", QUANTISING),
     ("layers/linear.rs", "", PRODUCTS),
     ("layers/embedding.rs", "", "embedding"),
     ("src/pack/", "", "checking the pack"),
@@ -45,6 +51,9 @@ const OPERATIONS: [(&str, &str, &str); 23] = [
 pub const PRODUCTS: &str = "matrix products";
 
 const ATTENTION: &str = "attention";
+const LAYER_NORM: &str = "LayerNorm";
+const QUANTISING: &str = "quantising";
+const SOFTMAX: &str = "softmax";
 
 /// What none of [`OPERATIONS`] names: start-up, logging, library functions called from many places.
 const OTHER: &str = "other";
