@@ -32,7 +32,7 @@
 //! | `scalar` | plain Rust | always there |
 //!
 //! All but the microcontrollers' want weights in panels of 16 outputs by 4 inputs (`panels`), so that one pack is fast
-//! on all of them.
+//! on all of them. The microcontrollers' want rows, of int4 too (`thumb_int4`, `helium_int4`).
 //!
 //! # Forcing one
 //!
