@@ -7,7 +7,7 @@ use core::{
 
 use super::{
     bytes::as_i8,
-    neon::{self, lanes, unpacked, zero},
+    neon::{self, four, lanes, unpacked, zero},
     nibbles,
     panels::{self, by_rows, Tile, KT},
     Epilogue, Int4, Kernel, Rows, Weights, LANES,
@@ -91,7 +91,7 @@ fn tile<const R: usize>(t: Tile<'_, i8>, sums: &mut [[i32; LANES]; MR]) {
         let mut x = [vdupq_n_s8(0); R];
         for (r, x) in x.iter_mut().enumerate() {
             // SAFETY: row r < R has 4 bytes of step k < steps (checked).
-            *x = unsafe { vreinterpretq_s8_s32(vld1q_dup_s32(t.x.as_ptr().add(r * t.stride + k * KT).cast())) };
+            *x = vreinterpretq_s8_s32(vdupq_n_s32(unsafe { four(t.x.as_ptr().add(r * t.stride + k * KT)) }));
         }
         step::<0, R>(&mut tile, weights(k), &x);
     }

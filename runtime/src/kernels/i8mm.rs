@@ -7,7 +7,7 @@ use core::{
 
 use super::{
     bytes::as_i8,
-    neon::{self, lanes, unpacked, zero},
+    neon::{self, four, lanes, unpacked, zero},
     nibbles,
     panels::{self, by_rows, Tile, KT},
     Epilogue, Int4, Kernel, Rows, Weights, LANES,
@@ -122,7 +122,7 @@ unsafe fn half_tile<const P: usize>(t: Tile<'_, i8>, rows: usize, half: usize) -
         for (tile, rows) in tile.iter_mut().zip(x) {
             // Four inputs, and whatever: its weights are zero.
             // SAFETY: either row has 4 bytes of step k < steps.
-            let [a, b] = rows.map(|row| unsafe { vreinterpret_s8_s32(vld1_dup_s32(row.add(k * KT).cast())) });
+            let [a, b] = rows.map(|row| vreinterpret_s8_s32(vdup_n_s32(unsafe { four(row.add(k * KT)) })));
             for (sum, w) in tile.iter_mut().zip(w) {
                 *sum = smmla(*sum, vcombine_s8(a, b), w);
             }

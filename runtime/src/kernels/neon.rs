@@ -72,6 +72,17 @@ fn tile<const R: usize>(t: Tile<'_, i8>, sums: &mut [[i32; LANES]; MR]) {
     }
 }
 
+/// Four bytes as a number. The instructions that load and repeat a number take it from anywhere, their intrinsics only
+/// from a multiple of four.
+///
+/// # Safety
+/// Four bytes from `at` on.
+#[inline(always)]
+pub(super) unsafe fn four<T>(at: *const T) -> i32 {
+    // SAFETY: the caller's.
+    unsafe { at.cast::<i32>().read_unaligned() }
+}
+
 /// For each row and each of two vectors of 4 outputs: two partial sums an output.
 ///
 /// # Safety
@@ -85,7 +96,7 @@ unsafe fn half_tile<const R: usize>(t: Tile<'_, i8>, half: usize) -> [[[int32x4_
         |k: usize, v: usize| unsafe { vld1q_s8(t.weights.as_ptr().add(k * LANES * KT + half * NR * KT + v * 16)) };
     let x = |r: usize, k: usize| {
         // SAFETY: row r < R has 4 bytes of step k < steps.
-        vreinterpretq_s8_s32(unsafe { vld1q_dup_s32(t.x.as_ptr().add(r * t.stride + k * KT).cast()) })
+        vreinterpretq_s8_s32(vdupq_n_s32(unsafe { four(t.x.as_ptr().add(r * t.stride + k * KT)) }))
     };
     for k in (0..t.steps / 2 * 2).step_by(2) {
         let w = [[weights(k, 0), weights(k, 1)], [weights(k + 1, 0), weights(k + 1, 1)]];
@@ -139,7 +150,7 @@ fn tile_int4<const R: usize>(t: nibbles::Tile<'_>, half: usize, sums: &mut [[i32
                 for (r, group) in group.iter_mut().enumerate() {
                     let at = r * t.stride + g * GROUP + (2 * c + k) * KT;
                     // SAFETY: row r < R has 32 bytes of group g < groups (checked).
-                    let x = vreinterpretq_s8_s32(unsafe { vld1q_dup_s32(t.x.as_ptr().add(at).cast()) });
+                    let x = vreinterpretq_s8_s32(vdupq_n_s32(unsafe { four(t.x.as_ptr().add(at)) }));
                     for ([low, high], w) in group.as_chunks_mut::<2>().0.iter_mut().zip(w) {
                         *low = vmlal_s8(*low, vget_low_s8(w), vget_low_s8(x));
                         *high = vmlal_high_s8(*high, w, x);
@@ -206,8 +217,8 @@ fn mix_tile<const R: usize>(m: Mixture<'_>, sums: &mut [[i32; LANES]; MR]) {
         let v = [0, 16].map(|at| unsafe { vld2q_s16(m.v.as_ptr().add(t * m.v_stride + at)) });
         for (r, tile) in tile.iter_mut().enumerate() {
             // SAFETY: row r < R has two weights for pair t < pairs (checked).
-            let p = unsafe { vld1_dup_s32(m.p.as_ptr().add(r * m.stride + 2 * t).cast()) };
-            let p = vreinterpret_s16_s32(p);
+            let p = unsafe { four(m.p.as_ptr().add(r * m.stride + 2 * t)) };
+            let p = vreinterpret_s16_s32(vdup_n_s32(p));
             for ([low, high], int16x8x2_t(first, second)) in tile.as_chunks_mut::<2>().0.iter_mut().zip(v) {
                 *low = vmlal_lane_s16::<0>(*low, vget_low_s16(first), p);
                 *low = vmlal_lane_s16::<1>(*low, vget_low_s16(second), p);
