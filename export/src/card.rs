@@ -149,6 +149,23 @@ pub fn to_markdown(title: &str, card: &Card) -> String {
     text
 }
 
+/// A card for a terminal, a line an entry: of an object its entries one after another, or of a long one their number.
+pub fn to_lines(card: &Card) -> Vec<String> {
+    const MOST: usize = 16;
+    let line = |(name, value): (&String, &Value)| match value {
+        Value::Object(entries) if entries.len() > MOST => {
+            format!("{name}: {} entries (--json shows them)", entries.len())
+        }
+        Value::Object(entries) => {
+            let entries = entries.iter().filter(|(_, value)| !value.is_null());
+            let entries: Vec<String> = entries.map(|(name, value)| format!("{name} {}", plain(value))).collect();
+            format!("{name}: {}", entries.join(", "))
+        }
+        value => format!("{name}: {}", plain(value)),
+    };
+    card.iter().map(line).collect()
+}
+
 /// Text without quotes, anything else as JSON.
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
@@ -191,6 +208,11 @@ mod tests {
         let text = to_markdown("A model", &card);
         assert!(text.starts_with("# A model\n\n- **data**\n  - classes: 9\n"), "{text}");
         assert!(text.contains("- **method**: sorcen\n"), "{text}");
+        let lines = to_lines(&card);
+        assert!(
+            lines[0].starts_with("data: classes 9, images 6116, name train") && lines.len() == card.len(),
+            "{lines:?}"
+        );
 
         let other = ModelConfig::micro(8, 256);
         assert!(of_run(&checkpoint, &other).unwrap().is_empty(), "the run of another model");

@@ -373,9 +373,13 @@ impl std::fmt::Display for Inspection {
         }
         let ScratchInfo { features, generate } = &self.scratch;
         writeln!(f, "memory      {features} bytes for features, {generate} to generate, beside the weights")?;
-        if let Some(card) = &self.card {
-            let lines = format!("{card:#}");
-            writeln!(f, "card        {}", lines.replace('\n', "\n            "))?;
+        let lines = match &self.card {
+            Some(serde_json::Value::Object(card)) => card::to_lines(card),
+            Some(other) => vec![other.to_string()],
+            None => Vec::new(),
+        };
+        for (at, line) in lines.iter().enumerate() {
+            writeln!(f, "{:<11} {line}", if at == 0 { "card" } else { "" })?;
         }
         Ok(())
     }

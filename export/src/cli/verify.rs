@@ -109,7 +109,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let text = if json { report.to_json() } else { report.to_markdown() };
         atomic::write_bytes(path, text.as_bytes())?;
     }
-    println!("{}", if args.json { report.to_json() } else { report.to_markdown() });
+    println!("{}", if args.json { report.to_json() } else { report.to_markdown() }.trim_end());
     let failed = report.comparisons.iter().filter(|comparison| !comparison.passed).count();
     anyhow::ensure!(failed == 0, "{failed} of {} comparisons are out of tolerance", report.comparisons.len());
     Ok(())

@@ -1,10 +1,11 @@
-//! Small models for the tests.
+//! Small models for the tests, and the program.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::{
     borrow::Cow,
     fs,
     path::{Path, PathBuf},
+    process::{Command, Output},
     sync::Arc,
 };
 
@@ -204,4 +205,29 @@ pub fn vit() -> VitTokenizer {
         (0..param.shape(&config).elements()).map(value).collect()
     });
     VitTokenizer::new(config, weights.collect()).unwrap()
+}
+
+/// Runs a line in `dir`.
+pub fn sorcen_export(dir: &Path, line: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sorcen-export")).args(line.split_whitespace()).current_dir(dir).output().unwrap()
+}
+
+/// Runs a line that has to succeed; what it printed.
+#[track_caller]
+pub fn succeed(dir: &Path, line: &str) -> String {
+    let out = sorcen_export(dir, line);
+    assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// Runs a line that has to fail with `code`, saying each of `parts`; all that it said.
+#[track_caller]
+pub fn fail(dir: &Path, line: &str, code: i32, parts: &[&str]) -> String {
+    let out = sorcen_export(dir, line);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(code), "{line}: {said}");
+    for part in parts {
+        assert!(said.contains(part), "{line}: `{part}` not in: {said}");
+    }
+    said.into_owned()
 }

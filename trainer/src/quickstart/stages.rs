@@ -200,7 +200,7 @@ pub fn cross_check(checkpoint: &Arc<Checkpoint>, files: &Artefacts, task: &Task)
         packs: vec![files.f32.clone(), files.int8.clone()],
         ..VerifyInputs::new(checkpoint.clone(), tokens)
     })?;
-    println!("{}", report.to_markdown());
+    println!("{}", report.to_markdown().trim_end());
     Ok(report)
 }
 
@@ -251,7 +251,7 @@ pub fn features(task: &Task, files: &Artefacts, config: &ModelConfig, data_dir: 
         task.queries.labels.iter().collect::<BTreeSet<_>>().len(),
         VOTES.k,
     );
-    println!("{text}");
+    println!("{}", text.trim_end());
     Ok(text)
 }
 
