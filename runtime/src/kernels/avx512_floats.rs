@@ -1,6 +1,6 @@
 //! The float steps ([`super::floats`]) of AVX-512, where what the compiler makes of their definitions is slower.
 //!
-//! All take rows of a multiple of 16 numbers; the kernel leaves others to the compiler.
+//! All but [`store_bytes`] and [`weigh`] take rows of a multiple of 16 numbers; the kernel leaves others to the compiler.
 
 use core::arch::x86_64::*;
 
