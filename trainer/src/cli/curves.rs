@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::picture::{read_logs, save_curves};
+use crate::picture::{read_logs, read_telling, save_curves};
 use crate::train::LOG;
 
 /// Draw losses of one or several runs against the step
@@ -19,17 +19,17 @@ pub struct Args {
     /// Folder of a run (OUTPUT_DIR of pretrain), or its log.txt; may be given several times.
     #[arg(long, value_name = "DIR", required = true)]
     runs: Vec<PathBuf>,
-    /// Fields of the log, one panel each.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "train_rec_loss,train_nn_loss,train_class_loss,train_grad_norm"
-    )]
+    /// Fields of the log, one panel each [default: train_loss, train_rec_loss, train_nn_loss, train_class_loss and
+    /// train_grad_norm, those that a run has: MAGE has no contrast, train_nn_loss].
+    #[arg(long, value_delimiter = ',')]
     fields: Vec<String>,
     /// The PNG to write.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
+
+/// What is drawn of a run unless fields are given.
+const FIELDS: [&str; 5] = ["train_loss", "train_rec_loss", "train_nn_loss", "train_class_loss", "train_grad_norm"];
 
 /// Runs the verb.
 ///
@@ -40,7 +40,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let logs: Vec<PathBuf> =
         args.runs.iter().map(|run| if run.is_dir() { run.join(LOG) } else { run.clone() }).collect();
     let fields: Vec<&str> = args.fields.iter().map(String::as_str).collect();
-    save_curves(&read_logs(&logs, "step", &fields)?, "step", &args.out)?;
+    let curves = match fields.is_empty() {
+        true => read_telling(&logs, "step", &FIELDS)?,
+        false => read_logs(&logs, "step", &fields)?,
+    };
+    save_curves(&curves, "step", &args.out)?;
     println!("{}", args.out.display());
     Ok(())
 }

@@ -37,22 +37,7 @@ const LETTER: u32 = 8;
 /// # Errors
 /// [`DataError`] where the file cannot be read, a line is no JSON, or a curve has no point.
 pub fn read_log(path: &Path, x: &str, fields: &[&str]) -> Result<Vec<Curve>, DataError> {
-    let text = std::fs::read_to_string(path).map_err(DataError::io(path))?;
-    let mut lines = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let line: serde_json::Value = serde_json::from_str(line)
-            .map_err(|error| DataError::invalid(path, format_args!("line {}", number + 1), "JSON", error))?;
-        lines.push(line);
-    }
-    let curve = |&field: &&str| {
-        let point = |line: &serde_json::Value| Some((line[x].as_f64()?, line[field].as_f64()?));
-        let points: Vec<(f64, f64)> = lines.iter().filter_map(point).collect();
-        if points.is_empty() {
-            return Err(DataError::invalid(path, format_args!("`{field}` against `{x}`"), "numbers", "none"));
-        }
-        Ok(Curve { name: field.into(), runs: vec![points] })
-    };
-    fields.iter().map(curve).collect()
+    read_logs(&[path.to_path_buf()], x, fields)
 }
 
 /// The same of several logs, whose runs are laid over each other.
@@ -60,13 +45,50 @@ pub fn read_log(path: &Path, x: &str, fields: &[&str]) -> Result<Vec<Curve>, Dat
 /// # Errors
 /// As [`read_log`], for the first that fails.
 pub fn read_logs(paths: &[PathBuf], x: &str, fields: &[&str]) -> Result<Vec<Curve>, DataError> {
-    let mut all: Vec<Curve> = fields.iter().map(|field| Curve { name: field.to_string(), runs: Vec::new() }).collect();
-    for path in paths {
-        for (curve, run) in all.iter_mut().zip(read_log(path, x, fields)?) {
-            curve.runs.extend(run.runs);
+    let curves = read_points(paths, x, fields)?;
+    for (at, path) in paths.iter().enumerate() {
+        if let Some(Curve { name, .. }) = curves.iter().find(|curve| curve.runs[at].is_empty()) {
+            return Err(DataError::invalid(path, format_args!("`{name}` against `{x}`"), "numbers", "none"));
         }
     }
-    Ok(all)
+    Ok(curves)
+}
+
+/// Those of `fields` that the logs tell something of: numbers other than zero, in one log at least. The others have
+/// no line in that curve.
+///
+/// # Errors
+/// As [`read_log`], for the first log where no field is left.
+pub fn read_telling(paths: &[PathBuf], x: &str, fields: &[&str]) -> Result<Vec<Curve>, DataError> {
+    let mut curves = read_points(paths, x, fields)?;
+    curves.retain(|curve| curve.runs.iter().flatten().any(|point| point.1 != 0.0));
+    match paths.first() {
+        Some(path) if curves.is_empty() => {
+            let expected = format!("numbers against `{x}`, not all zero");
+            Err(DataError::invalid(path, fields.join(", "), expected, "none"))
+        }
+        _ => Ok(curves),
+    }
+}
+
+/// A curve for each field, with a run for each log; it may have no point.
+fn read_points(paths: &[PathBuf], x: &str, fields: &[&str]) -> Result<Vec<Curve>, DataError> {
+    let mut curves: Vec<Curve> =
+        fields.iter().map(|field| Curve { name: field.to_string(), runs: Vec::new() }).collect();
+    for path in paths {
+        let text = std::fs::read_to_string(path).map_err(DataError::io(path))?;
+        let mut lines = Vec::new();
+        for (number, line) in text.lines().enumerate() {
+            let line: serde_json::Value = serde_json::from_str(line)
+                .map_err(|error| DataError::invalid(path, format_args!("line {}", number + 1), "JSON", error))?;
+            lines.push(line);
+        }
+        for (curve, field) in curves.iter_mut().zip(fields) {
+            let point = |line: &serde_json::Value| Some((line[x].as_f64()?, line[field].as_f64()?));
+            curve.runs.push(lines.iter().filter_map(point).collect());
+        }
+    }
+    Ok(curves)
 }
 
 /// Draws the curves below each other, with one axis of x, and writes a PNG. Of one run: the points pale, their
@@ -276,6 +298,27 @@ mod tests {
         assert!(message(&["loss"]).contains("log.txt: line 2: expected JSON"));
         std::fs::write(&log, "{\"step\":1}\n").unwrap();
         assert!(message(&["loss"]).contains("`loss` against `step`: expected numbers, found none"));
+    }
+
+    #[test]
+    fn fields_that_tell_nothing_are_left_out() {
+        let temp = tempfile::tempdir().unwrap();
+        let logs = ["mage.txt", "sorcen.txt"].map(|name| temp.path().join(name));
+        std::fs::write(&logs[0], "{\"step\":1,\"loss\":2,\"nn\":0,\"class\":0}\n").unwrap();
+        std::fs::write(&logs[1], "{\"step\":1,\"loss\":3,\"nn\":1,\"class\":0}\n").unwrap();
+        let names = |logs: &[PathBuf]| -> Vec<String> {
+            let curves = read_telling(logs, "step", &["loss", "nn", "class", "none"]).unwrap();
+            curves.into_iter().map(|curve| curve.name).collect()
+        };
+        assert_eq!(names(&logs[..1]), ["loss"]);
+        assert_eq!(names(&logs), ["loss", "nn"]);
+        let error = read_telling(&logs, "step", &["class", "none"]).unwrap_err().to_string();
+        assert!(error.contains("mage.txt: class, none: expected numbers against `step`, not all zero"), "{error}");
+        // A log that lacks a field has no line there, and the others keep their colours.
+        std::fs::write(&logs[0], "{\"step\":1,\"loss\":2}\n{\"step\":2,\"loss\":2}\n").unwrap();
+        let curves = read_telling(&logs, "step", &["loss", "nn"]).unwrap();
+        assert_eq!(curves[1].runs, [vec![], vec![(1.0, 1.0)]]);
+        assert!(draw(&curves, "step").is_ok());
     }
 
     #[test]

@@ -2,5 +2,5 @@
 
 mod curve;
 
-pub use curve::{read_log, read_logs, save_curves, Curve};
+pub use curve::{read_log, read_logs, read_telling, save_curves, Curve};
 pub use sorcen_export::picture::{fill_unknown, from_tokens, interleaved, known, save_png, Grid, Picture};
