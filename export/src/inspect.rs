@@ -30,7 +30,7 @@ pub struct Inspection {
     pub kind: &'static str,
     /// Sizes of the model.
     pub config: ModelConfig,
-    /// Weights of encoder and decoder.
+    /// Weights of encoder and decoder, 0 where there is none.
     pub parameters: [usize; 2],
     /// The files: name, bytes, SHA-256.
     pub files: Vec<FileInfo>,
@@ -120,8 +120,8 @@ pub struct SelfTestInfo {
 pub struct ScratchInfo {
     /// To extract features.
     pub features: usize,
-    /// To generate.
-    pub generate: usize,
+    /// To generate, where there is a decoder.
+    pub generate: Option<usize>,
 }
 
 /// Looks at a checkpoint folder, an export folder or a pack, checking all of it on the way.
@@ -144,7 +144,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, Error> {
 
 fn inspect_checkpoint(dir: &Path) -> Result<Inspection, Error> {
     let checkpoint = Checkpoint::open(dir)?;
-    let mut inspection = Inspection::new("checkpoint", checkpoint.config);
+    let mut inspection = Inspection::new("checkpoint", checkpoint.config, true);
     inspection.files.push(file_info(&dir.join(checkpoint::CONFIG_FILE))?);
     let (name, bytes) = (checkpoint::WEIGHTS_FILE.into(), checkpoint.file_bytes() as u64);
     inspection.files.push(FileInfo { name, bytes, sha256: checkpoint.sha256() });
@@ -162,7 +162,7 @@ fn inspect_pack(path: &Path) -> Result<Inspection, Error> {
     let file = PackFile::open(path)?;
     let pack = file.pack(path)?;
     let config = *pack.config();
-    let mut inspection = Inspection::new("pack", config);
+    let mut inspection = Inspection::new("pack", config, pack.has_decoder());
     inspection.files.push(file_info(path)?);
     for param in schema::params(&config) {
         let mut shape = param.shape(&config).dims().to_vec();
@@ -185,7 +185,6 @@ fn inspect_pack(path: &Path) -> Result<Inspection, Error> {
         }
     }
     inspection.arranged_for = layouts.into_iter().map(layout_name).collect();
-    inspection.has_decoder = pack.has_decoder();
     inspection.vit = pack.vit().map(|vit| VitInfo {
         config: *vit.config(),
         bytes: vit.bytes().len(),
@@ -215,7 +214,7 @@ fn inspect_pack(path: &Path) -> Result<Inspection, Error> {
 
 fn inspect_onnx(dir: &Path) -> Result<Inspection, Error> {
     let metadata = tract::Metadata::read(&dir.join(onnx::ENCODER_FILE))?;
-    let mut inspection = Inspection::new("onnx", metadata.config);
+    let mut inspection = Inspection::new("onnx", metadata.config, true);
     let others = [onnx::STEP_FILE, onnx::TOKENIZER_ENCODER_FILE, onnx::TOKENIZER_DECODER_FILE];
     let others = others.into_iter().filter(|name| dir.join(name).exists());
     for path in [onnx::ENCODER_FILE, onnx::DECODER_FILE].into_iter().chain(others).map(|name| dir.join(name)) {
@@ -249,22 +248,23 @@ fn file_info(path: &Path) -> Result<FileInfo, Error> {
 }
 
 impl Inspection {
-    fn new(kind: &'static str, config: ModelConfig) -> Self {
+    fn new(kind: &'static str, config: ModelConfig, has_decoder: bool) -> Self {
         let weights = |decoder: bool| {
             let of = schema::params(&config).filter(|param| param.is_decoder() == decoder);
             of.map(|param| param.shape(&config).elements()).sum()
         };
+        let in_decoder = if has_decoder { weights(true) } else { 0 };
         Self {
             kind,
             config,
-            parameters: [weights(false), weights(true)],
+            parameters: [weights(false), in_decoder],
             files: Vec::new(),
             tensors: Vec::new(),
             scratch: ScratchInfo {
                 features: Scratch::bytes(&config, Plan::Features),
-                generate: Scratch::bytes(&config, Plan::Generate),
+                generate: has_decoder.then(|| Scratch::bytes(&config, Plan::Generate)),
             },
-            has_decoder: true,
+            has_decoder,
             arranged_for: Vec::new(),
             tokenizer: None,
             vit: None,
@@ -330,11 +330,14 @@ impl std::fmt::Display for Inspection {
             "encoder     {} wide, {} blocks, {} heads, {} weights",
             c.embed_dim, c.depth, c.num_heads, self.parameters[0]
         )?;
-        writeln!(
-            f,
-            "decoder     {} wide, {} blocks, {} heads, {} weights",
-            c.decoder_embed_dim, c.decoder_depth, c.decoder_num_heads, self.parameters[1]
-        )?;
+        match self.has_decoder {
+            true => writeln!(
+                f,
+                "decoder     {} wide, {} blocks, {} heads, {} weights",
+                c.decoder_embed_dim, c.decoder_depth, c.decoder_num_heads, self.parameters[1]
+            )?,
+            false => writeln!(f, "decoder     none: features only")?,
+        }
         writeln!(
             f,
             "tokens      {0}x{0} of {1} codes; vocabulary {2}, class token {3}, mask token {4}",
@@ -372,7 +375,8 @@ impl std::fmt::Display for Inspection {
             writeln!(f, "file        {}: {} bytes, sha256 {}", file.name, file.bytes, file.sha256)?;
         }
         let ScratchInfo { features, generate } = &self.scratch;
-        writeln!(f, "memory      {features} bytes for features, {generate} to generate, beside the weights")?;
+        let generate = generate.map_or(String::new(), |bytes| format!(", {bytes} to generate"));
+        writeln!(f, "memory      {features} bytes for features{generate}, beside the weights")?;
         let lines = match &self.card {
             Some(serde_json::Value::Object(card)) => card::to_lines(card),
             Some(other) => vec![other.to_string()],

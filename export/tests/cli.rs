@@ -95,6 +95,14 @@ fn from_checkpoint_to_checked_artefacts() {
     let files: Vec<_> = onnx["files"].as_array().unwrap().iter().map(|file| file["name"].as_str().unwrap()).collect();
     assert_eq!(files, ["encoder.onnx", "decoder.onnx", "step.onnx"]);
 
+    // What a pack cannot do is not told of.
+    let [whole, encoder] = ["f", "e"].map(|name| succeed(dir, &format!("inspect out/{name}.srcn --fits 64K/1M")));
+    assert!(whole.contains(" to generate, beside the weights") && whole.contains("generate    fits"), "{whole}");
+    assert!(encoder.contains(" bytes for features, beside the weights"), "{encoder}");
+    assert!(encoder.contains("decoder     none") && !encoder.contains("generate"), "{encoder}");
+    let encoder: serde_json::Value = serde_json::from_str(&succeed(dir, "inspect out/e.srcn --json")).unwrap();
+    assert_eq!((&encoder["parameters"][1], &encoder["scratch"]["generate"]), (&0.into(), &serde_json::Value::Null));
+
     // Mixed precisions, and what they are arranged for.
     let line = "pack --checkpoint model --int4 blocks.*.mlp.* --keep ^token_emb=f16 --target x86-vnni --out out/x.srcn";
     succeed(dir, line);
