@@ -1,7 +1,8 @@
 //! Files appear whole or not at all.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::{self, BufWriter, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -25,12 +26,27 @@ pub fn write<E: From<Error>>(path: &Path, write: impl FnOnce(&Path) -> Result<()
     result
 }
 
+/// [`write()`] of what `write_to` writes piece by piece.
+///
+/// # Errors
+/// [`Error::Io`] names the file that could not be written.
+pub fn write_with(path: &Path, write_to: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<(), Error> {
+    write(path, |temporary| {
+        let whole = || {
+            let mut file = BufWriter::new(File::create(temporary)?);
+            write_to(&mut file)?;
+            file.flush()
+        };
+        whole().map_err(Error::io(path, "write"))
+    })
+}
+
 /// [`write()`] of bytes in memory.
 ///
 /// # Errors
 /// [`Error::Io`] names the file that could not be written.
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    write(path, |temporary| fs::write(temporary, bytes).map_err(Error::io(path, "write")))
+    write_with(path, |file| file.write_all(bytes))
 }
 
 /// Removes what earlier writes of `path` left behind that were killed. Only Linux says simply which process is gone;
@@ -60,6 +76,22 @@ fn temporary(path: &Path) -> Result<PathBuf, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_what_was_there() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("new/a");
+        write_bytes(&path, b"old").unwrap();
+        let error = write_with(&path, |file| {
+            file.write_all(b"half")?;
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("new/a: cannot write: "), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no litter");
+        assert!(write_bytes(Path::new("/"), b"").is_err());
+    }
 
     #[test]
     #[cfg(target_os = "linux")]
