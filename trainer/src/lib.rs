@@ -32,5 +32,6 @@ pub mod schedule;
 pub mod step;
 pub mod teacher;
 pub mod tokenizer;
+mod torch;
 pub mod train;
 pub mod zip;

@@ -11,11 +11,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
+use sorcen_export::atomic;
+
 pub use ints::{IntFile, IntKind, Ints};
 pub use npz::{write_images, NpzFile};
 
 use crate::data::{DataError, StreamSpec, TokenDataset, TokenDatasetWriter, VQGAN};
-use crate::files::write_with;
 use crate::import::PthFile;
 
 const LABELS: &str = "labels";
@@ -101,7 +102,7 @@ pub fn export(dataset: &TokenDataset, out: &Path) -> Result<(), DataError> {
             return Err(DataError::invalid(out, "extension", ".pt or .npz", found));
         }
     };
-    write_with(out, |file| write(dataset, file)).map_err(DataError::io(out))
+    Ok(atomic::write_with(out, |file| write(dataset, file))?)
 }
 
 /// Each row of a stream of `dataset`, as little-endian integers of `BYTES` bytes.

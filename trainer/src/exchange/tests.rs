@@ -1,4 +1,5 @@
 use super::*;
+use crate::data::sha256_hex;
 use std::io::Write as _;
 
 /// Three images, two streams, in `dir/data`.
@@ -42,6 +43,16 @@ fn out_and_in_again() {
     }
     let error = export(&original, &temp.path().join("t.parquet")).unwrap_err().to_string();
     assert!(error.contains("t.parquet: extension: expected .pt or .npz, found .parquet"), "{error}");
+}
+
+/// `torch.load` of it gave `tokens_dino` [3, 1], `tokens_vqgan` [3, 4] and `labels` [3], all int64.
+#[test]
+fn a_pt_file_has_the_same_bytes_as_ever() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("t.pt");
+    export(&dataset(temp.path()), &file).unwrap();
+    let digest = sha256_hex(&std::fs::read(&file).unwrap());
+    assert_eq!(digest, "5a353025e175e4dc26cfc8c7525e7fba86c93096001e882af944e72442d10387");
 }
 
 /// An `.npz` of arrays `(name, dtype, shape, bytes)`, deflated as `np.savez_compressed` does it where `deflate`.

@@ -1,22 +1,20 @@
 //! Writes our checkpoints as the official code's `.pth`.
 
-mod pth;
-
 use std::path::Path;
 
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::Tensor;
+use sorcen_export::atomic;
 use sorcen_runtime::ModelConfig;
 
 use crate::checkpoint::{self, TRAINING_STATE};
 use crate::data::DataError;
-use crate::files::write_with;
 use crate::model::weight::{Weight, Weights};
 use crate::official;
 use crate::optim::AdamWOptions;
 use crate::step::Pretraining;
 use crate::teacher::TEACHER;
-use pth::{Numbers, Value};
+use crate::torch::{self, Numbers, Value};
 
 type Run = Pretraining<Autodiff<Flex>>;
 
@@ -24,7 +22,7 @@ type Run = Pretraining<Autodiff<Flex>>;
 struct Entry {
     name: String,
     dims: Vec<usize>,
-    numbers: Numbers,
+    numbers: Numbers<'static>,
 }
 
 /// What was written.
@@ -68,7 +66,7 @@ pub fn export(dir: &Path, out: &Path) -> Result<Exported, DataError> {
     let state =
         model.into_iter().map(|Entry { name, dims, numbers }| (Value::Text(name), Value::Tensor(dims, numbers)));
     root.insert(0, ("model", Value::Dict(state.collect())));
-    write_with(out, |file| pth::write(&Value::dict(root), file)).map_err(DataError::io(out))?;
+    atomic::write_with(out, |file| torch::write("checkpoint", &Value::dict(root), file))?;
     Ok(Exported { tensors, with_training_state })
 }
 
@@ -105,7 +103,7 @@ fn complete(config: &ModelConfig, mut entries: Vec<Entry>, updates: Option<u64>)
 }
 
 /// `torch.optim.AdamW.state_dict()` of the official code's two groups.
-fn optimizer(run: &Run, model: &[Entry]) -> Value {
+fn optimizer(run: &Run, model: &[Entry]) -> Value<'static> {
     let groups = official::optimizer_groups(model.iter().map(|entry| (entry.name.as_str(), &entry.dims[..])));
     let AdamWOptions { beta1, beta2, eps, weight_decay, .. } = AdamWOptions::default();
     let numbers = |t: &Tensor<Flex, 2>| Numbers::F32(t.to_data().to_vec::<f32>().unwrap_or_default());
@@ -146,7 +144,7 @@ fn optimizer(run: &Run, model: &[Entry]) -> Value {
 
 /// `torch.cuda.amp.GradScaler.state_dict()` of a new one: moments are of unscaled gradients, so it holds nothing of
 /// the run.
-fn scaler() -> Value {
+fn scaler() -> Value<'static> {
     Value::dict([
         ("scale", Value::Float(65_536.0)),
         ("growth_factor", Value::Float(2.0)),
