@@ -1,35 +1,10 @@
-//! Outputs appear whole or not at all: written under a temporary name, then renamed.
+//! Folders that appear whole or not at all, that one process writes to, and that have room; and how a file begins.
+//! Single files are written by [`sorcen_export::atomic`].
 
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
-use std::io::{self, BufWriter, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-
-/// Writes `bytes` to `path` by way of a temporary file beside it; makes missing parent folders.
-///
-/// # Errors
-/// Whatever the file system reports; `path` is then as it was before.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    write_with(path, |file| file.write_all(bytes))
-}
-
-/// As [`write_atomically`], for files that are written piece by piece.
-///
-/// # Errors
-/// Those of `write`, and whatever the file system reports; `path` is then as it was before.
-pub fn write_with(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
-    let partial = partial_name(path)?;
-    let whole = || {
-        let mut file = BufWriter::new(File::create(&partial)?);
-        write(&mut file)?;
-        file.flush()
-    };
-    let written = whole().and_then(|()| std::fs::rename(&partial, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&partial); // the first error is the one to report
-    }
-    written
-}
 
 /// The first `limit` bytes of a file, or all of a shorter one: enough to tell what it is.
 ///

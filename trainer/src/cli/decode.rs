@@ -4,12 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context, Result};
+use sorcen_export::atomic;
 use sorcen_export::tensors::TensorFile;
 
 use super::tokenizer::TokenizerArgs;
 use crate::data::TokenDataset;
 use crate::exchange::write_images;
-use crate::files::{write_with, PartialDir};
+use crate::files::PartialDir;
 use crate::picture::{save_png, Grid, Picture};
 use crate::tokenizer::Tokenizer;
 
@@ -109,7 +110,7 @@ pub fn run(args: &Args) -> Result<()> {
         let write = |write: &mut dyn FnMut(&[u8]) -> io::Result<()>| {
             pictures.each(|_, picture| Ok(write(picture)?)).map_err(io::Error::other)
         };
-        write_with(path, |file| write_images(file, count, side, write)).with_context(|| path.display().to_string())?;
+        atomic::write_with(path, |file| write_images(file, count, side, write))?;
         println!("{}: arr_0 uint8 [{count}, {side}, {side}, 3]", path.display());
     }
     Ok(())

@@ -12,13 +12,13 @@
 mod report;
 mod variant;
 
-use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, Context, Result};
 use burn::backend::Autodiff;
 use serde::{Deserialize, Serialize};
+use sorcen_export::atomic;
 
 pub use report::{markdown, Comparison};
 pub use variant::Variant;
@@ -31,7 +31,6 @@ use crate::engine::BurnEngine;
 use crate::eval::{
     linear_probe, probe_features, ProbeData, ProbeError, ProbeOptions, Task, TaskFeatures, TrainFeatures, Votes,
 };
-use crate::files::write_atomically;
 use crate::kernels::Kernels;
 use crate::metrics::LogLine;
 use crate::tokenizer;
@@ -285,14 +284,11 @@ fn write_report(options: &Options, task: &Task, done: &[(Variant, Cell)]) -> Res
     let comparison = Comparison::new(&options.settings, task, done)?;
     write_json(&options.output_dir.join("compare.json"), &comparison)?;
     let path = options.output_dir.join("compare.md");
-    write_atomically(&path, markdown(&comparison).as_bytes()).with_context(|| path.display().to_string())?;
+    atomic::write_bytes(&path, markdown(&comparison).as_bytes())?;
     Ok(comparison)
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-    }
     let json = serde_json::to_string_pretty(value)? + "\n";
-    write_atomically(path, json.as_bytes()).with_context(|| path.display().to_string())
+    Ok(atomic::write_bytes(path, json.as_bytes())?)
 }

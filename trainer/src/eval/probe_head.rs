@@ -6,10 +6,10 @@ use std::path::Path;
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Tensor, TensorData};
 use safetensors::tensor::{Dtype, TensorView};
+use sorcen_export::atomic;
 use sorcen_runtime::rng::{Rng, Stream};
 
 use crate::data::DataError;
-use crate::files::write_atomically;
 use crate::model::batch_norm::{standardise_batch, BatchStatistics, RunningStatistics};
 use crate::model::layers::Linear;
 use crate::model::weight::{weights, Weights};
@@ -96,7 +96,7 @@ impl<B: Backend> ProbeHead<B> {
             .collect::<Result<Vec<_>, _>>()
             .and_then(|views| safetensors::serialize(views, Some(metadata)))
             .map_err(|error| DataError::invalid(path, "tensors", "a head to write", error))?;
-        write_atomically(path, &bytes).map_err(DataError::io(path))
+        Ok(atomic::write_bytes(path, &bytes)?)
     }
 }
 

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sorcen_export::atomic;
 
 use crate::data::DataError;
-use crate::files::write_atomically;
 
 /// One line of `log.txt`: means over the steps since the line before.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -82,7 +82,7 @@ impl Log {
                 lines.push(line);
             }
         }
-        write_atomically(path, kept.as_bytes()).map_err(DataError::io(path))?;
+        atomic::write_bytes(path, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(path).map_err(DataError::io(path))?;
         Ok((Self { file }, lines))
     }

@@ -8,9 +8,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
+use sorcen_export::atomic;
+
 use super::LogLine;
 use crate::data::DataError;
-use crate::files::write_atomically;
 
 /// Part of the name that TensorBoard looks for.
 const TFEVENTS: &str = "tfevents";
@@ -38,7 +39,7 @@ impl Events {
             }
         }
         let path = dir.join(format!("events.out.{TFEVENTS}.{}.sorcen", started_s as u64));
-        write_atomically(&path, &bytes).map_err(DataError::io(&path))?;
+        atomic::write_bytes(&path, &bytes)?;
         let file = OpenOptions::new().append(true).open(&path).map_err(DataError::io(&path))?;
         Ok(Self { file })
     }

@@ -14,10 +14,10 @@ use std::{
 };
 
 use anyhow::{bail, Context, Result};
-use sorcen_export::{pack::PackFile, Checkpoint};
+use sorcen_export::{atomic, pack::PackFile, Checkpoint};
 use sorcen_runtime::{tokens::row_bytes, Model};
 
-use crate::{bundled, data::TokenDataset, files::write_atomically};
+use crate::{bundled, data::TokenDataset};
 use console::Console;
 use report::Report;
 use stages::Artefacts;
@@ -106,7 +106,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<PathBuf> {
     let path = out.join("report.md");
     console.stage("Report", || Ok(()))?;
     report.section("Time", &console.table());
-    write_atomically(&path, report.as_str().as_bytes())?;
+    atomic::write_bytes(&path, report.as_str().as_bytes())?;
     println!("\nreport: {}", path.display());
     if !check.passed() {
         bail!("the cross-check is out of tolerance; see {}", path.display());

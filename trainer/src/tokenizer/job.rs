@@ -11,11 +11,12 @@ use std::sync::mpsc::sync_channel;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use sorcen_export::atomic;
 
 use super::{Tokenizer, TokenizerError};
 use crate::checkpoint::read_json;
 use crate::data::{DataError, ImageSet, StreamSpec, Table, TokenDatasetWriter, VQGAN};
-use crate::files::{claim, expect_room, write_atomically};
+use crate::files::{claim, expect_room};
 
 /// Images of a piece: what a kill can cost.
 const PIECE: usize = 256;
@@ -185,7 +186,7 @@ impl Job<'_> {
         }
         std::fs::create_dir_all(&folder).map_err(DataError::io(&folder))?;
         let json = serde_json::to_string_pretty(&job).unwrap_or_default() + "\n";
-        write_atomically(&file, json.as_bytes()).map_err(DataError::io(&file))?;
+        atomic::write_bytes(&file, json.as_bytes())?;
         Ok(folder)
     }
 
@@ -252,7 +253,7 @@ impl Job<'_> {
             let rows = numbers.iter().zip(&faults).map(|(number, fault)| vec![number.as_str(), fault.reason.as_str()]);
             let text = Table::csv(std::iter::once(vec!["image", "reason"]).chain(rows));
             let file = beside(self.out, "skipped.csv");
-            write_atomically(&file, text.as_bytes()).map_err(DataError::io(&file))?;
+            atomic::write_bytes(&file, text.as_bytes()).map_err(DataError::from)?;
         }
         writer.finish(self.images.items_csv(&kept, self.columns)?.as_deref())?;
         Ok(Done { images: kept.len(), resumed, faults })
@@ -280,7 +281,7 @@ impl Piece {
         let faults = serde_json::to_vec(&self.faults).map_err(|error| DataError::io(&file)(error.into()))?;
         let ids = self.ids.iter().flatten().flat_map(|id| id.to_le_bytes());
         let bytes: Vec<u8> = faults.into_iter().chain([b'\n']).chain(ids).collect();
-        write_atomically(&file, &bytes).map_err(DataError::io(&file))
+        Ok(atomic::write_bytes(&file, &bytes)?)
     }
 
     /// The piece, if it is there and whole.

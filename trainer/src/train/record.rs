@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sorcen_export::atomic;
 use sorcen_runtime::ModelConfig;
 
 use super::meter::now_s;
 use crate::checkpoint::{self, Keep};
 use crate::config::{ModelChoice, Plan, PretrainOptions};
 use crate::data::{DataError, TokenDataset};
-use crate::files::write_atomically;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Record {
@@ -88,7 +88,7 @@ pub fn write(
     };
     let json = serde_json::to_string_pretty(&record)
         .map_err(|error| DataError::invalid(path, "record", "one that JSON can hold", error))?;
-    write_atomically(path, (json + "\n").as_bytes()).map_err(DataError::io(path))
+    Ok(atomic::write_bytes(path, (json + "\n").as_bytes())?)
 }
 
 /// The plan of the run to go on with; its options and data must be those of now, but for where and when

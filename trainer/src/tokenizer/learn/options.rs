@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sorcen_export::atomic;
 use sorcen_runtime::vit::VitConfig;
 
 use super::Images;
 use crate::checkpoint::{first_difference, read_json};
 use crate::data::DataError;
 use crate::device::Device;
-use crate::files::write_atomically;
 use crate::tokenizer::vit;
 use crate::tokenizer::vqgan::VqganConfig;
 
@@ -188,7 +188,7 @@ pub(super) fn write(path: &Path, options: &Options, images: &Images) -> Result<(
     };
     let json = serde_json::to_string_pretty(&record)
         .map_err(|error| DataError::invalid(path, "record", "one that JSON can hold", error))?;
-    write_atomically(path, (json + "\n").as_bytes()).map_err(DataError::io(path))
+    Ok(atomic::write_bytes(path, (json + "\n").as_bytes())?)
 }
 
 /// Refuses to go on with other options or images than a run was begun with.
