@@ -1,5 +1,6 @@
 //! How fast a training step is, phase by phase, on random tokens.
 
+use std::thread;
 use std::time::Instant;
 
 use burn::backend::Autodiff;
@@ -18,7 +19,8 @@ use crate::model::layers::Dropout;
 use crate::model::precision::product;
 use crate::model::Precision;
 use crate::optim::AdamW;
-use crate::step::{Echo, LossOptions, Method, Networks, Pretraining, StepInputs};
+use crate::replicas::Peers;
+use crate::step::{Echo, HeadSizes, LossOptions, Method, Networks, Pretraining, StepInputs};
 use crate::teacher::Teacher;
 
 /// Classes of the online classifier: ImageNet-1k's.
@@ -31,8 +33,10 @@ pub struct BenchOptions {
     pub model: ModelConfig,
     /// What is learned.
     pub method: Method,
-    /// Images a step.
+    /// Images that go through the model together: of a step on one device.
     pub batch_size: usize,
+    /// Replicas, each on a device of its own where there are several, as in training.
+    pub devices: usize,
     /// What matrix products take.
     pub precision: Precision,
     /// Dropout rate.
@@ -48,19 +52,22 @@ pub struct BenchOptions {
 /// What was measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct BenchReport {
-    /// Milliseconds of a step in each phase, by name, in order; they are waited for one by one.
+    /// Replicas.
+    pub devices: usize,
+    /// Milliseconds of a step in each phase, by name, in order; they are waited for one by one. Of several replicas,
+    /// those of the first: where it exchanges numbers with the others, it waits for them.
     pub phase_ms: Vec<(&'static str, f64)>,
     /// Milliseconds of a step as in training, phases not waited for: the median.
     pub step_ms: f64,
-    /// Images a second, from it.
+    /// Images of all replicas a second, from it.
     pub img_per_s: f64,
     /// Operations of a step for one image, in 10⁹, by the official method's count ([`flops`]).
     pub gflop_per_img: f64,
-    /// Operations a second, in 10⁹.
+    /// Operations of all replicas a second, in 10⁹.
     pub gflop_per_s: f64,
-    /// The same of the fastest plain matrix product that was tried.
+    /// The same of the fastest plain matrix product that was tried, on one device.
     pub matmul_gflop_per_s: f64,
-    /// Their quotient.
+    /// Operations a second over those of matrix products on all devices.
     pub share_of_matmul: f64,
 }
 
@@ -70,26 +77,66 @@ pub fn train_steps(options: &BenchOptions) -> BenchReport {
 }
 
 fn measure<B: TrainBackend>(options: &BenchOptions) -> BenchReport {
-    let device = B::Device::default();
+    let mut places = Peers::of_run(options.devices).into_iter();
+    let first = places.next().unwrap_or_default();
+    let device = first.device::<B>();
+    let (step_s, clock) = thread::scope(|scope| {
+        let _here = first.presence();
+        for place in places {
+            scope.spawn(move || {
+                let _here = place.presence();
+                time_steps::<B>(options, place)
+            });
+        }
+        time_steps::<B>(options, first)
+    });
+    let phase_ms = Phase::ALL.map(|phase| (phase.name(), 1e3 * clock.seconds(phase) / options.steps as f64)).to_vec();
+
     let model = &options.model;
+    let kept = model.tokens() - (model.tokens() as f64 * MaskOptions::default().drop_ratio).ceil() as usize;
+    let gflop_per_img = flops::training_step(model, &head_sizes(model), CLASSES, options.method, kept) / 1e9;
+    let img_per_s = (options.batch_size * options.devices) as f64 / step_s;
+    let gflop_per_s = gflop_per_img * img_per_s;
+    let matmul_gflop_per_s = fastest_matmul::<B::InnerBackend>(options, &device) / 1e9;
+    // Replicas that share one device have one device's matrix products.
+    let devices = options.device.count().map_or(1, |_| options.devices);
+    BenchReport {
+        devices: options.devices,
+        phase_ms,
+        step_ms: 1e3 * step_s,
+        img_per_s,
+        gflop_per_img,
+        gflop_per_s,
+        matmul_gflop_per_s,
+        share_of_matmul: gflop_per_s / (matmul_gflop_per_s * devices as f64),
+    }
+}
+
+/// Those of pretraining.
+fn head_sizes(model: &ModelConfig) -> HeadSizes {
     let unused = std::path::Path::new("");
     let any = crate::config::ModelChoice::VitB;
-    let heads =
-        PretrainOptions::new(unused, unused, any, crate::config::Duration::Steps(1)).head_sizes(model.embed_dim);
+    PretrainOptions::new(unused, unused, any, crate::config::Duration::Steps(1)).head_sizes(model.embed_dim)
+}
+
+/// What one replica sees: the median of a step's seconds, and the phases of as many steps. All replicas call it.
+fn time_steps<B: TrainBackend>(options: &BenchOptions, peers: Peers) -> (f64, Clock) {
+    let (model, device) = (&options.model, peers.device::<B>());
+    let (rank, devices) = (peers.rank() as u64, peers.size() as u64);
     let losses = LossOptions { method: options.method, ..LossOptions::default() };
     let mut run = Pretraining::<B> {
         config: *model,
         options: losses,
-        networks: Networks::new(model, &heads, CLASSES, 0, &device),
+        networks: Networks::new(model, &head_sizes(model), CLASSES, 0, &device),
         teacher: Teacher::new(model, losses.teacher, 0, &device),
         optimizer: AdamW::new(Default::default()),
         precision: options.precision,
-        peers: Default::default(),
+        peers,
         device: device.clone(),
     };
     let mut step = 0;
     let mut one = |clock: &mut Clock| {
-        let inputs = [random_inputs(options, step)];
+        let inputs = [random_inputs(options, step * devices + rank)];
         clock.lap::<B>(Phase::Data, &device);
         step += 1;
         run.step(&inputs, 0.996, 1e-4, clock).into_data() // waits
@@ -99,42 +146,26 @@ fn measure<B: TrainBackend>(options: &BenchOptions) -> BenchReport {
     }
     let mut seconds: Vec<f64> = (0..options.steps).map(|_| timed(|| drop(one(&mut Clock::off())))).collect();
     seconds.sort_by(f64::total_cmp);
-    let step_s = seconds[seconds.len() / 2];
 
     let mut clock = Clock::start();
     for _ in 0..options.steps {
         one(&mut clock);
     }
-    let phase_ms = Phase::ALL.map(|phase| (phase.name(), 1e3 * clock.seconds(phase) / options.steps as f64)).to_vec();
-
-    let kept = model.tokens() - (model.tokens() as f64 * MaskOptions::default().drop_ratio).ceil() as usize;
-    let gflop_per_img = flops::training_step(model, &heads, CLASSES, options.method, kept) / 1e9;
-    let img_per_s = options.batch_size as f64 / step_s;
-    let gflop_per_s = gflop_per_img * img_per_s;
-    let matmul_gflop_per_s = fastest_matmul::<B::InnerBackend>(options, &device) / 1e9;
-    BenchReport {
-        phase_ms,
-        step_ms: 1e3 * step_s,
-        img_per_s,
-        gflop_per_img,
-        gflop_per_s,
-        matmul_gflop_per_s,
-        share_of_matmul: gflop_per_s / matmul_gflop_per_s,
-    }
+    (seconds[seconds.len() / 2], clock)
 }
 
-/// Random tokens, labels and choices, as a step in training is given them.
-fn random_inputs(options: &BenchOptions, step: u64) -> StepInputs {
+/// Random tokens, labels and choices, as batch number `number` in training is given them.
+fn random_inputs(options: &BenchOptions, number: u64) -> StepInputs {
     let (model, batch) = (&options.model, options.batch_size);
-    let rng = Rng::new(1, Stream::Evaluation, step);
+    let rng = Rng::new(1, Stream::Evaluation, number);
     let count = (batch * model.tokens()) as u64;
     StepInputs {
         ids: (0..count).map(|i| rng.below(i, model.codebook_size as u64) as u16).collect(),
         labels: (0..batch as u64).map(|i| rng.below(count + i, CLASSES as u64) as u16).collect(),
-        masks: MaskOptions::default().draw(batch, model.tokens(), 1, step),
-        echo: Echo::Sampled(Rng::new(1, Stream::Echo, step)),
-        crop: Crop::draw(batch, model.grid, 1, step),
-        dropout: Dropout::new(options.dropout, 1, step),
+        masks: MaskOptions::default().draw(batch, model.tokens(), 1, number),
+        echo: Echo::Sampled(Rng::new(1, Stream::Echo, number)),
+        crop: Crop::draw(batch, model.grid, 1, number),
+        dropout: Dropout::new(options.dropout, 1, number),
     }
 }
 

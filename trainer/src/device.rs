@@ -49,6 +49,19 @@ impl Device {
             Self::Wgpu => None, // replicas share the one that is chosen
         }
     }
+
+    /// That this machine has `devices` of its kind.
+    ///
+    /// # Errors
+    /// What there is.
+    pub fn expect(self, devices: usize) -> Result<(), String> {
+        match self.count() {
+            Some(there) if devices > there => {
+                Err(format!("--devices: expected at most {there}, those of this machine, found {devices}"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 #[cfg(feature = "cuda")]

@@ -21,6 +21,10 @@ pub enum Args {
 /// what training takes; the phases are timed in a second pass that waits for the device after each, so on a GPU
 /// they add up to more.
 ///
+/// Of several replicas (--devices), images a second are those of all, and the phases are the first replica's. Where
+/// it exchanges numbers with the others (in teacher and optimizer; with mage in optimizer alone), it waits for the
+/// slowest of them.
+///
 /// Example, the paper's protocol on one GPU: sorcen bench train --device cuda --precision bf16
 #[derive(clap::Args)]
 #[command(rename_all = "snake_case")]
@@ -37,9 +41,13 @@ pub struct TrainArgs {
     /// sorcen, or mage.
     #[arg(long, value_enum, default_value = "sorcen")]
     method: Method,
-    /// Images a step, 2 to 65536.
+    /// Images of a step on each device, 2 to 65536.
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(2..=65_536))]
     batch_size: u32,
+    /// Devices to train on together, 1 to 1024, as of `pretrain`: with cuda, the first so many GPUs of this machine;
+    /// with cpu, threads that share its cores.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    devices: u16,
     /// What matrix products take: f32, or bf16 with everything else, and the weights, in f32.
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
@@ -71,10 +79,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         usage_unless!(false, "--model, --grid, --codes: expected a valid model, found {error}");
     }
     usage_unless!((0.0..1.0).contains(&args.dropout), "--dropout: expected 0 to below 1, found {}", args.dropout);
+    let devices = usize::from(args.devices);
+    if let Err(message) = args.device.expect(devices) {
+        usage_unless!(false, "{message}");
+    }
     let report = train_steps(&BenchOptions {
         model,
         method: args.method,
         batch_size: args.batch_size as usize,
+        devices,
         precision: args.precision,
         dropout: args.dropout,
         warmup: args.warmup,
@@ -85,17 +98,24 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string(&report)?);
         return Ok(());
     }
+    if devices > 1 {
+        println!(
+            "{devices} replicas of {} images a step; phases of the first, which waits for the others",
+            args.batch_size
+        );
+    }
     let whole: f64 = report.phase_ms.iter().map(|(_, ms)| ms).sum();
     for (name, ms) in &report.phase_ms {
         println!("{name:<10} {ms:>10.1} ms {:>5.1} %", 100.0 * ms / whole);
     }
     println!("{:<10} {:>10.1} ms   {:.2} images/s", "step", report.step_ms, report.img_per_s);
     println!(
-        "{:.1} GFLOP an image: {:.1} GFLOP/s, {:.0} % of a matrix product's {:.1} GFLOP/s",
+        "{:.1} GFLOP an image: {:.1} GFLOP/s, {:.0} % of a matrix product's {:.1} GFLOP/s{}",
         report.gflop_per_img,
         report.gflop_per_s,
         100.0 * report.share_of_matmul,
-        report.matmul_gflop_per_s
+        report.matmul_gflop_per_s,
+        if devices > 1 && args.device.count().is_some() { " on each device" } else { "" }
     );
     Ok(())
 }
