@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use sorcen_trainer::checkpoint::Keep;
 use sorcen_trainer::config::{Duration, ModelChoice, PretrainOptions};
 use sorcen_trainer::data::{StreamSpec, TokenDatasetWriter};
 use sorcen_trainer::train::{pretrain, PretrainReport, TrainError};
@@ -234,6 +235,44 @@ fn a_run_that_diverges_names_the_term_and_keeps_the_last_good_checkpoint() {
 }
 
 #[test]
+fn room_for_the_checkpoints_is_asked_for_before_the_first_step() {
+    let dir = tempfile::tempdir().unwrap();
+    dataset(&dir.path().join("data"));
+    // More than any disk has.
+    let mut endless = options(dir.path(), "run", 1_000_000_000_000_000);
+    (endless.save_every, endless.keep.every) = (100, 300);
+    let begin = |options: &PretrainOptions| pretrain(options, &mut |_| ControlFlow::Break(()));
+    let error = begin(&endless).unwrap_err();
+    let TrainError::Room { folder, count, bytes, .. } = &error else { panic!("{error}") };
+    // The newest, every third of the others, and the one on its way.
+    assert_eq!((folder, *count), (&endless.output_dir, 1 + 3_333_333_333_332 + 1));
+    let message = error.to_string();
+    for part in
+        ["run: expected ", " GB free on the disk, found ", "3333333333334 checkpoints", "--keep_last", "--keep_every"]
+    {
+        assert!(message.contains(part), "`{part}` not in {message}");
+    }
+    assert!(!endless.output_dir.join("run.json").exists(), "nothing has begun");
+
+    // Two of them can be had, and their size is as was said.
+    endless.keep.every = 0;
+    begin(&endless).unwrap();
+    let length = |name: &str| std::fs::metadata(endless.output_dir.join("checkpoint").join(name)).unwrap().len();
+    let written = length("model.safetensors") + length("training_state/state.safetensors");
+    let names = written - bytes;
+    assert!(*bytes < written && names < 60_000, "{bytes} said, {written} written");
+
+    // On resuming too; the old checkpoint stays.
+    let before = files(&endless.output_dir);
+    let resumed = PretrainOptions { resume: true, ..endless.clone() };
+    let greedy = PretrainOptions { keep: Keep { last: usize::MAX, every: 0 }, ..resumed.clone() };
+    let error = begin(&greedy).unwrap_err();
+    assert!(matches!(error, TrainError::Room { count: 10_000_000_000_000, .. }), "{error}");
+    assert!(files(&endless.output_dir) == before);
+    assert_eq!(begin(&resumed).unwrap().steps, 2);
+}
+
+#[test]
 fn pictures_and_knn_at_the_end_of_epochs() {
     use sorcen_trainer::tokenizer::PatchTokenizer;
 
@@ -279,4 +318,33 @@ fn the_verb_does_not_write_over_a_run() {
     assert!(code == Some(1) && message.contains("--resume auto"), "{message}");
     assert_eq!(pretrain(&["--steps", "2", "--resume", "auto"]).0, Some(0), "a finished run is left as it is");
     assert_eq!(pretrain(&["--steps", "2", "--minutes", "1"]).0, Some(2), "a usage error");
+}
+
+#[test]
+fn curves_of_a_run_show_its_total_loss_and_what_else_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    dataset(&dir.path().join("data"));
+    let panels = |method: &str| {
+        let sorcen = |line: &str| {
+            let arguments = line.split_whitespace();
+            let output = std::process::Command::new(env!("CARGO_BIN_EXE_sorcen"))
+                .args(arguments)
+                .current_dir(dir.path())
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        let train = "pretrain --data data --model micro --batch_size 8 --steps 3 --print_freq 1";
+        sorcen(&format!("{train} --method {method} --output_dir {method}"));
+        sorcen(&format!("curves --runs {method} --out default.png"));
+        let picture = image::open(dir.path().join("default.png")).unwrap().to_rgb8();
+        // The first panel is that of the total loss.
+        sorcen(&format!("curves --runs {method} --fields train_loss --out loss.png"));
+        let first = image::open(dir.path().join("loss.png")).unwrap().to_rgb8();
+        let top = image::imageops::crop_imm(&picture, 0, 0, first.width(), first.height()).to_image();
+        assert!(top == first, "{method}");
+        picture.height() / first.height()
+    };
+    assert_eq!(panels("sorcen"), 5);
+    assert_eq!(panels("mage"), 4, "no contrast");
 }

@@ -32,7 +32,7 @@ use crate::model::Sorcen;
 use crate::optim::{AdamW, AdamWOptions};
 use crate::step::{HeadSizes, LossOptions, Networks, Pretraining};
 use crate::teacher::{Teacher, TeacherKind};
-pub use kept::{find, Keep};
+pub use kept::{find, still_to_come, Keep};
 pub use tensors::{fill, TensorFile, TensorList, WeightSource};
 
 /// The configuration.
@@ -73,6 +73,18 @@ pub fn save<B: TrainBackend>(dir: &Path, run: &Pretraining<B>, state: &State, ke
         write_model(new, &run.config, &run.networks.student)?;
         write_training(new, run, state)
     })
+}
+
+/// Bytes that [`save`] writes for `run` at most, once the optimiser has moved everything; names and shapes, some kB,
+/// aside.
+pub fn bytes<B: TrainBackend>(run: &Pretraining<B>) -> u64 {
+    let mut numbers = 0;
+    run.networks.visit("", &mut |_, weight| {
+        let moments = if weight.is_trained() { 2 } else { 0 };
+        numbers += (1 + moments) * weight.dims().iter().product::<usize>();
+    });
+    run.teacher.visit("", &mut |_, weight| numbers += weight.dims().iter().product::<usize>());
+    (numbers * size_of::<f32>()) as u64
 }
 
 /// Writes `config.json` and `model.safetensors` into the folder `dir`.

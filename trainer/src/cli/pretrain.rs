@@ -22,8 +22,9 @@ use crate::train::{self, PretrainReport, Progress};
 ///
 /// Writes OUTPUT_DIR/checkpoint (model.safetensors, config.json, training_state/), log.txt (JSON lines),
 /// tensorboard/ (the same numbers), run.json (options, schedules, data, versions) and, where asked for,
-/// pictures/. Defaults are those of the official code; where those only make sense at ImageNet scale, they
-/// shrink with the model's width or the run's length, as each flag says.
+/// pictures/; it does not start without room on the disk for the checkpoints that will be kept. Defaults are
+/// those of the official code; where those only make sense at ImageNet scale, they shrink with the model's width
+/// or the run's length, as each flag says.
 ///
 /// Ctrl-C or SIGTERM stops after the step, with a checkpoint. However a run ends, the same command with
 /// --resume auto goes on from the last checkpoint, and on the CPU ends with the same bits as without the stop.

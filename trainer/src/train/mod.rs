@@ -6,7 +6,7 @@ mod others;
 mod record;
 mod watch;
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::config::{Duration, Plan, PretrainOptions};
 use crate::data::{DataError, TokenDataset};
 use crate::device::with_backend;
-use crate::files::claim;
+use crate::files::{claim, expect_room};
 use crate::kernels::TrainBackend;
 use crate::metrics::tensorboard::Events;
 use crate::metrics::{Log, LogLine};
@@ -65,6 +65,22 @@ pub enum TrainError {
         found: f32,
         /// What to try.
         hint: &'static str,
+    },
+    /// The disk has too little room for the checkpoints.
+    #[error(
+        "{}: {reason}, for {count} checkpoint{} of {:.3} GB: those that are to stay (--keep_last, --keep_every), and \
+         the one being written",
+        folder.display(), if *count == 1 { "" } else { "s" }, *bytes as f64 / 1e9
+    )]
+    Room {
+        /// Where they go.
+        folder: PathBuf,
+        /// What is needed and what is free.
+        reason: std::io::Error,
+        /// How many more than now lie there at once.
+        count: u64,
+        /// Size of one.
+        bytes: u64,
     },
     /// A picture cannot be painted.
     #[error("picture: {0}")]
@@ -137,13 +153,7 @@ fn run<B: TrainBackend>(
     let dataset = TokenDataset::open(&options.data)?;
     let model = options.model.config(dataset.grid(), dataset.codebook_size())?;
     check_fit(&model, &dataset, options)?;
-    if let Some(available) = options.device.count() {
-        if options.devices > available {
-            let message =
-                format!("--devices: expected at most {available}, those of this machine, found {}", options.devices);
-            return Err(TrainError::Option(message));
-        }
-    }
+    options.device.expect(options.devices).map_err(TrainError::Option)?;
     let out = &options.output_dir;
     std::fs::create_dir_all(out).map_err(DataError::io(out))?;
     let _mine = claim(out).map_err(DataError::io(out))?;
@@ -212,10 +222,13 @@ fn train<B: TrainBackend>(
                 let message = format!("--start_epoch: expected one within the run of {steps} steps, found {epoch}");
                 return Err(TrainError::Option(message));
             }
-            record::write(&out.join(RUN), options, model, &plan, dataset)?;
             (plan, first)
         }
     };
+    expect_room_for_checkpoints(options, &training, step..plan.steps)?;
+    if earlier.is_none() {
+        record::write(&out.join(RUN), options, model, &plan, dataset)?;
+    }
 
     let log_path = out.join(LOG);
     let (mut log, lines) = Log::open(&log_path, step)?;
@@ -274,6 +287,23 @@ fn train<B: TrainBackend>(
         seconds,
         images_per_second: images / seconds.max(1e-9),
         last,
+    })
+}
+
+/// Asked before the first step: a full disk would otherwise show after hours.
+fn expect_room_for_checkpoints<B: TrainBackend>(
+    options: &PretrainOptions,
+    training: &Pretraining<B>,
+    steps: Range<u64>,
+) -> Result<(), TrainError> {
+    let folder = &options.output_dir;
+    let count = checkpoint::still_to_come(&folder.join(CHECKPOINT), &options.keep, steps, options.save_every)?;
+    let bytes = checkpoint::bytes(training);
+    expect_room(folder, count.saturating_mul(bytes)).map_err(|reason| TrainError::Room {
+        folder: folder.clone(),
+        reason,
+        count,
+        bytes,
     })
 }
 
