@@ -51,9 +51,14 @@ impl Rng {
         Self { key: splitmix64(splitmix64(splitmix64(seed) ^ stream as u64) ^ step) }
     }
 
+    /// What is hashed for draw `i`: `bits(i)` is its [`splitmix64`], wherever that is computed.
+    pub const fn state(&self, i: u64) -> u64 {
+        self.key.wrapping_add(i)
+    }
+
     /// Draw `i`: 64 uniform bits.
     pub const fn bits(&self, i: u64) -> u64 {
-        splitmix64(self.key.wrapping_add(i))
+        splitmix64(self.state(i))
     }
 
     /// Draw `i`: uniform in the open interval (0, 1), 53 bits.

@@ -314,7 +314,6 @@ impl<B: TrainBackend> Pretraining<B> {
     /// The networks' part of the forward pass, on one batch.
     fn forward(&self, inputs: &StepInputs, clock: &mut Clock) -> Forward<B> {
         let (config, device, options) = (&self.config, &self.device, &self.options);
-        B::seed_dropout(&inputs.dropout.source(), device);
         let networks = &self.networks;
         let student = &self.precision.view(&networks.student);
 

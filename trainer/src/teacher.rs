@@ -76,7 +76,7 @@ impl<B: Kernels> Teacher<B> {
         let mut values = values.into_iter();
         self.visit_mut("", &mut |_, weight| {
             if let Some(value) = values.next() {
-                weight.set(blend(weight.get(), value, momentum));
+                weight.set(B::blend(weight.get(), value, momentum));
             }
         });
     }
@@ -109,11 +109,7 @@ pub fn follow<B: TrainBackend>(target: &mut dyn Weights<B>, source: &dyn Weights
     target.visit_mut("", &mut |_, weight| {
         let value = values.next();
         if let Some(value) = value.filter(|_| weight.is_trained()) {
-            weight.set(Tensor::from_inner(blend(weight.get().inner(), value, momentum)));
+            weight.set(Tensor::from_inner(B::InnerBackend::blend(weight.get().inner(), value, momentum)));
         }
     });
-}
-
-fn blend<B: Backend>(old: Tensor<B, 2>, new: Tensor<B, 2>, momentum: f64) -> Tensor<B, 2> {
-    old * momentum + new * (1.0 - momentum)
 }

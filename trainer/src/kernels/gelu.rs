@@ -22,7 +22,7 @@ pub fn rows<B: Backend, C: CheckpointStrategy>(x: Tensor<Autodiff<B, C>, 2>) -> 
 }
 
 /// d/dx of x Φ(x): Φ(x) + x φ(x).
-fn slope<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+pub fn slope<B: Backend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     let cumulative = ((x.clone() * FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
     let density = (x.clone() * x.clone() * -0.5).exp() * (0.5 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2);
     cumulative + x * density

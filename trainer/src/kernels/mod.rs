@@ -1,14 +1,16 @@
 //! The operations that a backend may do faster than by tensor operations, in plain tensor operations.
 
+#[cfg(any(test, feature = "cube"))]
+pub mod block;
+#[cfg(feature = "cube")]
+mod cube;
 pub mod gather;
 pub mod gelu;
 pub mod graph;
+#[cfg(any(test, feature = "cube"))]
+pub mod steps;
 
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::tensor::backend::{AutodiffBackend, Backend};
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-use burn::tensor::Distribution;
 use burn::tensor::{activation, Int, Tensor, TensorData};
 use sorcen_runtime::rng::Rng;
 
@@ -18,8 +20,6 @@ use crate::model::block::Block;
 use crate::model::indices;
 use crate::model::layers::{standardise, Dropout, DropoutSource};
 use crate::optim::{Moments, Update};
-#[cfg(feature = "cuda")]
-use crate::replicas;
 use crate::replicas::Peers;
 
 /// A backend that the model runs on. Every method has a plain implementation, which says what it computes;
@@ -81,11 +81,6 @@ pub trait Kernels: Backend {
         echo::sample_on_device(logits, topk, uniform)
     }
 
-    /// Called before the dropouts of a forward pass, where they draw from a generator of the backend.
-    fn seed_dropout(source: &DropoutSource, device: &Self::Device) {
-        let _ = (source, device); // the host's numbers are a function of call and element
-    }
-
     /// Factors of call number `call` for a tensor of shape `shape`: 0 or `1 / (1 - rate)`.
     fn dropout<const D: usize>(
         source: &DropoutSource,
@@ -112,74 +107,10 @@ pub trait Kernels: Backend {
     ) -> Tensor<Self, 2> {
         update.apply_plain(value, gradient, moments)
     }
-}
 
-/// What GPUs do otherwise, with and without autodiff.
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-macro_rules! on_the_device {
-    () => {
-        /// Once for all that follow: the backend has one generator, whose numbers go by the order of the calls.
-        fn seed_dropout(source: &DropoutSource, device: &Self::Device) {
-            if !source.is_off() {
-                Self::seed(device, source.seed());
-            }
-        }
-
-        /// Drawn there: the host would draw, and upload, a billion numbers for a step of ViT-B.
-        fn dropout<const D: usize>(
-            source: &DropoutSource,
-            _: u64,
-            shape: [usize; D],
-            device: &Self::Device,
-        ) -> Tensor<Self, D> {
-            let keep = 1.0 - f64::from(source.rate());
-            Tensor::random(shape, Distribution::Bernoulli(keep), device) / keep
-        }
-    };
-}
-
-#[cfg(feature = "cuda")]
-impl Kernels for burn::backend::Cuda {
-    on_the_device!();
-
-    /// By NCCL, from device to device.
-    fn sum_over_replicas(values: Tensor<Self, 1>, peers: &Peers) -> Tensor<Self, 1> {
-        use burn::tensor::{backend::DeviceOps as _, TensorPrimitive};
-        use burn_backend::distributed::{DistributedBackend as _, ReduceOperation};
-        let devices = (0..peers.size()).map(|rank| replicas::device::<Self>(rank).id()).collect();
-        let sum = Self::all_reduce(graph::primitive(values), ReduceOperation::Sum, devices);
-        Tensor::from_primitive(TensorPrimitive::Float(sum.resolve()))
-    }
-}
-
-#[cfg(feature = "cuda")]
-impl<C: CheckpointStrategy> Kernels for burn::backend::Autodiff<burn::backend::Cuda, C> {
-    on_the_device!();
-
-    fn rows(table: Tensor<Self, 2>, ids: Tensor<Self, 1, Int>, groups: usize) -> Tensor<Self, 2> {
-        gather::rows(table, ids, groups)
-    }
-
-    fn gelu_rows(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        gelu::rows(x)
-    }
-}
-
-#[cfg(feature = "wgpu")]
-impl Kernels for burn::backend::Wgpu {
-    on_the_device!();
-}
-
-#[cfg(feature = "wgpu")]
-impl<C: CheckpointStrategy> Kernels for burn::backend::Autodiff<burn::backend::Wgpu, C> {
-    on_the_device!();
-
-    fn rows(table: Tensor<Self, 2>, ids: Tensor<Self, 1, Int>, groups: usize) -> Tensor<Self, 2> {
-        gather::rows(table, ids, groups)
-    }
-
-    fn gelu_rows(x: Tensor<Self, 2>) -> Tensor<Self, 2> {
-        gelu::rows(x)
+    /// `momentum · old + (1 - momentum) · new`, of two weights.
+    fn blend(old: Tensor<Self, 2>, new: Tensor<Self, 2>, momentum: f64) -> Tensor<Self, 2> {
+        old * momentum + new * (1.0 - momentum)
     }
 }
 

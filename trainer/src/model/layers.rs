@@ -112,16 +112,19 @@ impl DropoutSource {
         self.rate
     }
 
-    /// A number of this step, for a generator that is to be seeded.
-    pub fn seed(&self) -> u64 {
-        self.rng.bits(u64::MAX)
+    /// The state whose `i`th successor gives the bits of elements `4i..4i + 4` of call number `call`, 16 each.
+    pub fn state(&self, call: u64) -> u64 {
+        self.rng.state(call << 40)
+    }
+
+    /// Bits below the first number are dropped, other elements multiplied by the second.
+    pub fn odds(&self) -> (u64, f32) {
+        ((self.rate * 65_536.0) as u64, 1.0 / (1.0 - self.rate))
     }
 
     /// Factors of elements `start..` of the tensor that call number `call` drops from: 0 or `1 / (1 - rate)`.
     pub fn fill(&self, call: u64, start: u64, out: &mut [f32]) {
-        // 16 bits an element, four elements a draw.
-        let limit = (self.rate * 65_536.0) as u64;
-        let scale = 1.0 / (1.0 - self.rate);
+        let (limit, scale) = self.odds();
         let draw = |index: u64| self.rng.bits((call << 40) + index / 4);
         let factor = |bits: u64, lane: u64| if (bits >> (16 * lane)) & 0xFFFF < limit { 0.0 } else { scale };
         let single = |(i, out): (u64, &mut f32)| *out = factor(draw(i), i % 4);

@@ -1,0 +1,163 @@
+//! Kernels against the plain steps. They need a GPU, or a driver that does as if: `tests/scripts/wgpu` runs them.
+
+use burn::backend::{Autodiff, Flex, Wgpu};
+use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::{DType, Tensor, TensorData};
+
+use crate::kernels::block::tests::is_the_plain_block;
+use crate::kernels::steps::{to, Drop, Heads, Steps};
+use crate::kernels::Kernels;
+use crate::model::layers::Dropout;
+use crate::model::precision::Precision;
+use crate::optim::Update;
+
+fn numbers<B: Backend, const D: usize>(shape: [usize; D], seed: usize, scale: f32) -> Tensor<B, D> {
+    let values = (0..shape.iter().product())
+        .map(|i: usize| (((i + seed * 31) * 7919 % 9973) as f32 / 9973.0 - 0.5) * scale)
+        .collect::<Vec<f32>>();
+    Tensor::from_data(TensorData::new(values, shape), &Default::default())
+}
+
+fn host<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
+    tensor.into_data().convert::<f32>().to_vec().unwrap()
+}
+
+/// The largest difference, in parts of the largest number.
+fn apart(ours: &[f32], plain: &[f32]) -> f32 {
+    let scale = plain.iter().fold(1e-3f32, |scale, x| scale.max(x.abs()));
+    ours.iter().zip(plain).fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs())) / scale
+}
+
+fn drop(rate: f32) -> Drop {
+    Drop { source: Dropout::new(rate, 5, 6).source(), call: 3 }
+}
+
+/// Everything that the steps give on a backend, by name; factors of products are of type `dtype`.
+fn results<B: Steps>(rate: f32, dtype: DType) -> Vec<(&'static str, Vec<f32>)> {
+    let (rows, width) = (301, 200); // more rows and columns than units, and no multiple of them
+    let drop = drop(rate);
+    let [x, beside] = [1, 4].map(|seed| numbers::<B, 2>([rows, width], seed, 6.0));
+    let [y, dy] = [2, 3].map(|seed| to(numbers::<B, 2>([rows, width], seed, 6.0), dtype));
+    let [weight, bias] = [5, 6].map(|seed| numbers::<B, 2>([1, width], seed, 2.0));
+    let normed = B::norm(x.clone(), weight.clone(), bias.clone(), 1e-6, dtype);
+    let [dx, dweight, dbias] = B::norm_backward(x.clone(), weight.clone(), dy.clone(), Some(beside), 1e-6);
+    let [alone, ..] = B::norm_backward(x.clone(), weight, dy.clone(), None, 1e-6);
+    let active = B::activate(y.clone(), bias.clone(), drop);
+    let dhidden = B::activate_backward(y.clone(), bias.clone(), dy.clone(), drop);
+    let sum = B::add(x, y.clone(), bias, drop);
+    let dsum = B::add_backward(to(dy.clone(), DType::F32), drop, dtype);
+    let heads = Heads { batch: 7, tokens: 43, count: 5 }; // 301 rows
+    let triple = to(numbers::<B, 2>([rows, 3 * width], 9, 4.0), dtype);
+    let parts: [_; 3] = B::split(triple.clone(), Some(numbers::<B, 2>([1, 3 * width], 10, 2.0)), heads);
+    let [whole] = B::split(y.clone(), None, heads);
+    let joined = B::join(parts.clone(), heads);
+    let [q, k, v] = parts;
+    let [scores, dweights] = [7, 8].map(|seed| to(numbers::<B, 3>([35, 48, 48], seed, 20.0), dtype));
+    let [attention, sums] = B::attend(scores.clone(), 43, 0.5, drop);
+    let along = (to(attention.clone(), DType::F32) * to(dweights.clone(), DType::F32)).sum_dim(2);
+    let [again, dscores] = B::attend_backward(scores, sums.clone(), dweights, along, 43, 0.5, drop);
+    vec![
+        ("norm", host(normed)),
+        ("norm, input", host(dx)),
+        ("norm, input alone", host(alone)),
+        ("norm, weight", host(dweight)),
+        ("norm, bias", host(dbias)),
+        ("activate", host(active)),
+        ("activate, input", host(dhidden)),
+        ("add", host(sum)),
+        ("add, input", host(dsum)),
+        ("columns", host(B::column_sums(triple))),
+        ("queries", host(q)),
+        ("keys", host(k)),
+        ("values", host(v)),
+        ("whole", host(whole)),
+        ("joined", host(joined)),
+        ("along", host(B::along(y, dy, heads))),
+        ("attend", host(attention)),
+        ("attend, sums", host(sums)),
+        ("attend, again", host(again)),
+        ("attend, scores", host(dscores)),
+    ]
+}
+
+#[test]
+#[ignore = "needs a GPU or a software driver: tests/scripts/wgpu"]
+fn kernels_are_the_plain_steps() {
+    // 16 bits as WGSL has them: what CUDA does with brain floats is the same code.
+    for (dtype, tolerance) in [(DType::F32, 2e-5), (DType::F16, 2e-3)] {
+        for rate in [0.0, 0.1] {
+            let results = results::<Wgpu>(rate, dtype).into_iter().zip(results::<Flex>(rate, dtype));
+            for ((name, ours), (_, plain)) in results {
+                assert_eq!(ours.len(), plain.len(), "{name}");
+                let worst = apart(&ours, &plain);
+                println!("{name}, {dtype:?}, dropout {rate}: {worst:.1e}");
+                assert!(worst < tolerance, "{name}, {dtype:?}, dropout {rate}: {worst}");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU or a software driver: tests/scripts/wgpu"]
+fn dropout_is_that_of_the_host() {
+    let source = Dropout::new(0.3, 11, 12).source();
+    for call in [0, 1, 1_000_003] {
+        let ours = host(Wgpu::dropout::<2>(&source, call, [77, 131], &Default::default()));
+        let plain = host(Flex::dropout::<2>(&source, call, [77, 131], &Default::default()));
+        assert_eq!(ours, plain, "call {call}");
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU or a software driver: tests/scripts/wgpu"]
+fn updates_are_the_plain_ones() {
+    fn results<B: Kernels>() -> Vec<Vec<f32>> {
+        let [value, gradient, first] = [1, 2, 3].map(|seed| numbers::<B, 2>([37, 41], seed, 2.0));
+        let mut moments = (first.clone(), first.clone().square());
+        let factor = Tensor::from_data([0.5], &Default::default());
+        let (correction1, correction2) = (0.19, 0.0975);
+        let update =
+            Update { factor, lr: 1e-2, decay: 0.05, beta1: 0.9, beta2: 0.95, eps: 1e-8, correction1, correction2 };
+        let blend = B::blend(value.clone(), gradient.clone(), 0.9);
+        let value = B::adamw(value, gradient, &mut moments, &update);
+        vec![host(value), host(moments.0), host(moments.1), host(blend)]
+    }
+    for (ours, plain) in results::<Wgpu>().into_iter().zip(results::<Flex>()) {
+        assert!(ours.iter().zip(&plain).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU or a software driver: tests/scripts/wgpu"]
+fn operations_with_gradients_are_the_plain_ones() {
+    fn results<B: AutodiffBackend + Kernels>() -> Vec<Vec<f32>> {
+        let x = numbers::<B, 2>([150, 260], 1, 9.0).require_grad();
+        let [weight, bias] = [2, 3].map(|seed| numbers::<B, 2>([1, 260], seed, 2.0).require_grad());
+        let targets: Vec<i32> = (0..150).map(|i| i * 7 % 260).collect();
+        let counted: Vec<bool> = (0..150).map(|i| i % 3 != 0).collect();
+        let gradient = |y: Tensor<B, 2>, leaf: &Tensor<B, 2>| host(leaf.grad(&y.square().sum().backward()).unwrap());
+        let norm = || B::layer_norm_rows(x.clone(), weight.clone(), bias.clone(), 1e-5);
+        let loss = B::smoothed_cross_entropy(x.clone(), &targets, &counted, 0.1);
+        vec![
+            host(norm()),
+            gradient(norm(), &x),
+            gradient(norm(), &weight),
+            gradient(norm(), &bias),
+            host(B::gelu_rows(x.clone())),
+            gradient(B::gelu_rows(x.clone()), &x),
+            host(loss.clone()),
+            gradient(loss.unsqueeze(), &x),
+        ]
+    }
+    let results = results::<Autodiff<Wgpu>>().into_iter().zip(results::<Autodiff<Flex>>());
+    for (i, (ours, plain)) in results.enumerate() {
+        let worst = apart(&ours, &plain);
+        assert!(worst < 1e-5, "{i}: {worst}");
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU or a software driver: tests/scripts/wgpu"]
+fn a_block_of_kernels_is_the_plain_block() {
+    is_the_plain_block::<Wgpu>(Precision::F32, 5e-5);
+}
