@@ -27,15 +27,20 @@ impl ValueParserFactory for Device {
             "cpu" => Ok(Self::Cpu),
             #[cfg(feature = "cuda")]
             "cuda" => Ok(Self::Cuda),
+            #[cfg(not(feature = "cuda"))]
+            "cuda" => Err(not_compiled(name)),
             #[cfg(feature = "wgpu")]
             "wgpu" => Ok(Self::Wgpu),
-            #[cfg(not(all(feature = "cuda", feature = "wgpu")))]
-            "cuda" | "wgpu" => {
-                Err(format!("this build has no {name}; cargo build --release -p sorcen-trainer --features {name} has"))
-            }
+            #[cfg(not(feature = "wgpu"))]
+            "wgpu" => Err(not_compiled(name)),
             _ => Err("expected cpu, cuda or wgpu".into()),
         }
     }
+}
+
+#[cfg(not(all(feature = "cuda", feature = "wgpu")))]
+fn not_compiled(name: &str) -> String {
+    format!("this build has no {name}; cargo build --release -p sorcen-trainer --features {name} has")
 }
 
 impl Device {

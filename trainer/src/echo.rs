@@ -57,36 +57,6 @@ fn choose(candidates: &[(f32, u16)], uniform: f64) -> u16 {
     candidates[candidates.len() - 1].1
 }
 
-/// The same by tensor operations, on the device: one id per row of `logits` `[R, K]`, drawn with `uniform`
-/// `[R, 1]` below 1. Rounding aside, the id that [`sample`] draws.
-pub fn sample_on_device<B: Backend>(logits: Tensor<B, 2>, topk: usize, uniform: Tensor<B, 2>) -> Tensor<B, 1, Int> {
-    /// Below any logit; finite, so that differences are numbers.
-    const GONE: f32 = -1e30;
-    let [rows, codes] = logits.dims();
-    let device = logits.device();
-    let code = Tensor::<B, 1, Int>::arange(0..codes as i64, &device).reshape([1, codes]).expand([rows, codes]);
-
-    // The best and its ties go, then the largest of the rest are taken one by one.
-    let best = logits.clone().max_dim(1).expand([rows, codes]);
-    let mut rest = logits.clone().mask_fill(logits.greater_equal(best), GONE);
-    let mut candidates = Vec::with_capacity(topk);
-    for _ in 0..topk.min(codes - 1) {
-        let (value, id) = rest.clone().max_dim_with_indices(1);
-        rest = rest.mask_fill(code.clone().equal(id.clone().expand([rows, codes])), GONE);
-        candidates.push((value, id));
-    }
-    let (largest, mut chosen) = candidates[0].clone();
-    let weights: Vec<Tensor<B, 2>> =
-        candidates.iter().map(|(value, _)| (value.clone() - largest.clone()).exp()).collect();
-    let goal = Tensor::cat(weights.clone(), 1).sum_dim(1) * uniform;
-    let mut sum = weights[0].clone();
-    for ((_, id), weight) in candidates.into_iter().zip(weights).skip(1) {
-        chosen = chosen.mask_where(goal.clone().greater_equal(sum.clone()), id);
-        sum = sum + weight;
-    }
-    chosen.reshape([rows])
-}
-
 /// What the teacher reads, `[B*(1+T)]`: the class token, then `echo` `[B*T]` inside the kept square and the
 /// mask token outside.
 pub fn teacher_ids<B: Backend>(

@@ -7,14 +7,11 @@ mod math;
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::Flex;
-use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
+use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive};
 use rayon::prelude::*;
-use sorcen_runtime::rng::Rng;
 
-use crate::echo;
 use crate::kernels::Kernels;
 use crate::model::block::Block;
-use crate::model::indices;
 use crate::model::layers::Dropout;
 use crate::model::weight::Weights as _;
 use crate::optim::{Moments, Update};
@@ -105,18 +102,6 @@ impl Kernels for Flex {
             );
         });
         tensor(y, dims)
-    }
-
-    fn sample_echo(
-        logits: Tensor<Self, 2>,
-        topk: usize,
-        rng: &Rng,
-        wanted: &(dyn Fn(usize) -> bool + Sync),
-    ) -> Tensor<Self, 1, Int> {
-        let [_, codes] = logits.dims();
-        let ids = echo::sample(Slice::new(logits).get(), codes, topk, rng, wanted);
-        let ids: Vec<i32> = ids.into_iter().map(i32::from).collect();
-        indices(&ids, &Default::default())
     }
 
     fn adamw(

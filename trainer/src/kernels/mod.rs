@@ -5,7 +5,6 @@ pub mod block;
 #[cfg(feature = "cube")]
 mod cube;
 pub mod gather;
-pub mod gelu;
 pub mod graph;
 #[cfg(any(test, feature = "cube"))]
 pub mod steps;
@@ -73,12 +72,10 @@ pub trait Kernels: Backend {
         rng: &Rng,
         wanted: &(dyn Fn(usize) -> bool + Sync),
     ) -> Tensor<Self, 1, Int> {
-        let _ = wanted; // drawing all is simpler than gathering some
-        const BELOW_ONE: f32 = 1.0 - f32::EPSILON;
-        let rows = logits.dims()[0];
-        let uniform: Vec<f32> = (0..rows as u64).map(|row| (rng.uniform(row) as f32).min(BELOW_ONE)).collect();
-        let uniform = Tensor::from_data(TensorData::new(uniform, [rows, 1]), &logits.device());
-        echo::sample_on_device(logits, topk, uniform)
+        let (device, [_, codes]) = (logits.device(), logits.dims());
+        let logits = logits.into_data().convert::<f32>().into_vec().unwrap_or_else(|_| unreachable!("converted"));
+        let ids: Vec<i32> = echo::sample(&logits, codes, topk, rng, wanted).into_iter().map(i32::from).collect();
+        indices(&ids, &device)
     }
 
     /// Factors of call number `call` for a tensor of shape `shape`: 0 or `1 / (1 - rate)`.

@@ -1,9 +1,10 @@
 //! What a block does between its matrix products, in plain tensor operations. A backend may do each in one kernel.
 
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+
 use burn::tensor::ops::PadMode;
 use burn::tensor::{activation, DType, FloatDType, Tensor};
 
-use super::gelu;
 use super::Kernels;
 use crate::model::layers::{standardise, Dropout, DropoutSource};
 
@@ -112,7 +113,7 @@ pub trait Steps: Kernels {
         drop: Drop,
     ) -> Tensor<Self, 2> {
         let dtype = hidden.dtype();
-        to(drop.apply(wide(dy)) * gelu::slope(wide(hidden) + bias), dtype)
+        to(drop.apply(wide(dy)) * slope(wide(hidden) + bias), dtype)
     }
 
     /// `x + y + bias`, where `y + bias` is dropped from.
@@ -209,4 +210,11 @@ fn pad<B: Kernels>(x: Tensor<B, 3>, rows: usize, columns: usize) -> Tensor<B, 3>
 fn crop<B: Kernels>(x: Tensor<B, 3>, tokens: usize) -> Tensor<B, 3> {
     let [groups, _, _] = x.dims();
     x.slice([0..groups, 0..tokens, 0..tokens])
+}
+
+/// d/dx of x Φ(x): Φ(x) + x φ(x).
+fn slope<B: Kernels>(x: Tensor<B, 2>) -> Tensor<B, 2> {
+    let cumulative = ((x.clone() * FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
+    let density = (x.clone() * x.clone() * -0.5).exp() * (0.5 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2);
+    cumulative + x * density
 }

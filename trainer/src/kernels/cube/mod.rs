@@ -7,6 +7,7 @@
 
 mod attention;
 mod dropout;
+mod echo;
 mod elements;
 mod entropy;
 mod launch;
@@ -18,7 +19,7 @@ mod update;
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::Autodiff;
-use burn::tensor::{DType, Int, Tensor, TensorPrimitive};
+use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
 use burn_cubecl::kernel::into_contiguous;
 
 use super::graph::{primitive, record};
@@ -28,6 +29,7 @@ use crate::model::block::Block;
 use crate::model::indices;
 use crate::model::layers::{Dropout, DropoutSource};
 use crate::optim::{Moments, Update};
+use sorcen_runtime::rng::Rng;
 
 /// [`Kernels`] and [`Steps`] of `$backend`, with and without autodiff; `$more` are items of the former.
 macro_rules! kernels_on {
@@ -61,6 +63,18 @@ macro_rules! kernels_on {
                     let [_, width] = x.dims();
                     let bias = Tensor::zeros([1, width], &x.device());
                     Self::activate(x, bias, Drop::off())
+                }
+
+                fn sample_echo(
+                    logits: Tensor<Self, 2>,
+                    topk: usize,
+                    rng: &Rng,
+                    _: &(dyn Fn(usize) -> bool + Sync),
+                ) -> Tensor<Self, 1, Int> {
+                    let [rows, _] = logits.dims();
+                    let uniform = TensorData::new(echo::uniforms(rng, rows), [rows, 1]);
+                    let uniform = memory(Tensor::<Self, 2>::from_data(uniform, &logits.device()));
+                    Tensor::from_primitive(echo::sample(memory(logits), uniform, topk))
                 }
 
                 /// Drawn there: the host would draw, and upload, a billion numbers for a step of ViT-B.

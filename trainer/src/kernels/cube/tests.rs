@@ -10,6 +10,7 @@ use crate::kernels::Kernels;
 use crate::model::layers::Dropout;
 use crate::model::precision::Precision;
 use crate::optim::Update;
+use sorcen_runtime::rng::{Rng, Stream};
 
 fn numbers<B: Backend, const D: usize>(shape: [usize; D], seed: usize, scale: f32) -> Tensor<B, D> {
     let values = (0..shape.iter().product())
@@ -105,6 +106,27 @@ fn dropout_is_that_of_the_host() {
         let ours = host(Wgpu::dropout::<2>(&source, call, [77, 131], &Default::default()));
         let plain = host(Flex::dropout::<2>(&source, call, [77, 131], &Default::default()));
         assert_eq!(ours, plain, "call {call}");
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU or a software driver: tests/scripts/wgpu"]
+fn echoes_are_those_of_the_host() {
+    let rng = Rng::new(3, Stream::Echo, 4);
+    let (rows, codes) = (200, 300);
+    let mut logits = host(numbers::<Flex, 2>([rows, codes], 1, 12.0));
+    for (i, logit) in logits.iter_mut().enumerate() {
+        *logit = if i / codes == 5 { 1.0 } else { (*logit * 8.0).round() / 8.0 };
+        // ties; a row of nothing else
+    }
+    for topk in [1, 15, 40] {
+        let plain = crate::echo::sample(&logits, codes, topk, &rng, |_| true);
+        let data = TensorData::new(logits.clone(), [rows, codes]);
+        let ours = Wgpu::sample_echo(Tensor::from_data(data, &Default::default()), topk, &rng, &|_| true);
+        let ours: Vec<i32> = ours.into_data().to_vec().unwrap();
+        let differ = ours.iter().zip(&plain).filter(|(&a, &b)| a != i32::from(b)).count();
+        assert!(differ <= 1, "{differ} of {rows} ids differ for the {topk} largest");
+        // one by rounding
     }
 }
 
