@@ -259,7 +259,7 @@ macro_rules! kernels_on {
 kernels_on!(burn::backend::Cuda, {
     /// By NCCL, from device to device.
     fn sum_over_replicas(values: Tensor<Self, 1>, peers: &crate::replicas::Peers) -> Tensor<Self, 1> {
-        use burn::tensor::{backend::Backend, backend::DeviceOps as _};
+        use burn::tensor::backend::DeviceOps as _;
         use burn_backend::distributed::{DistributedBackend as _, ReduceOperation};
         let device = |rank| crate::replicas::device::<Self>(rank).id();
         let devices = (0..peers.size()).map(device).collect();
