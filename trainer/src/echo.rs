@@ -14,7 +14,7 @@ use crate::model::indices;
 /// Every code equal to the maximum is excluded, the `topk` largest of the rest are kept and
 /// renormalised, and one is drawn with uniform number `row` of `rng` (official `sample_echo`: 15).
 pub fn sample(logits: &[f32], codes: usize, topk: usize, rng: &Rng, wanted: impl Fn(usize) -> bool + Sync) -> Vec<u16> {
-    let draw = |candidates: &mut Vec<(f32, u16)>, (row, logits): (usize, &[f32])| {
+    let draw = |candidates: &mut Vec<_>, (row, logits): (usize, &[f32])| {
         if !wanted(row) {
             return 0;
         }
@@ -22,6 +22,13 @@ pub fn sample(logits: &[f32], codes: usize, topk: usize, rng: &Rng, wanted: impl
         choose(candidates, rng.uniform(row as u64))
     };
     logits.par_chunks_exact(codes).enumerate().map_init(|| Vec::with_capacity(topk + 1), draw).collect()
+}
+
+/// The id of one row of `logits` `[K]` that `uniform`, from 0 to below 1, leads to.
+pub fn choice(logits: &[f32], topk: usize, uniform: f64) -> u16 {
+    let mut candidates = Vec::new();
+    runners_up(logits, topk, &mut candidates);
+    choose(&candidates, uniform)
 }
 
 /// The `topk` largest of `logits` below the maximum, largest first, lower id first among equals.

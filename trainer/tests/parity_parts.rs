@@ -4,7 +4,7 @@
 mod common;
 
 use burn::backend::{flex::FlexDevice, Autodiff, Flex};
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use common::{tolerance, Failures, Golden};
 use sorcen_runtime::rng::{Rng, Stream};
 use sorcen_runtime::ModelConfig;
@@ -184,31 +184,11 @@ fn echo_distribution() {
     let golden = Golden::open("common/contrastive.safetensors");
     let logits = golden.floats("echo_logits");
     let recorded = golden.get("echo_probs");
-    let uniform: Vec<f32> = (0..GRID).map(|i| (i as f32 + 0.5) / GRID as f32).collect();
-    let uniform = Tensor::<Flex, 2>::from_data(TensorData::new(uniform, [GRID, 1]), &DEVICE);
     for (row, expected) in logits.chunks_exact(40).zip(recorded.chunks_exact(40)) {
-        let rows = Tensor::<Flex, 2>::from_data(TensorData::new(row.repeat(GRID), [GRID, 40]), &DEVICE);
-        let drawn = to_ids(echo::sample_on_device(rows, 15, uniform.clone()));
+        let drawn: Vec<u16> = (0..GRID).map(|i| echo::choice(row, 15, (i as f64 + 0.5) / GRID as f64)).collect();
         for (code, &expected) in expected.iter().enumerate() {
             let share = drawn.iter().filter(|&&id| usize::from(id) == code).count() as f64 / GRID as f64;
             assert!((share - expected).abs() <= 2.0 / GRID as f64, "code {code}: {share}, not {expected}");
         }
     }
-}
-
-#[test]
-fn echoes_are_the_same_on_host_and_device() {
-    const ROWS: usize = 4000;
-    let rng = Rng::new(5, Stream::Echo, 1);
-    let noise = Rng::new(5, Stream::Init, 1);
-    let logits: Vec<f32> = (0..ROWS as u64 * 64).map(|i| 3.0 * noise.normal(i) as f32).collect();
-    let host = echo::sample(&logits, 64, 15, &rng, |_| true);
-    let uniform: Vec<f32> = (0..ROWS as u64).map(|row| rng.uniform(row) as f32).collect();
-    let logits = Tensor::<Flex, 2>::from_data(TensorData::new(logits, [ROWS, 64]), &DEVICE);
-    let uniform = Tensor::from_data(TensorData::new(uniform, [ROWS, 1]), &DEVICE);
-    assert_eq!(to_ids(echo::sample_on_device(logits, 15, uniform)), host);
-}
-
-fn to_ids(ids: Tensor<Flex, 1, Int>) -> Vec<u16> {
-    ids.into_data().convert::<i32>().to_vec::<i32>().unwrap().into_iter().map(|id| id as u16).collect()
 }

@@ -13,7 +13,7 @@ mod entropy;
 mod launch;
 mod norm;
 mod reduce;
-#[cfg(all(test, feature = "wgpu"))]
+#[cfg(test)]
 mod tests;
 mod update;
 

@@ -1,6 +1,6 @@
-//! Kernels against the plain steps. They need a GPU, or a driver that does as if: `tests/scripts/wgpu` runs them.
+//! Kernels against the plain steps. They need a GPU, or a driver that does as if: `tests/scripts/gpu_kernels` runs them.
 
-use burn::backend::{Autodiff, Flex, Wgpu};
+use burn::backend::{Autodiff, Flex};
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Tensor, TensorData};
 
@@ -11,6 +11,14 @@ use crate::model::layers::Dropout;
 use crate::model::precision::Precision;
 use crate::optim::Update;
 use sorcen_runtime::rng::{Rng, Stream};
+
+#[cfg(feature = "wgpu")]
+type Gpu = burn::backend::Wgpu;
+#[cfg(not(feature = "wgpu"))]
+type Gpu = burn::backend::Cuda;
+
+/// WGSL has no brain floats; what is done with its 16 bits is the same code.
+const HALF: DType = if cfg!(feature = "wgpu") { DType::F16 } else { DType::BF16 };
 
 fn numbers<B: Backend, const D: usize>(shape: [usize; D], seed: usize, scale: f32) -> Tensor<B, D> {
     let values = (0..shape.iter().product())
@@ -82,12 +90,11 @@ fn results<B: Steps>(rate: f32, dtype: DType) -> Vec<(&'static str, Vec<f32>)> {
 }
 
 #[test]
-#[ignore = "needs a GPU or a software driver: tests/scripts/wgpu"]
+#[ignore = "needs a GPU or a software driver: tests/scripts/gpu_kernels"]
 fn kernels_are_the_plain_steps() {
-    // 16 bits as WGSL has them: what CUDA does with brain floats is the same code.
-    for (dtype, tolerance) in [(DType::F32, 2e-5), (DType::F16, 2e-3)] {
+    for (dtype, tolerance) in [(DType::F32, 2e-5), (HALF, if HALF == DType::F16 { 2e-3 } else { 1.6e-2 })] {
         for rate in [0.0, 0.1] {
-            let results = results::<Wgpu>(rate, dtype).into_iter().zip(results::<Flex>(rate, dtype));
+            let results = results::<Gpu>(rate, dtype).into_iter().zip(results::<Flex>(rate, dtype));
             for ((name, ours), (_, plain)) in results {
                 assert_eq!(ours.len(), plain.len(), "{name}");
                 let worst = apart(&ours, &plain);
@@ -99,18 +106,18 @@ fn kernels_are_the_plain_steps() {
 }
 
 #[test]
-#[ignore = "needs a GPU or a software driver: tests/scripts/wgpu"]
+#[ignore = "needs a GPU or a software driver: tests/scripts/gpu_kernels"]
 fn dropout_is_that_of_the_host() {
     let source = Dropout::new(0.3, 11, 12).source();
     for call in [0, 1, 1_000_003] {
-        let ours = host(Wgpu::dropout::<2>(&source, call, [77, 131], &Default::default()));
+        let ours = host(Gpu::dropout::<2>(&source, call, [77, 131], &Default::default()));
         let plain = host(Flex::dropout::<2>(&source, call, [77, 131], &Default::default()));
         assert_eq!(ours, plain, "call {call}");
     }
 }
 
 #[test]
-#[ignore = "needs a GPU or a software driver: tests/scripts/wgpu"]
+#[ignore = "needs a GPU or a software driver: tests/scripts/gpu_kernels"]
 fn echoes_are_those_of_the_host() {
     let rng = Rng::new(3, Stream::Echo, 4);
     let (rows, codes) = (200, 300);
@@ -122,7 +129,7 @@ fn echoes_are_those_of_the_host() {
     for topk in [1, 15, 40] {
         let plain = crate::echo::sample(&logits, codes, topk, &rng, |_| true);
         let data = TensorData::new(logits.clone(), [rows, codes]);
-        let ours = Wgpu::sample_echo(Tensor::from_data(data, &Default::default()), topk, &rng, &|_| true);
+        let ours = Gpu::sample_echo(Tensor::from_data(data, &Default::default()), topk, &rng, &|_| true);
         let ours: Vec<i32> = ours.into_data().to_vec().unwrap();
         let differ = ours.iter().zip(&plain).filter(|(&a, &b)| a != i32::from(b)).count();
         assert!(differ <= 1, "{differ} of {rows} ids differ for the {topk} largest");
@@ -131,7 +138,7 @@ fn echoes_are_those_of_the_host() {
 }
 
 #[test]
-#[ignore = "needs a GPU or a software driver: tests/scripts/wgpu"]
+#[ignore = "needs a GPU or a software driver: tests/scripts/gpu_kernels"]
 fn updates_are_the_plain_ones() {
     fn results<B: Kernels>() -> Vec<Vec<f32>> {
         let [value, gradient, first] = [1, 2, 3].map(|seed| numbers::<B, 2>([37, 41], seed, 2.0));
@@ -144,13 +151,13 @@ fn updates_are_the_plain_ones() {
         let value = B::adamw(value, gradient, &mut moments, &update);
         vec![host(value), host(moments.0), host(moments.1), host(blend)]
     }
-    for (ours, plain) in results::<Wgpu>().into_iter().zip(results::<Flex>()) {
+    for (ours, plain) in results::<Gpu>().into_iter().zip(results::<Flex>()) {
         assert!(ours.iter().zip(&plain).all(|(a, b)| (a - b).abs() < 1e-6));
     }
 }
 
 #[test]
-#[ignore = "needs a GPU or a software driver: tests/scripts/wgpu"]
+#[ignore = "needs a GPU or a software driver: tests/scripts/gpu_kernels"]
 fn operations_with_gradients_are_the_plain_ones() {
     fn results<B: AutodiffBackend + Kernels>() -> Vec<Vec<f32>> {
         let x = numbers::<B, 2>([150, 260], 1, 9.0).require_grad();
@@ -171,7 +178,7 @@ fn operations_with_gradients_are_the_plain_ones() {
             gradient(loss.unsqueeze(), &x),
         ]
     }
-    let results = results::<Autodiff<Wgpu>>().into_iter().zip(results::<Autodiff<Flex>>());
+    let results = results::<Autodiff<Gpu>>().into_iter().zip(results::<Autodiff<Flex>>());
     for (i, (ours, plain)) in results.enumerate() {
         let worst = apart(&ours, &plain);
         assert!(worst < 1e-5, "{i}: {worst}");
@@ -179,7 +186,13 @@ fn operations_with_gradients_are_the_plain_ones() {
 }
 
 #[test]
-#[ignore = "needs a GPU or a software driver: tests/scripts/wgpu"]
+#[ignore = "needs a GPU or a software driver: tests/scripts/gpu_kernels"]
 fn a_block_of_kernels_is_the_plain_block() {
-    is_the_plain_block::<Wgpu>(Precision::F32, 5e-5);
+    // CUDA's tensor cores have 10 bits for factors of 32-bit products, 7 for brain floats.
+    if cfg!(feature = "wgpu") {
+        is_the_plain_block::<Gpu>(Precision::F32, 5e-5);
+    } else {
+        is_the_plain_block::<Gpu>(Precision::F32, 1e-2);
+        is_the_plain_block::<Gpu>(Precision::Bf16, 5e-2);
+    }
 }
