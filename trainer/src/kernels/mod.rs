@@ -21,8 +21,8 @@ use crate::model::layers::{standardise, Dropout, DropoutSource};
 use crate::optim::{Moments, Update};
 use crate::replicas::Peers;
 
-/// A backend that the model runs on. Every method has a plain implementation, which says what it computes;
-/// the CPU backend overrides them (module [`cpu`](crate::cpu)), as a GPU backend may with fused kernels.
+/// A backend that the model runs on. Every method has a plain implementation, which says what it computes; the CPU
+/// backend overrides them (module [`cpu`](crate::cpu)), and so do CUDA and wgpu (folder `cube`).
 pub trait Kernels: Backend {
     /// A transformer block, `[B, N, D]` to `[B, N, D]`.
     fn block(block: &Block<Self>, x: Tensor<Self, 3>, dropout: &Dropout) -> Tensor<Self, 3> {

@@ -146,7 +146,7 @@ pub trait Steps: Kernels {
         let columns = rows.dims()[1] / PARTS / count;
         let parts = rows.reshape([batch, tokens, PARTS, count, columns]).permute([2, 0, 3, 1, 4]);
         std::array::from_fn(|part| {
-            let part = parts.clone().slice([part..part + 1]).reshape([batch * count, tokens, columns]);
+            let part = parts.clone().narrow(0, part, 1).reshape([batch * count, tokens, columns]);
             pad(part, heads.padded() - tokens, 0)
         })
     }
