@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, Tensor};
-use sorcen_runtime::rng::{Rng, Stream};
+use sorcen_runtime::rng::{splitmix64, Rng, Stream};
 
 use super::precision::product;
 use super::weight::{weights, Weight};
@@ -112,7 +112,7 @@ impl DropoutSource {
         self.rate
     }
 
-    /// The state whose `i`th successor gives the bits of elements `4i..4i + 4` of call number `call`, 16 each.
+    /// [`splitmix64`] of this number plus i gives the bits of elements `4i..4i + 4` of call number `call`, 16 each.
     pub fn state(&self, call: u64) -> u64 {
         self.rng.state(call << 40)
     }
@@ -125,7 +125,8 @@ impl DropoutSource {
     /// Factors of elements `start..` of the tensor that call number `call` drops from: 0 or `1 / (1 - rate)`.
     pub fn fill(&self, call: u64, start: u64, out: &mut [f32]) {
         let (limit, scale) = self.odds();
-        let draw = |index: u64| self.rng.bits((call << 40) + index / 4);
+        let state = self.state(call);
+        let draw = |index: u64| splitmix64(state.wrapping_add(index / 4));
         let factor = |bits: u64, lane: u64| if (bits >> (16 * lane)) & 0xFFFF < limit { 0.0 } else { scale };
         let single = |(i, out): (u64, &mut f32)| *out = factor(draw(i), i % 4);
 

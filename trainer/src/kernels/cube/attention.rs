@@ -8,7 +8,7 @@ use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::CubeRuntime;
 
 use super::dropout::{draws, factor, Draws};
-use super::launch::{by_row, fresh, one_each, ROW_UNITS};
+use super::launch::{alike, by_row, fresh, one_each, ROW_UNITS};
 use super::reduce::{largest, sum};
 use crate::kernels::steps::{Drop, Heads};
 
@@ -243,8 +243,7 @@ pub fn attend_backward<R: CubeRuntime>(
     scale: f32,
     drop: Drop,
 ) -> [CubeTensor<R>; 2] {
-    let shape: [usize; 3] = scores.meta.shape().dims();
-    let outputs = [(); 2].map(|()| fresh(&scores, shape, scores.dtype));
+    let outputs = [(); 2].map(|()| alike(&scores, scores.dtype));
     let client = scores.client.clone();
     let (cubes, units) = one_each(&client, scores.meta.num_elements());
     let dtype = scores.dtype.into();

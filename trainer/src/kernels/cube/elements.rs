@@ -8,7 +8,7 @@ use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::CubeRuntime;
 
 use super::dropout::{draws, factor, Draws};
-use super::launch::{fresh, one_each};
+use super::launch::{alike, fresh, one_each};
 use crate::kernels::steps::Drop;
 
 /// The standard normal distribution function.
@@ -35,8 +35,7 @@ fn activate_kernel<F: Float>(
 
 /// [`Steps::activate`](crate::kernels::steps::Steps::activate).
 pub fn activate<R: CubeRuntime>(hidden: CubeTensor<R>, bias: CubeTensor<R>, drop: Drop) -> CubeTensor<R> {
-    let shape: [usize; 2] = hidden.meta.shape().dims();
-    let output = fresh(&hidden, shape, hidden.dtype);
+    let output = alike(&hidden, hidden.dtype);
     let client = hidden.client.clone();
     let (cubes, units) = one_each(&client, hidden.meta.num_elements());
     let dtype = hidden.dtype.into();
@@ -71,8 +70,7 @@ pub fn activate_backward<R: CubeRuntime>(
     dy: CubeTensor<R>,
     drop: Drop,
 ) -> CubeTensor<R> {
-    let shape: [usize; 2] = hidden.meta.shape().dims();
-    let output = fresh(&hidden, shape, hidden.dtype);
+    let output = alike(&hidden, hidden.dtype);
     let client = hidden.client.clone();
     let (cubes, units) = one_each(&client, hidden.meta.num_elements());
     let dtype = hidden.dtype.into();
@@ -99,8 +97,7 @@ fn add_kernel<F: Float>(
 
 /// [`Steps::add`](crate::kernels::steps::Steps::add).
 pub fn add<R: CubeRuntime>(x: CubeTensor<R>, y: CubeTensor<R>, bias: CubeTensor<R>, drop: Drop) -> CubeTensor<R> {
-    let shape: [usize; 2] = x.meta.shape().dims();
-    let output = fresh(&x, shape, DType::F32);
+    let output = alike(&x, DType::F32);
     let client = x.client.clone();
     let (cubes, units) = one_each(&client, x.meta.num_elements());
     let dtype = y.dtype.into();
@@ -125,8 +122,7 @@ fn add_backward_kernel<F: Float>(
 
 /// [`Steps::add_backward`](crate::kernels::steps::Steps::add_backward).
 pub fn add_backward<R: CubeRuntime>(dsum: CubeTensor<R>, drop: Drop, dtype: DType) -> CubeTensor<R> {
-    let shape: [usize; 2] = dsum.meta.shape().dims();
-    let output = fresh(&dsum, shape, dtype);
+    let output = alike(&dsum, dtype);
     let client = dsum.client.clone();
     let (cubes, units) = one_each(&client, dsum.meta.num_elements());
     let [dsum, dy] = [dsum, output.clone()].map(CubeTensor::into_tensor_arg);

@@ -12,8 +12,13 @@ use burn_cubecl::CubeRuntime;
 pub const ROW_UNITS: usize = 128;
 
 /// A tensor to write to, where `beside` is.
-pub fn fresh<R: CubeRuntime, const D: usize>(beside: &CubeTensor<R>, shape: [usize; D], dtype: DType) -> CubeTensor<R> {
-    empty_device_contiguous_dtype(beside.client.clone(), beside.device.clone(), Shape::new(shape), dtype)
+pub fn fresh<R: CubeRuntime>(beside: &CubeTensor<R>, shape: impl Into<Shape>, dtype: DType) -> CubeTensor<R> {
+    empty_device_contiguous_dtype(beside.client.clone(), beside.device.clone(), shape.into(), dtype)
+}
+
+/// The same, in the shape of `like`.
+pub fn alike<R: CubeRuntime>(like: &CubeTensor<R>, dtype: DType) -> CubeTensor<R> {
+    fresh(like, like.meta.shape().clone(), dtype)
 }
 
 /// Cubes and units for `count` elements, one unit each, or a few units more.

@@ -5,7 +5,7 @@ use burn_cubecl::cubecl::{self, prelude::*};
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::CubeRuntime;
 
-use super::launch::{fresh, one_each};
+use super::launch::{alike, one_each};
 
 /// Constants of [`adamw`], as kernels take them.
 #[derive(CubeLaunch, CubeType, Clone, Copy)]
@@ -54,8 +54,7 @@ pub fn adamw<R: CubeRuntime, B: burn::tensor::backend::Backend>(
     inputs: [CubeTensor<R>; 5],
     update: &crate::optim::Update<B>,
 ) -> [CubeTensor<R>; 3] {
-    let shape: [usize; 2] = inputs[0].meta.shape().dims();
-    let outputs = [(); 3].map(|()| fresh(&inputs[0], shape, DType::F32));
+    let outputs = [(); 3].map(|()| alike(&inputs[0], DType::F32));
     let client = inputs[0].client.clone();
     let (cubes, units) = one_each(&client, inputs[0].meta.num_elements());
     let constants = ConstantsLaunch::new(
@@ -87,8 +86,7 @@ fn blend_kernel(old: &Tensor<f32>, new: &Tensor<f32>, blend: &mut Tensor<f32>, m
 
 /// `momentum · old + (1 - momentum) · new`.
 pub fn blend<R: CubeRuntime>(old: CubeTensor<R>, new: CubeTensor<R>, momentum: f64) -> CubeTensor<R> {
-    let shape: [usize; 2] = old.meta.shape().dims();
-    let output = fresh(&old, shape, DType::F32);
+    let output = alike(&old, DType::F32);
     let client = old.client.clone();
     let (cubes, units) = one_each(&client, old.meta.num_elements());
     let [old, new, to] = [old, new, output.clone()].map(CubeTensor::into_tensor_arg);
