@@ -195,6 +195,7 @@ pub mod tests {
         Tensor::from_data(TensorData::new(values, shape), &Default::default())
     }
 
+    /// Its numbers.
     pub fn host<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
         tensor.into_data().convert::<f32>().to_vec().unwrap()
     }

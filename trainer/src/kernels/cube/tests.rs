@@ -1,7 +1,7 @@
 //! Kernels against the plain steps. They need a GPU, or a driver that does as if: `tests/scripts/gpu_kernels` runs them.
 
 use burn::backend::{Autodiff, Flex};
-use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::kernels::block::tests::{apart, host, is_the_plain_block, numbers};
