@@ -99,6 +99,7 @@ fn cholesky(mut h: Array2<f64>) -> Array2<f64> {
 mod tests {
     use super::*;
     use sorcen_runtime::rng::{Rng, Stream};
+    use sorcen_tests::compare::largest_difference;
 
     fn numbers(rows: usize, cols: usize, seed: u64) -> Array2<f32> {
         let rng = Rng::new(seed, Stream::Init, 0);
@@ -112,7 +113,7 @@ mod tests {
             let h = x.t().dot(&x);
             let mut l = cholesky(h.clone());
             l.indexed_iter_mut().filter(|((i, j), _)| j > i).for_each(|(_, x)| *x = 0.0);
-            let worst = (l.dot(&l.t()) - &h).mapv(f64::abs).into_iter().fold(0.0, f64::max);
+            let worst = largest_difference(&l.dot(&l.t()), &h);
             assert!(worst < 1e-9 * n as f64, "{n}: {worst}");
         }
     }

@@ -12,6 +12,7 @@ use sorcen_export::{
     tokenizer::PatchTokenizer,
 };
 use sorcen_runtime::{schema, MappedFile, Pack};
+use sorcen_tests::compare::largest_difference;
 
 /// 12 codes of 2x2 pixels, each of one grey.
 fn tokenizer() -> PatchTokenizer {
@@ -225,7 +226,7 @@ fn run_gives_the_same_tensors_from_every_engine() {
         assert_eq!(reference[1].shape(), [2, 9, 12]);
         for engine in ["--onnx out", "--pack f.srcn"] {
             for (expected, found) in reference.iter().zip(read(engine)) {
-                let worst = (expected - &found).mapv(f64::abs).into_iter().fold(0.0, f64::max);
+                let worst = largest_difference(&found, expected);
                 assert!(worst < 1e-4, "{input} {engine}: {worst}");
             }
         }

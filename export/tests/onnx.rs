@@ -24,6 +24,7 @@ use sorcen_export::{
     tract::Tract,
     verify::{random_tokens, verify, VerifyInputs},
 };
+use sorcen_tests::compare::largest_difference;
 use tract_onnx::prelude::*;
 
 /// A Python with onnxruntime; `None`, with the reason printed, where it is not wanted.
@@ -68,10 +69,6 @@ fn in_onnxruntime(python: &Python, path: &Path, write: impl FnOnce(&mut TensorWr
     TensorFile::open(&output).unwrap()
 }
 
-fn worst<'a>(expected: impl IntoIterator<Item = &'a f32>, found: impl IntoIterator<Item = &'a f32>) -> f32 {
-    expected.into_iter().zip(found).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
-}
-
 #[test]
 fn one_step_is_encoder_and_decoder() {
     let (dir, checkpoint) = common::golden_checkpoint();
@@ -79,15 +76,15 @@ fn one_step_is_encoder_and_decoder() {
     let mut tokens = random_tokens(&checkpoint.config, 2, 1);
     tokens.iter_mut().enumerate().filter(|(t, _)| t % 3 > 0).for_each(|(_, id)| *id = 2024);
     let expected = engine::run(&Reference::new(checkpoint), tokens.view(), None).unwrap().logits;
-    let bound = tolerance(Link::F32, Output::Logits).max_abs;
+    let bound = f64::from(tolerance(Link::F32, Output::Logits).max_abs);
 
     let out = in_tract(&step, tokens.clone().into_tensor());
     let found = out.to_array_view::<f32>().unwrap();
     assert_eq!(found.shape(), expected.shape());
-    assert!(worst(&expected, &found) <= bound);
+    assert!(largest_difference(&found, &expected) <= bound);
     if let Some(python) = python() {
         let out = in_onnxruntime(&python, &step, |file| file.ints("token_ids", tokens.view()));
-        assert!(worst(&expected, &out.floats("logits", 3).unwrap()) <= bound);
+        assert!(largest_difference(&out.floats("logits", 3).unwrap(), &expected) <= bound);
     }
 }
 
@@ -134,7 +131,9 @@ fn the_tokenizer_is_exact() {
     let shown = pixels(&decoded);
     let ids = Array3::from_shape_fn((6, 8, 8), |(b, y, x)| i64::from(expected[b][y * 8 + x]));
     let out = in_tract(decoder, ids.clone().into_tensor());
-    let close = |found: ndarray::ArrayViewD<f32>| assert!(worst(&shown, &found) < 1e-6, "up to the division by 255");
+    let close = |found: ndarray::ArrayViewD<f32>| {
+        assert!(largest_difference(&found, &shown) < 1e-6, "up to the division by 255")
+    };
     close(out.to_array_view::<f32>().unwrap());
     if let Some(python) = python() {
         let out = in_onnxruntime(&python, encoder, |file| file.floats("image", input.view()));
@@ -153,7 +152,7 @@ fn recorded(file: &TensorFile, name: &str) -> Array4<f32> {
 #[test]
 fn the_official_vqgan() {
     /// As for Burn: the recordings are themselves up to 1e-5 from a run in float64.
-    const TOLERANCE: f32 = 4e-5;
+    const TOLERANCE: f64 = 4e-5;
     let official = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/official/vqgan");
     for set in ["vqgan_mini", "vqgan_small"] {
         let weights = TensorFile::open(&official.join(format!("{set}_weights_f16.safetensors"))).unwrap();
@@ -174,14 +173,14 @@ fn the_official_vqgan() {
         let found = in_tract(encoder, image.clone().into_tensor());
         assert_eq!(found.to_array_view::<i64>().unwrap(), ids.view(), "{set} in tract");
         let found = in_tract(decoder, ids.clone().into_tensor());
-        let error = worst(&expected, found.to_array_view::<f32>().unwrap());
+        let error = largest_difference(found.to_array_view::<f32>().unwrap(), &expected);
         println!("{set} in tract: pictures within {error:.1e}");
         assert!(error < TOLERANCE, "{set}: {error:.1e}");
         if let Some(python) = python() {
             let found = in_onnxruntime(&python, encoder, |file| file.floats("image", image.view()));
             assert_eq!(found.ints("ids", 3).unwrap(), ids, "{set} in onnxruntime");
             let found = in_onnxruntime(&python, decoder, |file| file.ints("ids", ids.view()));
-            let error = worst(&expected, &found.floats("image", 4).unwrap());
+            let error = largest_difference(&found.floats("image", 4).unwrap(), &expected);
             println!("{set} in onnxruntime: pictures within {error:.1e}");
             assert!(error < TOLERANCE, "{set}: {error:.1e}");
         }

@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+pub mod compare;
+
 /// The bundled files, as in the source tree.
 pub fn bundled() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../trainer/assets/emoji")

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn_flex::Flex;
-use ndarray::{Array2, ArrayView1};
+use ndarray::Array2;
 use sorcen_export::{
     engine::{self, Outputs},
     onnx,
@@ -14,14 +14,13 @@ use sorcen_export::{
     Checkpoint, Engine,
 };
 use sorcen_runtime::pack::Precision;
-use sorcen_tests::bundled;
+use sorcen_tests::{
+    bundled,
+    compare::{cosine, largest_difference},
+};
 use sorcen_trainer::{data::TokenDataset, engine::BurnEngine};
 
 const IMAGES: usize = 8;
-
-fn cosine(a: ArrayView1<f32>, b: ArrayView1<f32>) -> f32 {
-    a.dot(&b) / (a.dot(&a) * b.dot(&b)).sqrt()
-}
 
 /// Every row of an output within the table's bounds; all that are not, not just the first.
 fn differences(name: &str, link: Link, expected: &Outputs, found: &Outputs) -> Vec<String> {
@@ -37,10 +36,8 @@ fn differences(name: &str, link: Link, expected: &Outputs, found: &Outputs) -> V
         let bound = tolerance(link, output);
         assert_eq!(expected.dim(), found.dim());
         for (i, (e, f)) in expected.rows().into_iter().zip(found.rows()).enumerate() {
-            let max_abs = e.iter().zip(f).map(|(e, f)| (e - f).abs()).fold(0.0, f32::max);
-            let cosine = cosine(e, f);
-            // A cosine computed in f32 is itself good to about 1e-6.
-            if max_abs > bound.max_abs || cosine < bound.min_cosine - 1e-6 {
+            let (max_abs, cosine) = (largest_difference(f, e), cosine(f, e));
+            if !(max_abs <= bound.max_abs.into() && cosine >= bound.min_cosine.into()) {
                 wrong.push(format!("{name} {} row {i}: max abs {max_abs}, cosine {cosine}", output.name()));
             }
         }

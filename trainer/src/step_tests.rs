@@ -2,6 +2,7 @@ use std::thread;
 
 use burn::backend::{Autodiff, Flex};
 use sorcen_runtime::rng::Stream;
+use sorcen_tests::compare::largest_difference;
 
 use super::*;
 use crate::masking::MaskOptions;
@@ -117,8 +118,8 @@ fn two_replicas_derive_what_one_process_derives_from_both_batches() {
             }
             assert_eq!(gradients.len(), expected.len());
             for (i, (found, expected)) in gradients.iter().zip(&expected).enumerate() {
-                let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                let scale = expected.iter().fold(0.1, |m: f32, x| m.max(x.abs()));
+                let worst = largest_difference(found, expected);
+                let scale = expected.iter().fold(0.1, |m, &x| f64::from(x).abs().max(m));
                 assert!(worst < 1e-5 * scale, "{options:?}: replica {rank}, gradient {i}: {worst} of {scale}");
             }
         }

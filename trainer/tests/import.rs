@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use safetensors::SafeTensors;
+use sorcen_tests::compare::largest_difference;
 
 fn official(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/official").join(name)
@@ -31,9 +32,8 @@ fn floats(file: &Path, name: &str) -> Vec<f32> {
     view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
-fn close(name: &str, found: &[f32], expected: &[f32], tolerance: f32) {
-    assert_eq!(found.len(), expected.len(), "{name}");
-    let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+fn close(name: &str, found: &[f32], expected: &[f32], tolerance: f64) {
+    let worst = largest_difference(found, expected);
     assert!(worst <= tolerance, "{name}: {worst}");
 }
 

@@ -10,6 +10,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use safetensors::SafeTensors;
 use sorcen_runtime::rng::{Rng, Stream};
 use sorcen_runtime::ModelConfig;
+use sorcen_tests::compare::largest_difference;
 use sorcen_trainer::checkpoint::{self, TensorList};
 use sorcen_trainer::masking::{Crop, MaskOptions};
 use sorcen_trainer::model::layers::Dropout;
@@ -23,8 +24,8 @@ type B = Autodiff<Flex>;
 /// Images of a batch.
 const BATCH: usize = 2;
 /// How far Burn may be from the reference, of latent and features (of size 1) and of logits.
-const LATENT: f32 = 2e-5;
-const LOGITS: f32 = 1e-4;
+const LATENT: f64 = 2e-5;
+const LOGITS: f64 = 1e-4;
 
 /// Official vocabulary and grid with other widths, depths and head counts, and a small compact one.
 fn configs() -> [ModelConfig; 2] {
@@ -138,8 +139,7 @@ fn run_is_that_of_the_reference() {
                     continue;
                 }
                 let (found, expected) = (floats(&ours, name), floats(&reference, name));
-                assert_eq!(found.len(), expected.len(), "{name}");
-                let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                let worst = largest_difference(&found, &expected);
                 println!("{} wide, {name}: {worst:.1e}", config.embed_dim);
                 assert!(worst < bound, "{config:?}: {name}: {worst}");
             }

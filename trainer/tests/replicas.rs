@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use sorcen_tests::compare::largest_difference;
 use sorcen_trainer::checkpoint::{TensorFile, WeightSource as _};
 use sorcen_trainer::config::{Duration, ModelChoice, PretrainOptions};
 use sorcen_trainer::data::{StreamSpec, TokenDatasetWriter};
@@ -74,7 +75,7 @@ fn mage_on_two_devices_is_an_accumulated_step() {
     let (two, one) = (weights("two", 2), weights("one", 1));
     for name in one.names() {
         let (a, b) = (two.read(&name).unwrap(), one.read(&name).unwrap());
-        let worst = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let worst = largest_difference(&a, &b);
         assert!(worst < 1e-6, "{name}: {worst}");
     }
 }

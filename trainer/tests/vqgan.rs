@@ -6,10 +6,11 @@ use std::process::Command;
 use burn::backend::Flex;
 use burn::tensor::{Int, Tensor, TensorData};
 use sorcen_export::tensors::{TensorFile, TensorWriter};
+use sorcen_tests::compare::largest_difference;
 use sorcen_trainer::tokenizer::Vqgan;
 
 /// Against float32 recordings that are themselves up to 1e-5 from a run in float64.
-const TOLERANCE: f32 = 4e-5;
+const TOLERANCE: f64 = 4e-5;
 
 fn official(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/official/vqgan").join(name)
@@ -23,10 +24,6 @@ fn floats(file: &TensorFile, name: &str) -> (Vec<f32>, [usize; 4]) {
 fn upload(file: &TensorFile, name: &str) -> Tensor<Flex, 4> {
     let (values, shape) = floats(file, name);
     Tensor::from_data(TensorData::new(values, shape), &Default::default())
-}
-
-fn worst(found: impl IntoIterator<Item = f32>, expected: &[f32]) -> f32 {
-    found.into_iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
 /// Every kind of file, against every recorded tensor that has a place of its own.
@@ -59,7 +56,7 @@ fn agrees_with_the_official_code() {
         for (name, found) in outputs {
             let (expected, shape) = floats(&vectors, name);
             assert_eq!(found.dims(), shape, "{weights}: {name}");
-            let error = worst(found.into_data().to_vec::<f32>().unwrap(), &expected);
+            let error = largest_difference(found.into_data().to_vec::<f32>().unwrap(), &expected);
             println!("{weights}: {name} within {error:.1e}");
             assert!(error < TOLERANCE, "{weights}: {name}: {error:.1e}");
         }
@@ -97,7 +94,7 @@ fn tensors_in_tensors_out() {
             (TensorFile::open(&dir.join("out.safetensors")).unwrap(), TensorFile::open(&vectors).unwrap());
         assert_eq!(out.ints("ids", 3).unwrap(), vectors.ints("indices_grid", 3).unwrap());
         let found = floats(&out, "reconstruction").0;
-        assert!(worst(found, &floats(&vectors, "reconstruction").0) < TOLERANCE);
+        assert!(largest_difference(found, &floats(&vectors, "reconstruction").0) < TOLERANCE);
     }
 }
 

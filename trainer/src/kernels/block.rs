@@ -182,6 +182,7 @@ pub mod tests {
     use super::*;
     use burn::backend::Flex;
     use burn::tensor::TensorData;
+    use sorcen_tests::compare::largest_difference;
 
     use crate::model::precision::Precision;
 
@@ -200,16 +201,14 @@ pub mod tests {
         tensor.into_data().convert::<f32>().to_vec().unwrap()
     }
 
-    /// The largest difference, in parts of the largest number; not a number where one is none.
-    pub fn apart(ours: &[f32], plain: &[f32]) -> f32 {
-        assert_eq!(ours.len(), plain.len());
-        let scale = plain.iter().fold(1e-3f32, |scale, x| scale.max(x.abs()));
-        let differences = ours.iter().zip(plain).map(|(a, b)| (a - b).abs() / scale);
-        differences.fold(0.0, |worst, x| if x > worst || x.is_nan() { x } else { worst })
+    /// The largest difference, in parts of the largest number.
+    pub fn apart(ours: &[f32], plain: &[f32]) -> f64 {
+        let scale = plain.iter().fold(1e-3, |scale, &x| f64::from(x).abs().max(scale));
+        largest_difference(ours, plain) / scale
     }
 
     /// Output and gradients of a block against those of the plain block under autodiff, with and without dropout.
-    pub fn is_the_plain_block<B: Steps>(precision: Precision, tolerance: f32)
+    pub fn is_the_plain_block<B: Steps>(precision: Precision, tolerance: f64)
     where
         Autodiff<B>: Kernels,
     {

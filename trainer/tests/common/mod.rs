@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use safetensors::{Dtype, SafeTensors};
+use sorcen_tests::compare::largest_difference;
 
 /// The tolerances of float32 against the recorded values: those that the vectors' authors advise. What the
 /// exporter computes too has them in `sorcen_export::tolerance`.
@@ -70,9 +71,9 @@ pub struct Failures(Vec<String>);
 impl Failures {
     pub fn compare(&mut self, name: &str, found: &[f32], expected: &[f64], tolerance: f32) {
         assert_eq!(found.len(), expected.len(), "{name}");
-        let worst = found.iter().zip(expected).map(|(&a, &b)| (f64::from(a) - b).abs()).fold(0.0, f64::max);
+        let worst = largest_difference(found, expected);
         println!("{name}: {worst:.1e}, allowed {tolerance:.0e}");
-        if worst.is_nan() || worst > f64::from(tolerance) {
+        if worst > f64::from(tolerance) {
             self.0.push(format!("{name}: differs by {worst:.2e}, allowed {tolerance:.0e}"));
         }
     }
