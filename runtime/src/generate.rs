@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn schedule_of_twenty_steps() {
-        // SPEC §8: counts after each of 20 steps over 256 tokens.
+        // Counts that the official code leaves masked after each of 20 steps over 256 tokens.
         let official = [255, 252, 248, 243, 236, 228, 218, 207, 194, 181, 166, 150, 133, 116, 97, 79, 59, 40, 20, 1];
         let mut unknown = 256;
         for (step, expected) in official.into_iter().enumerate() {

@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     fn official_parameter_counts() {
-        // SPEC: student encoder and decoder of the official sizes.
+        // What the official modules hold: student encoder and decoder of both sizes.
         let total = |c: &ModelConfig, decoder: bool| {
             params(c).filter(|p| p.is_decoder() == decoder).map(|p| p.shape(c).elements()).sum::<usize>()
         };

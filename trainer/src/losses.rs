@@ -1,4 +1,5 @@
-//! The loss terms of pretraining, SPEC "Student losses" to "Online classifier".
+//! The loss terms of pretraining, as the official code sums them: reconstruction, uniformity, InfoNCE between echo and
+//! student, and the online classifier's cross-entropy.
 
 use burn::tensor::{activation::log_softmax, backend::Backend, Int, Tensor};
 

@@ -1,7 +1,8 @@
 //! Replicas of a run: one a device, each in a thread of its own with its own batches, all with the same weights.
 //!
 //! They meet in sums alone: gathered rows are a sum of rows beside zeros, mean gradients one of all gradients. What
-//! each computes is what a process of the official code computes, gradients of gathered rows included: SPEC "Update".
+//! each computes is what a process of the official code computes, gradients of gathered rows included (a gather's
+//! backward sums over processes, `DistributedDataParallel` takes the mean).
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 

@@ -1,4 +1,5 @@
-//! One training step: the networks, what a step is given, and its losses. SPEC "One training forward".
+//! One training step: the networks, what a step is given, and its losses, in the order of the
+//! official model's `forward`.
 
 use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,5 @@
-//! The linear probe: a linear classifier on frozen features, trained by LARS. SPEC "Features and linear probe".
+//! The linear probe: a linear classifier on frozen features, trained by LARS as the official code
+//! does (the paper's supplement, section A, has the schedule).
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{ElementConversion, Tensor};

@@ -1,4 +1,4 @@
-//! The head of a linear probe: BatchNorm without an affine part, then a linear. SPEC "Features and linear probe".
+//! The head of a linear probe: BatchNorm without an affine part, then a linear (MAE's `main_linprobe.py`).
 
 use std::collections::HashMap;
 use std::path::Path;

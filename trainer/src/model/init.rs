@@ -1,4 +1,5 @@
-//! Initial values, each a pure function of (seed, name, shape): SPEC "Initial values".
+//! Initial values, each a pure function of (seed, name, shape), from the official code's
+//! distributions (`initialize_weights`).
 
 use sorcen_runtime::rng::{Rng, Stream};
 

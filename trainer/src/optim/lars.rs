@@ -1,4 +1,4 @@
-//! LARS, as MAE and MAGE probe with it: SPEC "Features and linear probe".
+//! LARS, as MAE and MAGE probe with it (`util/lars.py` of their code).
 
 use std::collections::BTreeMap;
 
