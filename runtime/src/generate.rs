@@ -5,6 +5,7 @@
 
 use crate::{
     error::Error,
+    math::fdlibm,
     model::{Model, Tokens},
     sampler::{Distribution, Draws},
     scratch::{Buffers, Plan, Scratch},
@@ -284,7 +285,8 @@ pub fn remask(ids: &mut [u16], drawn: &[u16], confidence: &[f32], select: &mut [
 ///
 /// `total` is what the schedule counts from, `progress` the finished part of the steps, above 0 to 1.
 pub fn masked_next(total: usize, unknown: usize, progress: f64) -> usize {
-    let scheduled = libm::floor(total as f64 * libm::cos(core::f64::consts::FRAC_PI_2 * progress)) as usize;
+    let part = fdlibm::cos(core::f64::consts::FRAC_PI_2 * progress.clamp(0.0, 1.0));
+    let scheduled = libm::floor(total as f64 * part) as usize;
     scheduled.min(unknown.saturating_sub(1)).max(1)
 }
 

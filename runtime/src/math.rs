@@ -1,6 +1,8 @@
 //! Portable elementary functions: plain IEEE additions, multiplications and divisions in a fixed
 //! order, so that every CPU gives the same bits and compilers can vectorise the loops around them.
 
+pub(crate) mod fdlibm;
+
 /// Adding and subtracting 1.5·2^23 rounds to the nearest integer, ties to even.
 pub(crate) const ROUND: f32 = 12_582_912.0;
 

@@ -3,6 +3,8 @@
 //! A draw is a pure function of (seed, stream, step, index): `key = sm(sm(sm(seed) ^ stream) ^ step)`,
 //! `z_i = sm(key + i)` with `sm` = splitmix64. Draws can be made alone, in any order, anywhere.
 
+use crate::math::fdlibm::{cos, log};
+
 /// What a draw is for; streams never share numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
@@ -68,7 +70,7 @@ impl Rng {
 
     /// Draw `i`: a standard Gumbel number, `-ln(-ln u)`.
     pub fn gumbel(&self, i: u64) -> f64 {
-        -libm::log(-libm::log(self.uniform(i)))
+        -log(-log(self.uniform(i)))
     }
 
     /// Draw `i`: an integer in `0..n` (`n` > 0), by multiplication; bias below `n / 2^64`.
@@ -78,8 +80,8 @@ impl Rng {
 
     /// Draws `2i` and `2i + 1`: a standard normal number (Box-Muller).
     pub fn normal(&self, i: u64) -> f64 {
-        let radius = libm::sqrt(-2.0 * libm::log(self.uniform(2 * i)));
-        radius * libm::cos(core::f64::consts::TAU * self.uniform(2 * i + 1))
+        let radius = libm::sqrt(-2.0 * log(self.uniform(2 * i)));
+        radius * cos(core::f64::consts::TAU * self.uniform(2 * i + 1))
     }
 }
 

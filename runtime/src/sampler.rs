@@ -2,6 +2,7 @@
 
 use crate::{
     layers::softmax::exponentials,
+    math::fdlibm::logf,
     rng::{Rng, Stream},
 };
 
@@ -48,7 +49,7 @@ impl<'l> Distribution<'l> {
 
     /// Natural logarithm of a code's probability; negative infinity for an id that is no code.
     pub fn log_probability(&self, code: u16) -> f32 {
-        self.weights.get(usize::from(code)).map_or(f32::NEG_INFINITY, |w| libm::logf(*w) - libm::logf(self.total))
+        self.weights.get(usize::from(code)).map_or(f32::NEG_INFINITY, |w| logf(*w) - logf(self.total))
     }
 }
 

@@ -54,6 +54,8 @@ pub(crate) mod bytes;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub(crate) mod dotprod;
 mod epilogue;
+#[cfg(test)]
+pub(crate) mod fallback;
 pub(crate) mod floats;
 #[cfg(sorcen_mve)]
 pub(crate) mod helium;
@@ -284,6 +286,8 @@ step! {
     pub(crate) fn portable_gemm(
         k, weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>,
     ) {
+        #[cfg(test)]
+        fallback::count();
         scalar::gemm(weights, rows, outputs, epilogue);
     }
 }
@@ -293,6 +297,8 @@ step! {
     pub(crate) fn portable_gemm_int4(
         k, weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>,
     ) {
+        #[cfg(test)]
+        fallback::count();
         scalar::gemm_int4(weights, rows, outputs, epilogue);
     }
 }
@@ -300,6 +306,8 @@ step! {
 step! {
     /// [`scalar::mix`], compiled for `k`.
     pub(crate) fn portable_mix(k, p: &[i16], pairs: usize, v: &[i16], width: usize, epilogue: &mut Epilogue<'_>) {
+        #[cfg(test)]
+        fallback::count();
         scalar::mix(p, pairs, v, width, epilogue);
     }
 }
