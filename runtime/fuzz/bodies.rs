@@ -15,6 +15,8 @@ use sorcen_runtime::{
     schema,
     scratch::{Plan, Scratch},
     self_test::SelfTest,
+    team::Team,
+    vit::{section, Vit, VitConfig, VitParam},
     Error, Kernels, Model, ModelConfig, Pack,
 };
 
@@ -28,6 +30,19 @@ const CONFIG: ModelConfig = ModelConfig {
     decoder_num_heads: 2,
     mlp_ratio: 2,
     ..ModelConfig::micro(3, 5)
+};
+
+/// A ViT tokenizer for it, as small.
+const VIT: VitConfig = VitConfig {
+    grid: CONFIG.grid,
+    patch: 2,
+    codes: CONFIG.codebook_size,
+    code_dim: 3,
+    embed_dim: 8,
+    depth: 1,
+    num_heads: 2,
+    decoder_depth: 1,
+    mlp_ratio: 2,
 };
 
 /// Bytes that are taken one after the other; zeros where they end.
@@ -81,30 +96,12 @@ fn write(
     let mut writer = Writer::new(SliceSink(&mut buffer), &CONFIG).unwrap();
     while let Some(param) = writer.next_param() {
         let index = param.index(&CONFIG);
-        let (precision, layout) = choose(index);
-        let rng = Rng::new(seed, Stream::Init, index as u64);
-        let (rows, cols) = param.shape(&CONFIG).matrix();
-        let number = |i: usize| rng.normal(i as u64) as f32 * 0.3;
-        let mut numbers: Vec<f32> = (0..rows * cols).map(number).collect();
+        let shape = param.shape(&CONFIG).matrix();
+        let mut numbers = numbers(seed, index, shape);
         if let Some(value) = special(index) {
-            numbers[index % (rows * cols)] = value;
+            numbers[index % (shape.0 * shape.1)] = value;
         }
-        // As written: a half that is too large is infinite, which a reader refuses.
-        let halves: Vec<u16> = numbers.iter().map(|&x| half_bits(x)).collect();
-        let (mut weights, mut scales) = (vec![0; layout.elements(rows, cols)], vec![0.0; rows]);
-        quantise_matrix(&numbers, (rows, cols), layout, &mut weights, &mut scales).unwrap();
-        let (mut packed, mut scales4) = (vec![0; int4::bytes(rows, cols)], vec![0.0; rows]);
-        int4::quantise_matrix(&numbers, (rows, cols), &mut packed, &mut scales4).unwrap();
-        let order = Order::beside(layout);
-        let mut arranged = vec![0; order.bytes(rows, cols)];
-        int4::arrange(&packed, Order::Rows, (rows, cols), order, &mut arranged).unwrap();
-        let data = match precision {
-            Precision::Int8 if param.is_matrix() => TensorData::Int8 { weights: &weights, scales: &scales, layout },
-            Precision::Int4 if param.is_matrix() => TensorData::Int4 { packed: &arranged, scales: &scales4, order },
-            Precision::F16 => TensorData::F16(&halves),
-            _ => TensorData::F32(&numbers),
-        };
-        writer.tensor(data).unwrap();
+        encoded(&numbers, shape, param.is_matrix(), choose(index), |data| writer.tensor(data)).unwrap();
     }
     writer.tokenizer(&core::array::from_fn::<u8, { 5 * 2 * 2 * 3 }, _>(|i| (i * 7) as u8), 5, 2).unwrap();
     writer.card("{\"name\":\"fuzz\"}").unwrap();
@@ -116,9 +113,50 @@ fn write(
     let (ids, features, confidences) = ([1; CONFIG.tokens()], [0.5; CONFIG.embed_dim], [-1.0; CONFIG.tokens()]);
     let golden = SelfTest::new(&CONFIG, 0.0, &ids, &features, &ids, &confidences).unwrap();
     writer.self_test(&golden).unwrap();
+    // Last, so that what stands before it stays where it is for the corpus.
+    let vit = section(&VIT, |param, write| {
+        let (index, shape) = (param.index(&VIT), param.shape(&VIT).matrix());
+        let choice = if param == VitParam::Codebook { (Precision::F32, Layout::ROW_MAJOR) } else { choose(index) };
+        encoded(&numbers(!seed, index, shape), shape, param.is_matrix(), choice, write)
+    });
+    writer.vit(&vit.unwrap()).unwrap();
     let (len, _) = writer.finish().unwrap();
     buffer.truncate(len as usize);
     buffer
+}
+
+/// The numbers of a weight.
+fn numbers(seed: u64, index: usize, (rows, cols): (usize, usize)) -> Vec<f32> {
+    let rng = Rng::new(seed, Stream::Init, index as u64);
+    (0..rows * cols).map(|i| rng.normal(i as u64) as f32 * 0.3).collect()
+}
+
+/// Hands numbers to `write` in a precision; vectors stay floats.
+fn encoded<R>(
+    numbers: &[f32],
+    (rows, cols): (usize, usize),
+    is_matrix: bool,
+    (precision, layout): (Precision, Layout),
+    write: impl FnOnce(TensorData<'_>) -> R,
+) -> R {
+    match precision {
+        Precision::Int8 if is_matrix => {
+            let (mut weights, mut scales) = (vec![0; layout.elements(rows, cols)], vec![0.0; rows]);
+            quantise_matrix(numbers, (rows, cols), layout, &mut weights, &mut scales).unwrap();
+            write(TensorData::Int8 { weights: &weights, scales: &scales, layout })
+        }
+        Precision::Int4 if is_matrix => {
+            let (mut packed, mut scales) = (vec![0; int4::bytes(rows, cols)], vec![0.0; rows]);
+            int4::quantise_matrix(numbers, (rows, cols), &mut packed, &mut scales).unwrap();
+            let order = Order::beside(layout);
+            let mut arranged = vec![0; order.bytes(rows, cols)];
+            int4::arrange(&packed, Order::Rows, (rows, cols), order, &mut arranged).unwrap();
+            write(TensorData::Int4 { packed: &arranged, scales: &scales, order })
+        }
+        // As written: a half that is too large is infinite, which a reader refuses.
+        Precision::F16 => write(TensorData::F16(&numbers.iter().map(|&x| half_bits(x)).collect::<Vec<_>>())),
+        _ => write(TensorData::F32(numbers)),
+    }
 }
 
 /// Half-precision bits of a number, cut off; enough for weights.
@@ -168,6 +206,16 @@ pub fn hostile_pack(data: &[u8]) -> bool {
     true
 }
 
+/// How far from the end of the first of them its ViT section begins; of the others, about.
+fn vit_bytes() -> usize {
+    static BYTES: OnceLock<usize> = OnceLock::new();
+    *BYTES.get_or_init(|| {
+        let file = File::new(&bases()[0]);
+        let vit = Pack::new(file.bytes()).unwrap().vit().unwrap().bytes();
+        file.bytes().as_ptr_range().end as usize - vit.as_ptr() as usize
+    })
+}
+
 /// Numbers that break arithmetic, offsets and sizes.
 const SPECIAL: [u32; 16] = [
     0,
@@ -191,12 +239,14 @@ const SPECIAL: [u32; 16] = [
 /// One change at a place.
 fn edit(bytes: &mut Vec<u8>, input: &mut Input<'_>) {
     let what = input.byte();
-    // Half of all changes hit what describes the file: header, section table, config, tensor table.
-    let region = if what & 1 == 0 { bytes.len().min(2048) } else { bytes.len() };
+    // Half of all changes hit what describes the file: header, section table, config, tensor table; a quarter of them the
+    // last section, which describes itself.
+    let start = if what >> 6 == 3 { bytes.len().saturating_sub(vit_bytes()) } else { 0 };
+    let region = if what & 1 == 0 { (bytes.len() - start).min(2048) } else { bytes.len() - start };
     if region < 16 {
         return;
     }
-    let at = input.index(region - 8);
+    let at = start + input.index(region - 8);
     match what >> 1 & 7 {
         0 => bytes[at] ^= 1 << (input.byte() & 7),
         1 => bytes[at] = input.byte(),
@@ -223,7 +273,8 @@ fn edit(bytes: &mut Vec<u8>, input: &mut Input<'_>) {
 /// The largest scratch that a fuzzer waits for.
 const MEMORY: usize = 4 << 20;
 
-/// Features, class, self-test, logits, generation and the tokenizer of an accepted pack: no panic, and the same bits on two kernels.
+/// Features, class, self-test, logits, generation, both tokenizers and a team over an accepted pack: no panic, and the
+/// same bits on two kernels.
 fn run(pack: &Pack<'_>, choice: usize) {
     let config = *pack.config();
     assert!(pack.card().is_none_or(|card| card.len() <= pack.bytes()));
@@ -255,18 +306,63 @@ fn run(pack: &Pack<'_>, choice: usize) {
         tokenizer.encode(&rgb, 2 * side, side, &mut ids).unwrap();
         assert!(ids.iter().all(|&id| usize::from(id) < tokenizer.codes()));
     }
+    if let Some(vit) = pack.vit() {
+        let found = tokens_and_pixels(&vit.with_kernels(kernels), choice & 1 == 1);
+        let expected = tokens_and_pixels(&vit.with_kernels(Kernels::SCALAR), false);
+        assert_eq!(found, expected, "ViT, {}", kernels.name());
+    }
+    // Threads cost more than such a model: a part of the packs.
+    if choice % 5 == 4 {
+        let ids: Vec<u16> = (0..3 * config.tokens()).map(|i| (i % config.codebook_size) as u16).collect();
+        let mut team = Team::new(&config, 2).unwrap();
+        let mut found = vec![0.0; 3 * config.embed_dim];
+        team.features(&Model::with_kernels(*pack, kernels), &ids, &mut found).unwrap();
+        let mut scratch = Scratch::new(&mut memory, &config, Plan::Generate).unwrap();
+        for (ids, found) in ids.chunks_exact(config.tokens()).zip(found.chunks_exact(config.embed_dim)) {
+            let mut expected = vec![0.0; config.embed_dim];
+            Model::with_kernels(*pack, Kernels::SCALAR).features(ids, &mut scratch, &mut expected).unwrap();
+            assert!(found.iter().map(bits).eq(expected.iter().map(bits)), "a team, {}", kernels.name());
+        }
+    }
 }
 
-/// Bits of features and logits, one NaN being as good as another, and tokens.
+/// What a ViT tokenizer makes of a picture and of codes; nothing where it is larger than a fuzzer waits for.
+fn tokens_and_pixels(vit: &Vit<'_>, fast: bool) -> Option<(Vec<u16>, Vec<u8>)> {
+    let config = *vit.config();
+    let bytes = if fast { Scratch::vit_fast_bytes(&config) } else { Scratch::vit_bytes(&config) };
+    if bytes > MEMORY {
+        return None;
+    }
+    let mut memory = vec![0xC3; bytes + 64];
+    let mut scratch = Scratch::for_vit(&mut memory, &config).unwrap();
+    let mut rgb: Vec<u8> = (0..config.side() * config.side() * 3).map(|i| (i * 37) as u8).collect();
+    let mut ids = vec![0; config.tokens()];
+    vit.encode(&rgb, &mut scratch, &mut ids).unwrap();
+    assert!(ids.iter().all(|&id| usize::from(id) < config.codes));
+    vit.decode(&ids, &mut scratch, &mut rgb).unwrap();
+    Some((ids, rgb))
+}
+
+/// The bits of a number, one NaN being as good as another.
+fn bits(x: &f32) -> u32 {
+    if x.is_nan() {
+        u32::MAX
+    } else {
+        x.to_bits()
+    }
+}
+
+/// Bits of features, class token and logits, and tokens.
 fn outputs(model: &Model<'_>, scratch: &mut Scratch<'_>, greedy: bool) -> Result<Vec<u32>, Error> {
     let config = *model.config();
     let mask = config.mask_token_id as u16;
-    let bits = |x: &f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
     let ids: Vec<u16> =
         (0..config.tokens()).map(|i| if i % 4 == 1 { mask } else { (i * 3 % config.codebook_size) as u16 }).collect();
     let mut feature = vec![0.0; config.embed_dim];
     model.features(&ids, scratch, &mut feature)?;
     let mut found: Vec<u32> = feature.iter().map(bits).collect();
+    model.class_token_feature(&ids, scratch, &mut feature)?;
+    found.extend(feature.iter().map(bits));
     if model.pack().classifier().is_some() {
         let prediction = model.classify(&ids, scratch)?;
         found.extend([prediction.class as u32, bits(&prediction.logit), bits(&prediction.probability)]);
@@ -317,6 +413,7 @@ pub fn round_trip(data: &[u8]) {
     assert_eq!(pack.config(), &CONFIG);
     assert_eq!((pack.bytes(), pack.card()), (bytes.len(), Some("{\"name\":\"fuzz\"}")));
     assert_eq!(pack.tokenizer().unwrap().codes(), 5);
+    assert_eq!(pack.vit().unwrap().config(), &VIT);
     for (param, (precision, layout)) in schema::params(&CONFIG).zip(&choices) {
         let expected = match precision {
             Precision::Int8 | Precision::Int4 if !param.is_matrix() => Precision::F32,
@@ -327,6 +424,7 @@ pub fn round_trip(data: &[u8]) {
             assert_eq!(found, *layout, "{param}");
         }
     }
+    let vit = tokens_and_pixels(&pack.vit().unwrap().with_kernels(Kernels::SCALAR), false);
     let arranged = OwnedPack::arrange(&pack, Kernels::detect().layout()).unwrap();
     let mut memory = vec![0; Scratch::fast_bytes(&CONFIG, Plan::Generate)];
     let mut scratch = Scratch::new(&mut memory, &CONFIG, Plan::Generate).unwrap();
@@ -334,4 +432,5 @@ pub fn round_trip(data: &[u8]) {
     let expected = outputs(&Model::with_kernels(pack, Kernels::SCALAR), &mut scratch, greedy).unwrap();
     let found = outputs(&Model::new(arranged.pack().unwrap()), &mut scratch, greedy).unwrap();
     assert_eq!(expected, found);
+    assert_eq!(vit, tokens_and_pixels(&arranged.pack().unwrap().vit().unwrap(), true));
 }

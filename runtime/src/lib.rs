@@ -4,6 +4,10 @@
 //! `no_std` and without allocation: the caller owns all memory ([`scratch::Scratch::bytes`] is a
 //! `const fn`), a pack runs in place, and nothing panics on what is in a file.
 //!
+//! The same bits ask for IEEE 754 arithmetic as every thread of a Rust program has it at its start: rounding to nearest,
+//! subnormal numbers kept (no FTZ, no DAZ), no fast-math. On Cortex-M that is an FPSCR as after reset; the crate's README
+//! says more.
+//!
 //! ```no_run
 //! use sorcen_runtime::{generate, sampler::Seeded, scratch::{Plan, Scratch}, Model, Pack};
 //! # fn run(file: &[u8], memory: &mut [u8]) -> Result<(), sorcen_runtime::Error> {
@@ -45,6 +49,12 @@ pub mod team;
 pub mod tokenizer;
 pub mod tokens;
 pub mod vit;
+
+/// The examples of the READMEs, as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[doc = include_str!("../../README.md")]
+struct Readmes;
 
 pub use config::ModelConfig;
 pub use error::Error;

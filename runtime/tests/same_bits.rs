@@ -109,6 +109,15 @@ fn run(pack: &[u8], kernels: Kernels, bytes: usize) -> Result<[u64; 3], Error> {
     Ok([features, logits, tokens])
 }
 
+/// The kernels that CPUs of this kind may have, as the standard library knows them.
+fn all_kernels() -> &'static [&'static str] {
+    match std::env::consts::ARCH {
+        "x86_64" => &["avx512vnni", "avxvnni", "avx2", "sse2", "scalar"],
+        "aarch64" => &["i8mm", "dotprod", "neon", "scalar"],
+        _ => &["scalar"],
+    }
+}
+
 /// The kernels that this CPU can run, as the standard library sees it, the fastest first.
 fn expected_kernels() -> Vec<&'static str> {
     let mut names = vec![];
@@ -138,10 +147,19 @@ fn expected_kernels() -> Vec<&'static str> {
 fn no_kernel_is_missing() {
     let found: Vec<_> = Kernels::available().map(|k| k.name()).collect();
     println!("kernels: {}", found.join(" "));
+    // For tests/run, which says what it could not test.
+    let lacking: Vec<_> = all_kernels().iter().copied().filter(|name| !found.contains(name)).collect();
+    if !lacking.is_empty() {
+        println!("not on this CPU: {}", lacking.join(" "));
+    }
     assert_eq!(found, expected_kernels());
     // A script that picks the CPU says what has to be there: `SORCEN_KERNELS="i8mm dotprod neon scalar"`.
     if let Ok(names) = std::env::var("SORCEN_KERNELS") {
         assert_eq!(found, names.split_whitespace().collect::<Vec<_>>());
+    }
+    // One that forces kernels by a cfg: `SORCEN_FORCED=avx2`.
+    if let Ok(name) = std::env::var("SORCEN_FORCED") {
+        assert_eq!(Kernels::detect().name(), if found.contains(&&name[..]) { &name } else { "scalar" });
     }
 }
 

@@ -13,6 +13,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use boards::{Board, BOARDS};
+use toolchain::Purpose;
 
 const USAGE: &str = "\
 The examples on every board. In the folder firmware-examples:
@@ -62,7 +63,7 @@ fn boards(names: &[&str]) -> Result<Vec<Board>> {
 
 fn run(board: &str, example: &str) -> Result<()> {
     let board = Board::find(board)?;
-    let programs = toolchain::build(&board, &[example])?;
+    let programs = toolchain::build(&board, &[example], Purpose::Run)?;
     emulate(board.name, &programs.path(example).to_string_lossy())
 }
 

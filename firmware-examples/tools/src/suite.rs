@@ -12,7 +12,7 @@ use crate::{
     elf, emulator,
     operations::{self, Counts},
     record::{self, Entry, MEASURES},
-    toolchain::{self, root, target_dir},
+    toolchain::{self, root, target_dir, Purpose},
 };
 
 /// The examples whose instructions are recorded by operation: the encoder.
@@ -26,11 +26,17 @@ fn snapshot(example: &str) -> PathBuf {
 }
 
 /// Compares boards with the snapshots, their sizes and counts with the record; reports everything that differs.
+///
+/// `SORCEN_NO_SIZES=1` leaves sizes and counts out.
 pub fn test(boards: &[Board]) -> Result<()> {
+    let purpose = match std::env::var("SORCEN_NO_SIZES").as_deref() {
+        Ok("1") => Purpose::Run,
+        _ => Purpose::Measure,
+    };
     let mut wrong = Vec::new();
     let mut measured = Vec::new();
     for board in boards {
-        measured.extend(run_board(board, &mut |example, log| {
+        measured.extend(run_board(board, purpose, &mut |example, log| {
             let expected =
                 fs::read_to_string(snapshot(example)).with_context(|| snapshot(example).display().to_string())?;
             if log != expected {
@@ -44,15 +50,35 @@ pub fn test(boards: &[Board]) -> Result<()> {
     if !wrong.is_empty() {
         bail!("{}\n(cargo fw bless renews snapshots and record)", wrong.join("\n"));
     }
-    println!("{} programs give the host's bits; sizes and counts as recorded", boards.len() * EXAMPLES.len());
+    println!("{}", summary(boards, &measured));
     Ok(())
+}
+
+/// What was compared, and what was not.
+fn summary(boards: &[Board], measured: &[Entry]) -> String {
+    let programs = format!("{} programs give the host's bits", boards.len() * EXAMPLES.len());
+    let bare = boards.iter().filter(|board| board.is_bare()).map(|board| board.name);
+    let (compared, skipped): (Vec<&str>, Vec<&str>) =
+        bare.partition(|name| measured.iter().any(|entry| entry.board == *name));
+    let compared = match compared[..] {
+        [] => String::new(),
+        _ => {
+            let count = measured.iter().filter(|entry| MEASURES.contains(&entry.what.as_str())).count();
+            format!("; {count} sizes, stacks and counts as recorded, of {}", compared.join(", "))
+        }
+    };
+    let skipped = match skipped[..] {
+        [] => String::new(),
+        _ => format!("; skipped (SORCEN_NO_SIZES=1): sizes, stacks and counts of {}", skipped.join(", ")),
+    };
+    programs + &compared + &skipped
 }
 
 /// Takes the host's logs as snapshots, which boards have to equal, and records what is measured on them.
 pub fn bless(boards: &[Board]) -> Result<()> {
     let mut measured = Vec::new();
     for board in boards {
-        measured.extend(run_board(board, &mut |example, log| {
+        measured.extend(run_board(board, Purpose::Measure, &mut |example, log| {
             if board.target.is_none() {
                 return Ok(fs::write(snapshot(example), log)?);
             }
@@ -75,7 +101,7 @@ pub fn sizes(boards: &[Board]) -> Result<()> {
     let mut sizes = Vec::new();
     for board in boards.iter().filter(|board| board.is_bare()) {
         println!("{}", board.name);
-        let programs = toolchain::build(board, &EXAMPLES)?;
+        let programs = toolchain::build(board, &EXAMPLES, Purpose::Measure)?;
         for example in EXAMPLES {
             let found = elf::sizes(&fs::read(programs.path(example))?)?;
             for (what, value) in MEASURES.iter().zip([found.code, found.constants, found.ram]) {
@@ -99,7 +125,7 @@ pub fn operations(board: &str, example: &str) -> Result<()> {
     if !board.is_bare() {
         bail!("instructions are counted on microcontrollers, not on {}", board.name);
     }
-    let program = toolchain::build(&board, &[example])?.path(example);
+    let program = toolchain::build(&board, &[example], Purpose::Run)?.path(example);
     let (run, counts) = count(&board, &program, &mut |_| {})?;
     println!("{:>14}  all", counts.total());
     for (name, count) in counts.by_operation(&program)? {
@@ -123,8 +149,8 @@ fn products(counts: &Counts, program: &Path, run: &emulator::Run) -> Result<Vec<
 }
 
 /// Builds and runs all examples on a board, hands each log to `check`, returns what was measured.
-fn run_board(board: &Board, check: &mut dyn FnMut(&str, &str) -> Result<()>) -> Result<Vec<Entry>> {
-    let programs = toolchain::build(board, &EXAMPLES)?;
+fn run_board(board: &Board, purpose: Purpose, check: &mut dyn FnMut(&str, &str) -> Result<()>) -> Result<Vec<Entry>> {
+    let programs = toolchain::build(board, &EXAMPLES, purpose)?;
     let mut measured = Vec::new();
     for example in EXAMPLES {
         let program = programs.path(example);
@@ -142,9 +168,8 @@ fn run_board(board: &Board, check: &mut dyn FnMut(&str, &str) -> Result<()>) -> 
         }
         let (run, counts) = count(board, &program, &mut |_| {})?;
         check(example, &text(&run))?;
-        if !programs.without_panics {
-            println!("(no sizes and counts: they are recorded with core built from source, not with rustup's)");
-            continue;
+        if purpose == Purpose::Run {
+            continue; // the summary says so
         }
         let sizes = elf::sizes(&file)?;
         let stack = run.stack.with_context(|| format!("{} {example} did not report its stack", board.name))?;
@@ -187,4 +212,25 @@ fn first_difference(expected: &str, found: &str) -> String {
         }
     }
     "nothing but line ends".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_compared_is_said() {
+        let boards = ["linux", "cortex-m4", "riscv32"].map(|name| Board::find(name).unwrap());
+        let entry = |board: &str| Entry { board: board.into(), example: "e".into(), what: "code".into(), value: 1 };
+        let all = summary(&boards, &[entry("cortex-m4"), entry("cortex-m4"), entry("riscv32")]);
+        assert_eq!(
+            all,
+            "27 programs give the host's bits; 3 sizes, stacks and counts as recorded, of cortex-m4, riscv32"
+        );
+        let none = summary(&boards, &[]);
+        assert!(
+            !none.contains("recorded")
+                && none.ends_with("(SORCEN_NO_SIZES=1): sizes, stacks and counts of cortex-m4, riscv32")
+        );
+    }
 }

@@ -12,6 +12,15 @@ use crate::boards::{Board, EXAMPLES};
 /// Debian's compiler, from the packages `rustc-web` and `rust-web-src`.
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
+/// What the programs are built for.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Purpose {
+    /// To run: with the compiler's own core library, where it has the target's.
+    Run,
+    /// To measure, too: with core from source, as all that is recorded was; a board's, so only on bare metal.
+    Measure,
+}
+
 /// A board's built programs.
 pub struct Programs {
     folder: PathBuf,
@@ -39,7 +48,7 @@ pub fn target_dir() -> PathBuf {
 }
 
 /// Builds examples for a board.
-pub fn build(board: &Board, examples: &[&str]) -> Result<Programs> {
+pub fn build(board: &Board, examples: &[&str], purpose: Purpose) -> Result<Programs> {
     for example in examples {
         if !EXAMPLES.contains(example) {
             bail!("no example {example:?}; there are: {}", EXAMPLES.join(", "));
@@ -55,9 +64,10 @@ pub fn build(board: &Board, examples: &[&str]) -> Result<Programs> {
     cargo.env("CARGO_TARGET_DIR", target_dir.join(board.name)).env("CARGO_BUILD_BUILD_DIR", target_dir.join("build"));
     let mut without_panics = false;
     if let Some(target) = board.target {
-        if !has_target(target)? {
+        let measured = purpose == Purpose::Measure && board.is_bare();
+        if measured || !has_target(target)? {
             without_panics = board.is_bare();
-            from_source(&mut cargo, board, target)?;
+            from_source(&mut cargo, board, target, measured)?;
         }
     }
     if !cargo.status().context("cargo cannot be started")?.success() {
@@ -80,14 +90,13 @@ fn has_target(target: &str) -> Result<bool> {
 }
 
 /// Lets cargo build the standard library with Debian's compiler; panics become traps on bare metal.
-fn from_source(cargo: &mut Command, board: &Board, target: &str) -> Result<()> {
-    let sources =
-        || output_of(DEBIAN_RUSTC, &["--print", "sysroot"]).map(|root| Path::new(root.trim()).join("lib/rustlib/src"));
-    if !sources().is_ok_and(|sources| sources.is_dir()) {
-        bail!(
-            "the target {target} is not installed: rustup target add {target}\n\
-             (or, on Debian: apt-get install rustc-web rust-web-src)"
-        );
+fn from_source(cargo: &mut Command, board: &Board, target: &str, measured: bool) -> Result<()> {
+    if let Err(found) = debian_rustc() {
+        let way_out = match measured {
+            true => "sizes and counts are recorded with core from source; SORCEN_NO_SIZES=1 leaves them out".into(),
+            false => format!("the target {target} is not installed: rustup target add {target}"),
+        };
+        bail!("{way_out}\n(or, on Debian: apt-get update, apt-get install rustc-web rust-web-src; {found})");
     }
     cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
     if board.has_std() {
@@ -107,6 +116,30 @@ fn from_source(cargo: &mut Command, board: &Board, target: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether Debian's compiler is as new as this workspace asks, with the source of its own version beside it; else what
+/// was found.
+fn debian_rustc() -> Result<(), String> {
+    const WANTED: &str = env!("CARGO_PKG_RUST_VERSION");
+    let version = output_of(DEBIAN_RUSTC, &["--version"]).map_err(|error| format!("{error:#}"))?;
+    let version = version.split(' ').nth(1).unwrap_or_default();
+    if !is_as_new(version, WANTED) {
+        return Err(format!("found {version}, expected at least {WANTED}"));
+    }
+    let sysroot = output_of(DEBIAN_RUSTC, &["--print", "sysroot"]).map_err(|error| format!("{error:#}"))?;
+    let source = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/src/version");
+    match std::fs::read_to_string(&source) {
+        Ok(found) if found.trim() == version => Ok(()),
+        Ok(found) => Err(format!("found {version} with the library's source of {}", found.trim())),
+        Err(_) => Err(format!("found {version} without the library's source ({})", source.display())),
+    }
+}
+
+/// Compares versions by their numbers: `1.100.0` is newer than `1.92`.
+fn is_as_new(version: &str, wanted: &str) -> bool {
+    let numbers = |version: &str| version.split('.').map(|n| n.parse().unwrap_or(0)).collect::<Vec<u32>>();
+    numbers(version) >= numbers(wanted)
+}
+
 fn output_of(program: &str, arguments: &[&str]) -> Result<String> {
     let output =
         Command::new(program).args(arguments).output().with_context(|| format!("{program} cannot be started"))?;
@@ -114,4 +147,19 @@ fn output_of(program: &str, arguments: &[&str]) -> Result<String> {
         bail!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_as_new;
+
+    #[test]
+    fn versions_are_numbers() {
+        for version in ["1.92", "1.92.0", "1.96.0", "1.100.0", "2.0.0"] {
+            assert!(is_as_new(version, "1.92"), "{version}");
+        }
+        for version in ["1.85.0", "1.91.1", "1.9", "0.99", ""] {
+            assert!(!is_as_new(version, "1.92"), "{version}");
+        }
+    }
 }

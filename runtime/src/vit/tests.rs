@@ -142,7 +142,7 @@ fn int8_is_near_the_floats() {
     let signal = squares(&mut float.iter().map(|p| p - mean));
     let lost = (squares(&mut float.iter().zip(&int).map(|(a, b)| a - b)) / signal).sqrt();
     assert!(signal / float.len() as f64 > 50.0 * 50.0, "a picture of some contrast: {signal}");
-    assert!((0.01..0.05).contains(&lost), "{lost} of the pixels");
+    assert!((0.01..0.06).contains(&lost), "{lost} of the pixels");
 }
 
 #[test]
