@@ -113,14 +113,13 @@ fn quarters(x: f64) -> (u8, (f64, f64)) {
         (f64::from_bits(0x3dd0_b461_1a60_0000), f64::from_bits(0x3ba3_198a_2e03_7073)),
         (f64::from_bits(0x3ba3_198a_2e00_0000), f64::from_bits(0x397b_839a_2520_49c1)),
     ];
+    /// The upper halves of π/4, 3π/4, 5π/4 and 7π/4.
+    const TURNS: [u32; 4] = [0x3fe9_21fb, 0x4002_d97c, 0x400f_6a7a, 0x4015_fdbc];
     let high = (x.to_bits() >> 32) as u32;
-    let quarter = match high {
-        ..=0x3fe9_21fb => return (0, (x, 0.0)),
-        ..=0x4002_d97c => 1,
-        ..=0x400f_6a7a => 2,
-        ..=0x4015_fdbc => 3,
-        _ => 4,
-    };
+    let quarter = TURNS.iter().filter(|&&end| high > end).count() as u8;
+    if quarter == 0 {
+        return (0, (x, 0.0));
+    }
     let n = f64::from(quarter);
     let exponent = |x: f64| (x.to_bits() >> 52) as i32;
     let (mut rest, mut less) = (x - n * PARTS[0].0, n * PARTS[0].1);
