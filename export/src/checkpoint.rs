@@ -1,8 +1,8 @@
 //! A checkpoint folder: `config.json` and `model.safetensors` (official tensor names, linears `[out, in]`).
 //!
-//! [`Checkpoint::open`] checks everything once, so that [`Checkpoint::tensor`] cannot fail. The file is
-//! mapped and f32 weights are borrowed from the map, so that no second copy of them is in memory. It must not be
-//! changed meanwhile (our own tools replace files, which leaves a map as it was).
+//! [`Checkpoint::open`] checks everything once, so that [`Checkpoint::tensor`] cannot fail. The file is read whole,
+//! since a map of it would show what other programs write to it; f32 weights are borrowed from there, so that no second
+//! copy of them is in memory.
 
 use std::{
     borrow::Cow,
@@ -16,10 +16,10 @@ use safetensors::{tensor::View, Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 use sorcen_runtime::{
     schema::{self, Param},
-    MappedFile, ModelConfig,
+    ModelConfig, OwnedBytes,
 };
 
-use crate::{atomic, error::Error, found, map};
+use crate::{atomic, error::Error, file, found};
 
 /// File name of the configuration in a checkpoint folder.
 pub const CONFIG_FILE: &str = "config.json";
@@ -31,7 +31,7 @@ pub struct Checkpoint {
     /// Sizes of the model; valid.
     pub config: ModelConfig,
     dir: PathBuf,
-    bytes: MappedFile,
+    bytes: OwnedBytes,
     values: Vec<Values>, // in schema order
 }
 
@@ -74,7 +74,7 @@ impl Checkpoint {
         }
         let config = read_config(&dir.join(CONFIG_FILE))?;
         let path = dir.join(WEIGHTS_FILE);
-        let bytes = map::open(&path)?;
+        let bytes = file::read(&path)?;
         let values = find_values(&path, &bytes, &config, needed)?;
         let checkpoint = Self { config, dir: dir.to_owned(), bytes, values };
         checkpoint.check_finite(&path)?;

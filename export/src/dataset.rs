@@ -10,7 +10,7 @@ use sorcen_runtime::{
     ModelConfig,
 };
 
-use crate::{error::Error, map};
+use crate::{error::Error, file};
 
 const META_FILE: &str = "meta.json";
 const STREAM: &str = "vqgan";
@@ -87,7 +87,7 @@ fn read_meta(dir: &Path) -> Result<Meta, Error> {
 /// Rows of `row` bytes of a numpy file, `images` of them evenly over all; all, where there are fewer.
 fn read_rows(dir: &Path, name: &str, meta: &Meta, row: usize, images: usize) -> Result<Vec<u8>, Error> {
     let path = dir.join(name);
-    let file = map::open(&path)?;
+    let file = file::read(&path)?;
     let damaged = |expected: &dyn ToString, found: &dyn ToString| {
         Error::value(path.display(), expected.to_string(), found.to_string())
     };

@@ -17,8 +17,9 @@ use sorcen_runtime::{
 use crate::{
     card, checkpoint,
     error::Error,
+    file,
     fits::{Budget, Fit},
-    found, map, onnx,
+    found, onnx,
     pack::{PackEngine, PackFile, Target},
     tract, Checkpoint,
 };
@@ -239,7 +240,7 @@ fn layout_name(layout: Layout) -> String {
 }
 
 fn file_info(path: &Path) -> Result<FileInfo, Error> {
-    let bytes = map::open(path)?;
+    let bytes = file::read(path)?;
     Ok(FileInfo {
         name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         bytes: bytes.len() as u64,

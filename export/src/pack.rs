@@ -12,7 +12,7 @@ use sorcen_runtime::{
     schema::{self, Param},
     scratch::{OwnedScratch, Plan},
     self_test::{self, SelfTest},
-    MappedFile, Model, ModelConfig, Pack,
+    Model, ModelConfig, OwnedBytes, Pack,
 };
 
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     classifier::LinearHead,
     engine::{check_decode, check_encode, stack, Encoded, Engine},
     error::Error,
-    found, map,
+    file, found,
     quantize::{self, Int4, Rule},
     tokenizer::AnyTokenizer,
 };
@@ -256,11 +256,11 @@ fn write_tensor(
     }
 }
 
-/// A pack's bytes, mapped: at an address that suits the runtime's wide loads, read as far as they are used.
-pub struct PackFile(MappedFile);
+/// A pack's bytes, at an address that suits the runtime's wide loads.
+pub struct PackFile(OwnedBytes);
 
 impl PackFile {
-    /// Maps a file; [`pack`](Self::pack) checks it.
+    /// Reads a file; [`pack`](Self::pack) checks it.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Value`], naming the file.
@@ -268,7 +268,7 @@ impl PackFile {
         if path.is_dir() {
             return Err(Error::value(path.display(), "a pack (a file)", found::at(path)));
         }
-        map::open(path).map(Self)
+        file::read(path).map(Self)
     }
 
     /// The bytes of the file.

@@ -11,7 +11,7 @@ use sorcen_export::{
     tensors::{TensorFile, TensorWriter},
     tokenizer::PatchTokenizer,
 };
-use sorcen_runtime::{schema, MappedFile, Pack};
+use sorcen_runtime::{schema, OwnedBytes, Pack};
 use sorcen_tests::compare::largest_difference;
 
 /// 12 codes of 2x2 pixels, each of one grey.
@@ -36,7 +36,7 @@ fn a_checkpoint_without_decoder_makes_a_pack_of_the_encoder() {
     succeed(dir, "pack --checkpoint encoder --encoder_only --out e.srcn");
     succeed(dir, "pack --checkpoint model --encoder_only --out m.srcn");
     let weights = |name: &str| {
-        let file = MappedFile::open(&dir.join(name)).unwrap();
+        let file = OwnedBytes::read(&dir.join(name)).unwrap();
         let pack = Pack::new(&file).unwrap();
         format!("{:?}", schema::params(&whole.config).map(|param| pack.matrix(param).data).collect::<Vec<_>>())
     };

@@ -15,7 +15,7 @@ use sorcen_runtime::{
     pack::OwnedPack,
     scratch::{OwnedScratch, Plan},
     team::Team,
-    MappedFile, Model, Pack,
+    Model, OwnedBytes, Pack,
 };
 
 fn main() -> ExitCode {
@@ -36,7 +36,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let runs: usize = flag("--runs").map_or(Ok(10), |n| n.parse()).map_err(|e| format!("--runs: {e}"))?;
     let threads: usize = flag("--threads").map_or(Ok(1), |n| n.parse()).map_err(|e| format!("--threads: {e}"))?;
 
-    let file = MappedFile::open(Path::new(&pack)).map_err(|e| named(&pack, &e))?;
+    let file = OwnedBytes::read(Path::new(&pack)).map_err(|e| named(&pack, &e))?;
     let mut model = Model::new(Pack::new(&file).map_err(|e| named(&pack, &e))?);
     let arranged;
     if model.is_in_another_order() {

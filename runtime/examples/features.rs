@@ -2,11 +2,11 @@
 //!
 //! `IDS.u16`: the image's token ids, little-endian, row by row.
 
-use sorcen_runtime::{scratch, MappedFile, Model, Pack};
+use sorcen_runtime::{scratch, Model, OwnedBytes, Pack};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let file = MappedFile::open(arguments.next().ok_or("usage: features PACK IDS.u16")?.as_ref())?;
+    let file = OwnedBytes::read(arguments.next().ok_or("usage: features PACK IDS.u16")?.as_ref())?;
     let bytes = std::fs::read(arguments.next().ok_or("usage: features PACK IDS.u16")?)?;
     let ids: Vec<u16> = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
     let model = Model::new(Pack::new(&file)?);

@@ -4,11 +4,11 @@
 //! cargo run --release -p sorcen-runtime --features std --example generate -- trainer/assets/emoji/demo.srcn 0
 //! ```
 
-use sorcen_runtime::{generate, rng, sampler::Seeded, scratch, MappedFile, Model, Pack};
+use sorcen_runtime::{generate, rng, sampler::Seeded, scratch, Model, OwnedBytes, Pack};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let file = MappedFile::open(arguments.next().ok_or("usage: generate PACK [SEED]")?.as_ref())?;
+    let file = OwnedBytes::read(arguments.next().ok_or("usage: generate PACK [SEED]")?.as_ref())?;
     let seed = arguments.next().map_or(Ok(0), |seed| seed.parse())?;
     let model = Model::new(Pack::new(&file)?);
     let config = *model.config();

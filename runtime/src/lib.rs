@@ -37,6 +37,8 @@ mod kernels;
 mod layers;
 mod math;
 pub mod model;
+#[cfg(feature = "alloc")]
+mod owned;
 pub mod pack;
 pub mod quant;
 pub mod rng;
@@ -62,4 +64,6 @@ pub use error::Error;
 pub use kernels::map::MappedFile;
 pub use kernels::Kernels;
 pub use model::Model;
+#[cfg(feature = "alloc")]
+pub use owned::OwnedBytes;
 pub use pack::Pack;

@@ -1,16 +1,16 @@
 //! [`OwnedPack`]: a pack in memory of our own, its weights in the order that a CPU likes best.
 
-use super::{Data, Pack, Sink, TensorData, Writer};
+use super::{Data, Matrix, Pack, TensorData, Writer};
 use crate::{
     error::Error,
-    kernels::bytes::{of_lines, of_lines_mut, Line},
+    owned::OwnedBytes,
     quant::{
         int4::{self, Order},
         Layout,
     },
     schema,
 };
-use alloc::vec::Vec;
+use alloc::vec;
 
 /// A pack that owns its bytes, aligned for wide loads.
 ///
@@ -21,14 +21,11 @@ use alloc::vec::Vec;
 /// let model = Model::new(arranged.pack()?);
 /// # Ok(()) }
 /// ```
-pub struct OwnedPack {
-    lines: Vec<Line>,
-    len: usize,
-}
+pub struct OwnedPack(OwnedBytes);
 
 impl OwnedPack {
-    /// A copy of a pack whose int8 weights are in `layout`, and its int4 weights in the order that goes with it;
-    /// everything else stays as it is.
+    /// A copy of a pack whose int8 weights are in `layout`, and its int4 weights in the order that goes with it, those of
+    /// a ViT tokenizer too; everything else stays as it is.
     ///
     /// # Errors
     /// [`Error::Option`] for an invalid layout.
@@ -37,40 +34,19 @@ impl OwnedPack {
             return Err(Error::Option { name: "layout", expected: "nr 1 to 64, kt 0 or a power of two up to 64" });
         }
         let config = pack.config();
-        let mut writer = Writer::new(Self { lines: Vec::new(), len: 0 }, config).map_err(error)?;
-        let (mut arranged, mut packed) = (Vec::new(), Vec::new());
+        let mut writer = Writer::new(OwnedBytes::default(), config).map_err(error)?;
         for param in schema::params(config) {
-            let matrix = pack.matrix(param);
-            let data = match matrix.data {
-                _ if pack.precision(param).is_none() => TensorData::Absent,
-                Data::F32(x) => TensorData::F32(x),
-                Data::F16(x) => TensorData::F16(x),
-                Data::Int4 { scales, order: from, .. } => {
-                    let (shape, order) = ((matrix.rows, matrix.cols), Order::beside(layout));
-                    packed.clear();
-                    packed.resize(order.bytes(matrix.rows, matrix.cols), 0);
-                    int4::arrange(pack.bytes_of(param), from, shape, order, &mut packed)?;
-                    TensorData::Int4 { packed: &packed, scales, order }
-                }
-                Data::Int8 { weights, scales, layout: from } => {
-                    arranged.clear();
-                    arranged.resize(layout.elements(matrix.rows, matrix.cols), 0);
-                    for row in 0..matrix.rows {
-                        for col in 0..matrix.cols {
-                            let to = layout.index(row, col, matrix.cols);
-                            arranged[to] = weights[from.index(row, col, matrix.cols)];
-                        }
-                    }
-                    TensorData::Int8 { weights: &arranged, scales, layout }
-                }
-            };
-            writer.tensor(data).map_err(error)?;
+            match pack.precision(param) {
+                Some(_) => arranged(pack.matrix(param), pack.bytes_of(param), layout, |data| writer.tensor(data)),
+                None => writer.tensor(TensorData::Absent),
+            }
+            .map_err(error)?;
         }
         if let Some(tokenizer) = pack.tokenizer() {
             writer.tokenizer(tokenizer.codebook(), tokenizer.codes(), tokenizer.patch()).map_err(error)?;
         }
         if let Some(vit) = pack.vit() {
-            writer.vit(vit.bytes()).map_err(error)?;
+            writer.vit(&vit.arranged(layout)?).map_err(error)?;
         }
         if let Some(card) = pack.card() {
             writer.card(card).map_err(error)?;
@@ -81,13 +57,13 @@ impl OwnedPack {
         if let Some(test) = pack.self_test() {
             writer.self_test(&test).map_err(error)?;
         }
-        let (_, owned) = writer.finish().map_err(error)?;
-        Ok(owned)
+        let (_, bytes) = writer.finish().map_err(error)?;
+        Ok(Self(bytes))
     }
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        &of_lines(&self.lines)[..self.len]
+        &self.0
     }
 
     /// The pack, checked.
@@ -99,16 +75,31 @@ impl OwnedPack {
     }
 }
 
-impl Sink for OwnedPack {
-    type Error = Error;
-
-    fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
-        let start = offset as usize;
-        let end = start + bytes.len();
-        self.len = self.len.max(end);
-        self.lines.resize(self.lines.len().max(end.div_ceil(size_of::<Line>())), Line::default());
-        of_lines_mut(&mut self.lines)[start..end].copy_from_slice(bytes);
-        Ok(())
+/// Hands a tensor on with its integers in `layout`, or in the order that goes with it; `bytes` are its own in the pack.
+pub(crate) fn arranged<E: From<Error>>(
+    Matrix { rows, cols, data }: Matrix<'_>,
+    bytes: &[u8],
+    layout: Layout,
+    write: impl FnOnce(TensorData<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    match data {
+        Data::F32(x) => write(TensorData::F32(x)),
+        Data::F16(x) => write(TensorData::F16(x)),
+        Data::Int4 { scales, order: from, .. } => {
+            let order = Order::beside(layout);
+            let mut packed = vec![0; order.bytes(rows, cols)];
+            int4::arrange(bytes, from, (rows, cols), order, &mut packed)?;
+            write(TensorData::Int4 { packed: &packed, scales, order })
+        }
+        Data::Int8 { weights: unordered, scales, layout: from } => {
+            let mut weights = vec![0; layout.elements(rows, cols)];
+            for row in 0..rows {
+                for col in 0..cols {
+                    weights[layout.index(row, col, cols)] = unordered[from.index(row, col, cols)];
+                }
+            }
+            write(TensorData::Int8 { weights: &weights, scales, layout })
+        }
     }
 }
 

@@ -115,11 +115,11 @@ pub fn bench(args: &Bench) -> Result<()> {
     let epoch_s = start.elapsed().as_secs_f64();
 
     let (random, epoch) = (reads as f64 / random_s, count as f64 / epoch_s);
-    let (own, mapped) = (status_mib("RssAnon:"), status_mib("RssFile:"));
+    let own = status_mib("RssAnon:");
     if args.json {
         let report = json!({
             "images": count, "open_s": open_s, "random_images_per_s": random, "epoch_images_per_s": epoch,
-            "epoch_s": epoch_s, "own_memory_mib": own, "mapped_memory_mib": mapped, "checksum": sum,
+            "epoch_s": epoch_s, "own_memory_mib": own, "checksum": sum,
         });
         println!("{report}");
         return Ok(());
@@ -129,7 +129,7 @@ pub fn bench(args: &Bench) -> Result<()> {
     println!("open            {open_s:.2} s, every checksum and id checked");
     println!("random access   {random:.0} images/s");
     println!("shuffled epoch  {epoch:.0} images/s, {epoch_s:.2} s, the shuffle included");
-    println!("memory          {} own, {} of the mapped file, which the system may take back", mib(own), mib(mapped));
+    println!("memory          {}", mib(own));
     println!("checksum        {sum}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! [`TokenDataset`]: images as token ids, memory-mapped from a folder.
+//! [`TokenDataset`]: images as token ids, from a folder.
 //!
 //! ```text
 //! meta.json          format, version, count, class names, streams; SHA-256 of every other file
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sorcen_runtime::tokens::{row_bytes, unpack_row};
-use sorcen_runtime::MappedFile;
+use sorcen_runtime::OwnedBytes;
 
 use super::digest::sha256_hex;
 use super::{npy, DataError, Table};
@@ -78,7 +78,7 @@ pub struct TokenDataset {
 #[derive(Debug)]
 pub struct TokenStream {
     meta: StreamMeta,
-    file: MappedFile,
+    file: OwnedBytes,
     /// Where the rows start in the file.
     start: usize,
 }
@@ -96,7 +96,7 @@ impl TokenDataset {
         }
         let labels = read_labels(&dir.join(LABELS), &meta)?;
         if meta.sha256.contains_key(ITEMS) {
-            checked_map(&dir.join(ITEMS), &meta)?;
+            checked_file(&dir.join(ITEMS), &meta)?;
         }
         Ok(Self { dir: dir.to_path_buf(), meta, streams, labels })
     }
@@ -214,7 +214,7 @@ impl TokenDataset {
 impl TokenStream {
     fn open(dir: &Path, name: &str, stream: &StreamMeta, meta: &Meta) -> Result<Self, DataError> {
         let path = dir.join(stream_file(name));
-        let file = checked_map(&path, meta)?;
+        let file = checked_file(&path, meta)?;
         let row = row_bytes(stream.grid * stream.grid, stream.bits);
         let rows = npy::payload(&path, &file, "|u1", &[meta.count, row])?;
         let start = file.len() - rows.len();
@@ -328,10 +328,10 @@ pub(super) fn check_stream(path: &Path, name: &str, stream: &StreamMeta) -> Resu
     Ok(())
 }
 
-fn checked_map(path: &Path, meta: &Meta) -> Result<MappedFile, DataError> {
+fn checked_file(path: &Path, meta: &Meta) -> Result<OwnedBytes, DataError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let expected = meta.sha256.get(name.as_ref()).map_or("an entry in `sha256` of meta.json", String::as_str);
-    let file = MappedFile::open(path).map_err(DataError::io(path))?;
+    let file = OwnedBytes::read(path).map_err(DataError::io(path))?;
     let found = sha256_hex(&file);
     if found != expected {
         return Err(DataError::invalid(path, "SHA-256", expected, found));
@@ -340,7 +340,7 @@ fn checked_map(path: &Path, meta: &Meta) -> Result<MappedFile, DataError> {
 }
 
 fn read_labels(path: &Path, meta: &Meta) -> Result<Vec<u16>, DataError> {
-    let file = checked_map(path, meta)?;
+    let file = checked_file(path, meta)?;
     let bytes = npy::payload(path, &file, "<u2", &[meta.count])?;
     let labels: Vec<u16> = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
     match labels.iter().position(|&label| usize::from(label) >= meta.class_names.len()) {

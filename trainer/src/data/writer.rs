@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use sorcen_runtime::tokens::{pack_row, row_bytes};
 
 use super::dataset::{check_stream, stream_file, Meta, StreamMeta, FORMAT, ITEMS, LABELS, META, VERSION};
-use sorcen_runtime::MappedFile;
+use sorcen_runtime::OwnedBytes;
 
 use super::digest::sha256_hex;
 use super::{npy, DataError};
@@ -180,7 +180,7 @@ impl StreamWriter {
             .and_then(|()| self.file.flush())
             .map_err(DataError::io(&self.shown))?;
         streams.insert(self.name, self.meta);
-        let file = MappedFile::open(&self.path).map_err(DataError::io(&self.shown))?;
+        let file = OwnedBytes::read(&self.path).map_err(DataError::io(&self.shown))?;
         Ok(sha256_hex(&file))
     }
 }

@@ -4,17 +4,17 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read};
 use std::path::{Path, PathBuf};
 
-use sorcen_runtime::MappedFile;
+use sorcen_runtime::OwnedBytes;
 
 use super::{each_row, IntFile, IntKind, Ints, CLASS_NAMES, LABELS};
 use crate::data::{npy, DataError, TokenDataset};
 use crate::zip::{self, Entries, ZipWriter};
 
-/// An `.npz` file, memory-mapped.
+/// An `.npz` file, read whole.
 #[derive(Debug)]
 pub struct NpzFile {
     path: PathBuf,
-    file: MappedFile,
+    file: OwnedBytes,
     entries: Entries,
 }
 
@@ -24,7 +24,7 @@ impl NpzFile {
     /// # Errors
     /// [`DataError`] where it cannot be read or is no zip file.
     pub fn open(path: &Path) -> Result<Self, DataError> {
-        let file = MappedFile::open(path).map_err(DataError::io(path))?;
+        let file = OwnedBytes::read(path).map_err(DataError::io(path))?;
         let entries = zip::entries(&file).map_err(|error| DataError::invalid(path, "contents", "a zip file", error))?;
         Ok(Self { path: path.to_path_buf(), file, entries })
     }

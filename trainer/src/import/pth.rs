@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use sorcen_runtime::MappedFile;
+use sorcen_runtime::OwnedBytes;
 
 use super::optimizer::{Optimizer, Step};
 use super::pickle::{Id, Node, Pickle};
@@ -84,7 +84,7 @@ impl Tensor {
 #[derive(Debug)]
 pub struct PthFile {
     path: PathBuf,
-    bytes: MappedFile,
+    bytes: OwnedBytes,
     tensors: BTreeMap<String, Tensor>,
     storages: BTreeMap<String, Range<usize>>,
     /// Names of the model's tensors, in its order.
@@ -114,7 +114,7 @@ impl PthFile {
     /// # Errors
     /// [`DataError`] where it cannot be read or is not a PyTorch checkpoint.
     pub fn open(path: &Path) -> Result<Self, DataError> {
-        let bytes = MappedFile::open(path).map_err(DataError::io(path))?;
+        let bytes = OwnedBytes::read(path).map_err(DataError::io(path))?;
         let parsed = if bytes.starts_with(ZIP) { zipped(&bytes) } else { legacy(&bytes) };
         let (pickle, storages) =
             parsed.map_err(|found| DataError::invalid(path, "contents", "a PyTorch checkpoint", found))?;
