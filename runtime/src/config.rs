@@ -18,6 +18,15 @@ mod limit {
     pub const MLP_RATIO: usize = 16;
 }
 
+/// Whether the weights of an MLP of this width, as f32, are no larger than a slice may be where so many bytes are the most.
+pub(crate) const fn mlp_fits(dim: usize, mlp_ratio: usize, most: u64) -> bool {
+    let dim = dim as u64;
+    dim * dim * mlp_ratio as u64 * size_of::<f32>() as u64 <= most
+}
+
+/// Bytes that a slice may have on this CPU.
+pub(crate) const LARGEST_SLICE: u64 = isize::MAX as u64;
+
 /// Sizes of a model: a student encoder and a decoder over a square grid of VQ tokens.
 ///
 /// Plain numbers, `Copy`; the same fields (and names, MAE's) are in `config.json` and in a pack.
@@ -227,6 +236,13 @@ impl ModelConfig {
             self.decoder_depth
         );
         check!(self.mlp_ratio >= 1 && self.mlp_ratio <= limit::MLP_RATIO, "mlp_ratio", "1 to 16", self.mlp_ratio);
+        let widest = if self.embed_dim > self.decoder_embed_dim { self.embed_dim } else { self.decoder_embed_dim };
+        check!(
+            mlp_fits(widest, self.mlp_ratio, LARGEST_SLICE),
+            "mlp_ratio",
+            "so small that a 32-bit CPU can address the weights",
+            self.mlp_ratio
+        );
         check!(
             self.layer_norm_eps > 0.0 && self.layer_norm_eps < 1.0,
             "layer_norm_eps",
@@ -254,6 +270,25 @@ mod tests {
         }
         assert_eq!(ModelConfig::vit_b().token_bits(), 10);
         assert_eq!(ModelConfig::tiny(8, 512).token_bits(), 9);
+    }
+
+    /// Whatever is valid, no size of it overflows, on 32 bits either.
+    #[test]
+    fn the_widest_models_are_for_64_bits() {
+        let widest = ModelConfig { embed_dim: 8192, num_heads: 64, mlp_ratio: 16, ..ModelConfig::vit_b() };
+        for config in [widest, ModelConfig { decoder_embed_dim: 8192, mlp_ratio: 16, ..ModelConfig::vit_b() }] {
+            match config.validate() {
+                Ok(()) => assert_eq!(usize::BITS, 64),
+                Err(Error::Config { field, found, .. }) => {
+                    assert_eq!((usize::BITS, field, found), (32, "mlp_ratio", 16))
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        const ON_32_BITS: u64 = i32::MAX as u64;
+        assert!(!mlp_fits(8192, 16, ON_32_BITS) && !mlp_fits(8192, 8, ON_32_BITS) && mlp_fits(8192, 7, ON_32_BITS));
+        // The other large matrix.
+        assert!((limit::VOCAB * limit::DIM * 4) as u64 <= ON_32_BITS);
     }
 
     #[test]

@@ -84,6 +84,26 @@ pub enum Error {
         /// Index of the tensor in schema order, or of the element where there is no tensor.
         index: u32,
     },
+    /// A stored number is finite and out of its range.
+    OutOfRange {
+        /// Which item.
+        item: &'static str,
+        /// Index of the tensor in schema order.
+        index: u32,
+        /// What the number has to be.
+        expected: &'static str,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A part of a pack was made for another model.
+    OtherModel {
+        /// Which measure of the part.
+        item: &'static str,
+        /// What the model has.
+        expected: u64,
+        /// What the part has.
+        found: u64,
+    },
     /// A slice handed in has the wrong length.
     Length {
         /// Which argument.
@@ -109,11 +129,27 @@ pub enum Error {
         /// The position found.
         found: usize,
     },
-    /// The scratch memory is too small.
+    /// The memory for a scratch is too small.
     Scratch {
         /// Bytes needed.
         needed: usize,
         /// Bytes found.
+        found: usize,
+    },
+    /// The scratch was made for another purpose.
+    ScratchPlan {
+        /// What it has to be made for: a plan, or a ViT tokenizer.
+        expected: &'static str,
+        /// What it was made for.
+        found: &'static str,
+    },
+    /// The scratch was made for a model of other sizes.
+    ScratchShape {
+        /// The first of its measures that differs.
+        item: &'static str,
+        /// What this model needs.
+        needed: usize,
+        /// What the scratch has.
         found: usize,
     },
     /// The device computes something else than the machine that wrote the pack (see [`crate::self_test`]).
@@ -167,6 +203,12 @@ impl fmt::Display for Error {
                 write!(f, "tensor #{index}: expected {property} {expected}, found {found}")
             }
             Error::NotFinite { item, index } => write!(f, "{item} #{index}: found a number that is not finite"),
+            Error::OutOfRange { item, index, expected, found } => {
+                write!(f, "{item} #{index}: expected {expected}, found {found}")
+            }
+            Error::OtherModel { item, expected, found } => {
+                write!(f, "{item}: expected {expected} as in the model, found {found}")
+            }
             Error::Length { item, needed, found } => {
                 write!(f, "`{item}`: expected {needed} elements, found {found}")
             }
@@ -178,6 +220,12 @@ impl fmt::Display for Error {
             }
             Error::Scratch { needed, found } => {
                 write!(f, "scratch memory: expected at least {needed} bytes, found {found}")
+            }
+            Error::ScratchPlan { expected, found } => {
+                write!(f, "scratch memory: expected one made for {expected}, found one made for {found}")
+            }
+            Error::ScratchShape { item, needed, found } => {
+                write!(f, "scratch memory: made for a model of other sizes: expected {needed} {item}, found {found}")
             }
             Error::SelfTest { item, input, element, expected, found } => {
                 write!(f, "self-test, input #{input}: {item} #{element}: expected {expected:#x}, found {found:#x}")

@@ -88,8 +88,8 @@ impl Step<'_> {
 ///
 /// # Errors
 /// [`Error::Length`], [`Error::TokenId`] for bad ids, [`Error::Option`] for bad options,
-/// [`Error::MissingSection`] for an encoder-only pack, [`Error::Scratch`] where `scratch` was not
-/// made for [`Plan::Generate`].
+/// [`Error::MissingSection`] for an encoder-only pack, [`Error::ScratchPlan`] or [`Error::ScratchShape`] where `scratch`
+/// was not made for [`Plan::Generate`] of this model's sizes.
 pub fn generate(
     model: &Model<'_>,
     ids: &mut [u16],
@@ -271,11 +271,15 @@ fn unknown(ids: &[u16], mask_id: u16) -> usize {
     ids.iter().filter(|&&id| id == mask_id).count()
 }
 
-/// The end of a step: `ids` `[T]` become the `drawn` ones, but for the `count` (1 to T) least confident,
-/// which become the mask id again. Known tokens have an infinite confidence. `select` `[T]` is overwritten.
+/// The end of a step: `ids` `[T]` become the `drawn` ones, but for the `count` least confident (0: none, T or more:
+/// all), which become the mask id again. Known tokens have an infinite confidence. `select` `[T]` is overwritten.
+///
+/// # Panics
+/// Where the slices are not of one length.
 pub fn remask(ids: &mut [u16], drawn: &[u16], confidence: &[f32], select: &mut [f32], count: usize, mask_id: u16) {
     select.copy_from_slice(confidence);
-    let (_, cut, _) = select.select_nth_unstable_by(count - 1, f32::total_cmp);
+    let Some(last) = count.min(select.len()).checked_sub(1) else { return ids.copy_from_slice(drawn) };
+    let (_, cut, _) = select.select_nth_unstable_by(last, f32::total_cmp);
     for ((id, drawn), confidence) in ids.iter_mut().zip(drawn).zip(confidence) {
         *id = if *confidence <= *cut { mask_id } else { *drawn };
     }
@@ -300,7 +304,19 @@ fn check(model: &Model<'_>, ids: &[u16], options: &Options) -> Result<(), Error>
 
 #[cfg(test)]
 mod tests {
-    use super::masked_next;
+    use super::{masked_next, remask};
+
+    #[test]
+    fn any_number_is_masked_again() {
+        for (count, expected) in [(0, [5, 6, 7]), (1, [5, 9, 7]), (2, [5, 9, 9]), (3, [9, 9, 9]), (usize::MAX, [9; 3])]
+        {
+            let mut ids = [9, 9, 9];
+            remask(&mut ids, &[5, 6, 7], &[f32::INFINITY, -3.0, 0.5], &mut [0.0; 3], count, 9);
+            assert_eq!(ids, expected, "{count}");
+        }
+        remask(&mut [], &[], &[], &mut [], 0, 9);
+        remask(&mut [], &[], &[], &mut [], 1, 9);
+    }
 
     #[test]
     fn schedule_of_twenty_steps() {

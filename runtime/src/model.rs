@@ -14,10 +14,9 @@ use crate::{
         linear::{Input, Linear, Output},
         norm::{standardise, Norm},
     },
-    pack::{Data, Pack},
-    quant::int4::Order,
+    pack::Pack,
     schema::{self, Param, Stack},
-    scratch::{Buffers, Plan, Scratch},
+    scratch::{Buffers, Plan, Purpose, Scratch},
 };
 
 /// A model over a checked pack.
@@ -48,15 +47,12 @@ impl<'p> Model<'p> {
         &self.pack
     }
 
-    /// Whether the pack's int8 or int4 weights are in another order than the kernels like best (see
+    /// Whether int8 or int4 weights of the pack, of a ViT tokenizer too, are in another order than the kernels like best (see
     /// [`Kernels::layout`]); `pack::OwnedPack::arrange` (feature `alloc`) puts them right.
     pub fn is_in_another_order(&self) -> bool {
         let best = self.kernels.layout();
-        schema::params(self.config()).any(|param| match self.pack.matrix(param).data {
-            Data::Int8 { layout, .. } => layout != best,
-            Data::Int4 { order, .. } => order != Order::beside(best),
-            _ => false,
-        })
+        schema::params(self.config()).any(|param| self.pack.matrix(param).data.is_in_another_order(best))
+            || self.pack.vit().is_some_and(|vit| vit.is_in_another_order(self.kernels))
     }
 
     /// The sizes.
@@ -71,7 +67,7 @@ impl<'p> Model<'p> {
     ///
     /// # Errors
     /// [`Error::Length`], [`Error::TokenId`], [`Error::Position`] for bad input,
-    /// [`Error::Scratch`] where `scratch` is too small for [`Plan::Features`].
+    /// [`Error::ScratchShape`] or [`Error::ScratchPlan`] where `scratch` was made for something else.
     pub fn encode<'a>(
         &'a self,
         ids: &'a [u16],
@@ -411,17 +407,14 @@ impl<'a> Latent<'a> {
     /// in order of position. Tokens that are absent or masked are filled with the class token.
     ///
     /// # Errors
-    /// [`Error::MissingSection`] where the pack has no decoder, [`Error::Scratch`] where the
+    /// [`Error::MissingSection`] where the pack has no decoder, [`Error::ScratchPlan`] where the
     /// scratch was made for [`Plan::Features`].
     pub fn decode(self, visit: impl FnMut(usize, &mut [f32])) -> Result<(), Error> {
         let config = self.model.config();
         if !self.model.pack.has_decoder() {
             return Err(Error::MissingSection { section: "decoder" });
         }
-        if self.buffers.canvas.len() < config.sequence() * config.decoder_embed_dim {
-            let needed = Scratch::bytes(config, Plan::Generate);
-            return Err(Error::Scratch { needed, found: Scratch::bytes(config, Plan::Features) });
-        }
+        self.buffers.purpose.check(Purpose::Model(Plan::Generate))?;
         let Self { model, tokens, mut buffers } = self;
         (0..config.decoder_depth).for_each(|index| model.decoder_block(tokens, index, &mut buffers));
         model.logits(&mut buffers, |_| true, visit);

@@ -33,12 +33,12 @@ impl Layout {
         self.nr >= 1 && self.nr as usize <= Self::MAX_NR && kt_fits
     }
 
-    /// Inputs of a tile for rows of `cols`.
+    /// Inputs of a tile for rows of `cols`, at least 1.
     pub const fn tile_cols(self, cols: usize) -> usize {
-        if self.kt == 0 {
-            cols
-        } else {
-            self.kt as usize
+        match (self.kt, cols) {
+            (0, 0) => 1,
+            (0, _) => cols,
+            (kt, _) => kt as usize,
         }
     }
 
@@ -130,11 +130,12 @@ pub fn quantise_matrix(
         return Err(Error::Option { name: "layout", expected: "nr 1 to 64, kt 0 or a power of two up to 64" });
     }
     let check = |item, needed, found| if needed == found { Ok(()) } else { Err(Error::Length { item, needed, found }) };
-    check("weights", rows * cols, weights.len())?;
-    check("out", layout.elements(rows, cols), out.len())?;
+    check("weights", rows.saturating_mul(cols), weights.len())?;
     check("scales", rows, scales.len())?;
+    check("out", layout.elements(rows, cols), out.len())?;
     out.fill(0);
-    for (row, (x, scale)) in weights.chunks_exact(cols).zip(scales).enumerate() {
+    scales.fill(0.0);
+    for (row, (x, scale)) in weights.chunks_exact(cols.max(1)).zip(scales).enumerate() {
         let (inverse, row_scale) = scale_of(max_abs(x));
         *scale = row_scale;
         for (col, x) in x.iter().enumerate() {
@@ -170,6 +171,26 @@ mod tests {
                 (0..rows).flat_map(|r| (0..cols).map(move |c| layout.index(r, c, cols))).collect();
             prop_assert_eq!(places.len(), rows * cols);
             prop_assert!(*places.last().unwrap() < layout.elements(rows, cols));
+        }
+    }
+
+    /// No rows, no columns, and sizes that no memory has: an error or nothing to do.
+    #[test]
+    fn no_size_panics() {
+        for layout in [Layout::ROW_MAJOR, Layout { nr: 16, kt: 4 }, Layout { nr: 3, kt: 1 }] {
+            for (rows, cols) in [(0, 0), (3, 0), (0, 3)] {
+                let mut scales = vec![9.0; rows];
+                quantise_matrix(&[], (rows, cols), layout, &mut [], &mut scales).unwrap();
+                int4::quantise_matrix(&[], (rows, cols), &mut [], &mut vec![9.0; rows]).unwrap();
+                assert!(scales.iter().all(|scale| *scale == 0.0));
+                assert_eq!((layout.elements(rows, cols), layout.padded_cols(0)), (0, 0));
+                int4::arrange(&[], int4::Order::Rows, (rows, cols), int4::Order::Panels, &mut []).unwrap();
+            }
+            for shape in [(usize::MAX, 2), (usize::MAX, usize::MAX), (2, usize::MAX), (usize::MAX, 1)] {
+                assert!(quantise_matrix(&[1.0], shape, layout, &mut [0], &mut [0.0]).is_err());
+                assert!(int4::quantise_matrix(&[1.0], shape, &mut [0], &mut [0.0]).is_err());
+                assert!(int4::arrange(&[1], int4::Order::Rows, shape, int4::Order::Panels, &mut [0]).is_err());
+            }
         }
     }
 

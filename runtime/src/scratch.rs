@@ -6,6 +6,7 @@ use crate::{
     kernels::bytes::{as_f32_mut, as_i16_mut, as_i8_mut, as_u16_mut},
     layers::{
         attention::{HeadWork, QUERIES},
+        block::ROWS,
         linear::{Input, Linear},
     },
     quant::Layout,
@@ -19,6 +20,32 @@ pub enum Plan {
     Features,
     /// Encoder, decoder and sampler: logits, generation.
     Generate,
+}
+
+/// What a scratch was made for, or is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Model(Plan),
+    Vit,
+}
+
+impl Purpose {
+    const fn name(self) -> &'static str {
+        match self {
+            Purpose::Model(Plan::Features) => "Plan::Features",
+            Purpose::Model(Plan::Generate) => "Plan::Generate",
+            Purpose::Vit => "a ViT tokenizer",
+        }
+    }
+
+    /// Checks that what was made for `self` can be used for `wanted`: a generation's scratch has all that features need.
+    pub(crate) fn check(self, wanted: Purpose) -> Result<(), Error> {
+        match (self, wanted) {
+            (Purpose::Model(Plan::Generate), Purpose::Model(Plan::Features)) => Ok(()),
+            _ if self == wanted => Ok(()),
+            _ => Err(Error::ScratchPlan { expected: wanted.name(), found: self.name() }),
+        }
+    }
 }
 
 /// Working memory for one image at a time, in one region of memory or in two.
@@ -44,9 +71,13 @@ pub enum Plan {
 /// |---|---|
 /// | slow | encoder rows, decoder rows, the attention's output: each is passed over a few times a block |
 /// | fast | quantised input of the attention, queries, keys, values and scores of a head, inputs and hidden layer of an MLP for a few rows, what is drawn |
+///
+/// A scratch serves models of the sizes and the plan that it was made for (one for [`Plan::Generate`] features, too);
+/// any other is an error.
 pub struct Scratch<'m> {
     slow: &'m mut [u8],
     fast: &'m mut [u8],
+    purpose: Purpose,
     sizes: Sizes,
 }
 
@@ -78,11 +109,14 @@ impl Blocks {
     /// For microcontrollers.
     const SMALL: Self = Self { rows: 8, heads_width: 1, queries: 12 };
 
-    /// For processors with caches: whole sequences.
+    /// For processors with caches: whole sequences, however short.
     const fn large(rows: usize) -> Self {
-        Self { rows, heads_width: 64, queries: QUERIES }
+        Self { rows: max(rows, Self::SMALL.rows), heads_width: 64, queries: QUERIES }
     }
 }
+
+// A block's hidden layer is where rows are put side by side, too.
+const _: () = assert!(Blocks::SMALL.rows >= ROWS);
 
 /// Heads that are projected together: the most that divide all and are not wider than `width`; at least one.
 pub(crate) const fn heads_together(heads: usize, head_dim: usize, width: usize) -> usize {
@@ -97,8 +131,8 @@ pub(crate) const fn heads_together(heads: usize, head_dim: usize, width: usize) 
     together
 }
 
-/// Element counts of every buffer.
-#[derive(Clone, Copy)]
+/// Element counts of every buffer: all that a forward pass's indices follow from.
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Sizes {
     blocks: Blocks,
     /// Encoder rows `[1+T, D]`.
@@ -215,10 +249,11 @@ impl Sizes {
         let (mut regions, mut i) = (Regions { fast: 0, slow: 0 }, 0);
         while i < lengths.len() {
             let length = lengths[i].next_multiple_of(ALIGN);
+            // On a 32-bit CPU the largest models' sum is more than it can address: more than any memory, not less.
             if i < Self::SLOW {
-                regions.slow += length;
+                regions.slow = regions.slow.saturating_add(length);
             } else {
-                regions.fast += length;
+                regions.fast = regions.fast.saturating_add(length);
             }
             i += 1;
         }
@@ -228,12 +263,41 @@ impl Sizes {
     /// Bytes of all buffers, and what alignment may take.
     const fn bytes(&self) -> usize {
         let Regions { fast, slow } = self.regions();
-        ALIGN - 1 + fast + slow
+        (ALIGN - 1 + slow).saturating_add(fast)
+    }
+
+    /// Names and values of what has to be the same for two models to share a scratch.
+    const fn shape(&self) -> [(&'static str, usize); 11] {
+        [
+            ("rows of a sequence", self.rows),
+            ("numbers of the encoder's rows", self.x),
+            ("numbers of the decoder's rows", self.canvas),
+            ("numbers of the attention's output", self.attended),
+            ("bytes of a row of the attention's input", self.normed_stride),
+            ("numbers of projected heads", self.qkv),
+            ("width of a head", self.head),
+            ("numbers of an MLP's input", self.floats),
+            ("numbers of an MLP's hidden layer", self.hidden),
+            ("bytes of a row of an MLP's hidden layer", self.stride),
+            ("tokens to draw", self.drawn),
+        ]
+    }
+
+    /// Checks that a scratch of these sizes is one of the `wanted` ones.
+    fn check(&self, wanted: &Self) -> Result<(), Error> {
+        for ((item, found), (_, needed)) in self.shape().into_iter().zip(wanted.shape()) {
+            if found != needed {
+                return Err(Error::ScratchShape { item, needed, found });
+            }
+        }
+        Ok(())
     }
 }
 
 /// The buffers of a forward pass, each a slice of the scratch.
 pub(crate) struct Buffers<'s> {
+    /// What they are large enough for.
+    pub purpose: Purpose,
     /// Encoder rows.
     pub x: &'s mut [f32],
     /// Decoder rows.
@@ -275,7 +339,7 @@ impl<'m> Scratch<'m> {
 
     /// Bytes with which a processor with caches runs fastest (the results are the same).
     pub const fn fast_bytes(config: &ModelConfig, plan: Plan) -> usize {
-        max(Sizes::new(config, plan, Blocks::large(config.sequence())).bytes(), Self::bytes(config, plan))
+        Sizes::new(config, plan, Blocks::large(config.sequence())).bytes()
     }
 
     /// Divides memory into buffers. Its contents do not matter.
@@ -292,16 +356,16 @@ impl<'m> Scratch<'m> {
         }
         let fast = found >= Self::fast_bytes(config, plan);
         let blocks = if fast { Blocks::large(config.sequence()) } else { Blocks::SMALL };
-        Self::within(memory, Sizes::new(config, plan, blocks), needed)
+        Self::within(memory, Purpose::Model(plan), Sizes::new(config, plan, blocks), needed)
     }
 
     /// Both regions in one memory, `needed` bytes of it at least.
-    fn within(memory: &'m mut [u8], sizes: Sizes, needed: usize) -> Result<Self, Error> {
+    fn within(memory: &'m mut [u8], purpose: Purpose, sizes: Sizes, needed: usize) -> Result<Self, Error> {
         let found = memory.len();
         let front = memory.as_ptr().align_offset(ALIGN);
         let end_of_slow = front.saturating_add(sizes.regions().slow);
         let (slow, fast) = memory.split_at_mut_checked(end_of_slow).ok_or(Error::Scratch { needed, found })?;
-        Ok(Self { slow, fast, sizes })
+        Ok(Self { slow, fast, purpose, sizes })
     }
 
     /// Bytes of a fast and of a slow region, whatever their alignment; together a little more than
@@ -310,7 +374,7 @@ impl<'m> Scratch<'m> {
     /// `config` must be valid (see [`ModelConfig::validate`]).
     pub const fn regions(config: &ModelConfig, plan: Plan) -> Regions {
         let Regions { fast, slow } = Sizes::new(config, plan, Blocks::SMALL).regions();
-        Regions { fast: ALIGN - 1 + fast, slow: ALIGN - 1 + slow }
+        Regions { fast: fast.saturating_add(ALIGN - 1), slow: ALIGN - 1 + slow }
     }
 
     /// Divides two regions of memory into buffers: the same results, to the bit, as in one. Their contents do not
@@ -326,7 +390,7 @@ impl<'m> Scratch<'m> {
                 return Err(Error::Scratch { needed, found });
             }
         }
-        Ok(Self { slow, fast, sizes: Sizes::new(config, plan, Blocks::SMALL) })
+        Ok(Self { slow, fast, purpose: Purpose::Model(plan), sizes: Sizes::new(config, plan, Blocks::SMALL) })
     }
 
     /// Bytes that a ViT tokenizer needs, encoding or decoding, whatever the alignment of the memory.
@@ -338,7 +402,7 @@ impl<'m> Scratch<'m> {
 
     /// Bytes with which it runs fastest on a processor with caches (the results are the same).
     pub const fn vit_fast_bytes(config: &VitConfig) -> usize {
-        max(Sizes::vit(config, Blocks::large(config.tokens())).bytes(), Self::vit_bytes(config))
+        Sizes::vit(config, Blocks::large(config.tokens())).bytes()
     }
 
     /// Divides memory into the buffers of a ViT tokenizer. Its contents do not matter.
@@ -353,28 +417,27 @@ impl<'m> Scratch<'m> {
         }
         let fast = found >= Self::vit_fast_bytes(config);
         let blocks = if fast { Blocks::large(config.tokens()) } else { Blocks::SMALL };
-        Self::within(memory, Sizes::vit(config, blocks), needed)
+        Self::within(memory, Purpose::Vit, Sizes::vit(config, blocks), needed)
     }
 
-    /// The buffers, if they are at least as large as this model and plan need.
+    /// The buffers, if this was made for models of these sizes and for this plan.
     pub(crate) fn buffers(&mut self, config: &ModelConfig, plan: Plan) -> Result<Buffers<'_>, Error> {
-        self.divide(Sizes::new(config, plan, self.sizes.blocks), Self::bytes(config, plan))
+        self.purpose.check(Purpose::Model(plan))?;
+        let made_for = if self.purpose == Purpose::Model(Plan::Generate) { Plan::Generate } else { Plan::Features };
+        self.divide(Sizes::new(config, made_for, self.sizes.blocks))
     }
 
-    /// The buffers, if they are at least as large as this tokenizer needs.
+    /// The buffers, if this was made for tokenizers of these sizes.
     pub(crate) fn vit_buffers(&mut self, config: &VitConfig) -> Result<Buffers<'_>, Error> {
-        self.divide(Sizes::vit(config, self.sizes.blocks), Self::vit_bytes(config))
+        self.purpose.check(Purpose::Vit)?;
+        self.divide(Sizes::vit(config, self.sizes.blocks))
     }
 
-    /// The buffers, if none is smaller than `least`; `bytes` is what a scratch for those takes.
-    fn divide(&mut self, least: Sizes, bytes: usize) -> Result<Buffers<'_>, Error> {
-        let needed = least.lengths();
+    /// The buffers, if their sizes are the `wanted` ones.
+    fn divide(&mut self, wanted: Sizes) -> Result<Buffers<'_>, Error> {
+        self.sizes.check(&wanted)?;
         let lengths = self.sizes.lengths();
-        let found = self.slow.len() + self.fast.len();
-        let small = Error::Scratch { needed: bytes, found };
-        if lengths.iter().zip(needed).any(|(have, need)| *have < need) {
-            return Err(small);
-        }
+        let small = Error::Scratch { needed: self.sizes.bytes(), found: self.slow.len() + self.fast.len() };
         let mut rest = [&mut *self.slow, &mut *self.fast];
         for region in &mut rest {
             let front = region.as_ptr().align_offset(ALIGN);
@@ -426,7 +489,8 @@ impl<'m> Scratch<'m> {
         let (confidence, drawn) = take()?.split_at_mut(2 * 4 * tokens);
         let (confidence, select) = as_f32_mut(confidence).split_at_mut(tokens);
         let (drawn, given) = drawn.split_at_mut(2 * tokens);
-        Ok(Buffers { x, canvas, work, confidence, select, drawn: as_u16_mut(drawn), given })
+        let purpose = self.purpose;
+        Ok(Buffers { purpose, x, canvas, work, confidence, select, drawn: as_u16_mut(drawn), given })
     }
 }
 

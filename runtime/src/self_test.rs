@@ -219,7 +219,7 @@ impl Model<'_> {
     ///
     /// # Errors
     /// [`Error::MissingSection`] where the pack has no self-test, [`Error::SelfTest`] for the first number that
-    /// differs, [`Error::Scratch`] where `scratch` is too small for [`Plan::Features`].
+    /// differs, [`Error::ScratchShape`] or [`Error::ScratchPlan`] where `scratch` was made for something else.
     pub fn self_test(&self, scratch: &mut Scratch<'_>) -> Result<Passed, Error> {
         let test = self.pack().self_test().ok_or(Error::MissingSection { section: "self-test" })?;
         let config = self.config();

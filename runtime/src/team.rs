@@ -84,8 +84,8 @@ impl Team {
     /// `ids` `[images, T]`, `out` `[images, D]`.
     ///
     /// # Errors
-    /// [`Error::Length`], [`Error::TokenId`] for bad input, [`Error::Scratch`] where the team was made for smaller
-    /// models.
+    /// [`Error::Length`], [`Error::TokenId`] for bad input, [`Error::ScratchShape`] where the team was made for models of
+    /// other sizes.
     pub fn features(&mut self, model: &Model<'_>, ids: &[u16], out: &mut [f32]) -> Result<(), Error> {
         self.encode(model, ids, out, All, |rows, out| {
             mean_of_patches(rows, out.len(), out)?;

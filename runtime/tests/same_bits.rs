@@ -437,7 +437,7 @@ fn a_team_refuses_what_does_not_fit() {
     assert!(matches!(error(&[0; 16], &mut out), Error::Length { item: "out", .. }));
     assert!(matches!(error(&[99; 32], &mut out), Error::TokenId { index: 0, .. }));
     let mut small = Team::new(&ModelConfig { embed_dim: CONFIG.embed_dim / 2, ..CONFIG }, 2).unwrap();
-    assert!(matches!(small.features(&model, &[0; 32], &mut out), Err(Error::Scratch { .. })));
+    assert!(matches!(small.features(&model, &[0; 32], &mut out), Err(Error::ScratchShape { .. })));
     team.features(&model, &[], &mut []).unwrap();
 }
 
@@ -480,5 +480,5 @@ fn known_tokens_stay_and_bad_input_is_an_error() {
     let mut small = Scratch::new(&mut small, &CONFIG, Plan::Features).unwrap();
     let all = [0; 16];
     let latent = model.encode(&all, None, &mut small).unwrap().into_latent();
-    assert!(matches!(latent.decode(|_, _| {}), Err(Error::Scratch { .. })));
+    assert!(matches!(latent.decode(|_, _| {}), Err(Error::ScratchPlan { .. })));
 }

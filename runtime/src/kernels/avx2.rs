@@ -3,7 +3,7 @@
 use core::{arch::x86_64::*, ops::Range};
 
 use super::{
-    bytes::{as_i16, as_i16_mut},
+    bytes::as_i16_mut,
     nibbles,
     panels::{self, by_rows, Mixture, Tile, KT},
     x86_64::Features,
@@ -83,8 +83,7 @@ impl Kernel for Avx2 {
 
 #[target_feature(enable = "avx2")]
 fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
-    // Scratch keeps rows of activations at even addresses.
-    let Some(x) = as_i16(rows.values) else { return };
+    let x = rows.of_16_bits();
     panels::gemm::<_, MR>(weights, (x, rows.stride / 2, rows.count), outputs, epilogue, |t, rows, sums| {
         by_rows!(rows, 1 2 3 4 5 6, R => tile::<R>(t, sums));
     });

@@ -13,18 +13,32 @@ macro_rules! view {
             (head.is_empty() && tail.is_empty()).then_some(numbers)
         }
 
-        /// The aligned middle of the bytes as numbers (up to one element lost at either end).
+        /// The bytes of a scratch as numbers. They are aligned and whole (see [`crate::scratch`]): panics otherwise, since
+        /// numbers that are left out would pass for results.
         pub(crate) fn $name_mut(bytes: &mut [u8]) -> &mut [$type] {
             // SAFETY: every bit pattern is a valid value, in both directions.
-            unsafe { bytes.align_to_mut::<$type>().1 }
+            let (head, numbers, tail) = unsafe { bytes.align_to_mut::<$type>() };
+            assert!(head.is_empty() && tail.is_empty());
+            numbers
         }
     };
 }
 
 view!(as_f32, as_f32_mut, f32);
 view!(as_u16, as_u16_mut, u16);
-view!(as_i8, as_i8_mut, i8);
 view!(as_i16, as_i16_mut, i16);
+
+/// The bytes as signed ones, which have no alignment to miss.
+pub(crate) fn as_i8(bytes: &[u8]) -> &[i8] {
+    // SAFETY: a byte is a byte.
+    unsafe { bytes.align_to::<i8>().1 }
+}
+
+/// The bytes as signed ones.
+pub(crate) fn as_i8_mut(bytes: &mut [u8]) -> &mut [i8] {
+    // SAFETY: a byte is a byte, in both directions.
+    unsafe { bytes.align_to_mut::<i8>().1 }
+}
 
 macro_rules! bytes_of {
     ($name:ident, $type:ty) => {
@@ -79,8 +93,23 @@ mod tests {
         assert_eq!(as_f32(bytes), Some(&floats[..]));
         assert_eq!(as_f32(&bytes[1..]), None);
         assert_eq!(as_f32(&bytes[..6]), None);
-        assert_eq!(as_i8(&[255, 3]), Some(&[-1i8, 3][..]));
+        assert_eq!(as_i8(&[255, 3]), [-1i8, 3]);
         assert_eq!(of_u16(&[0x0102]), &[2, 1]);
         assert_eq!(of_i8(&[-1]), &[255]);
+    }
+
+    /// Never fewer numbers than there are, which a zip would not notice.
+    #[test]
+    fn nothing_is_left_out_of_what_is_written() {
+        extern crate std;
+        let mut memory = [0.0f32; 4];
+        // SAFETY: any bytes are floats.
+        let bytes = unsafe { memory.align_to_mut::<u8>().1 };
+        assert_eq!(as_i16_mut(&mut bytes[2..10]).len(), 4);
+        for (start, end) in [(1, 9), (0, 7), (1, 8)] {
+            let panics =
+                std::panic::catch_unwind(core::panic::AssertUnwindSafe(|| as_i16_mut(&mut bytes[start..end]).len()));
+            assert!(panics.is_err(), "{start} {end}");
+        }
     }
 }

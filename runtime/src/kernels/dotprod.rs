@@ -59,8 +59,7 @@ impl Kernel for DotProd {
 
 #[target_feature(enable = "dotprod")]
 fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
-    // Bytes have no alignment to miss.
-    let x = as_i8(rows.values).unwrap_or(&[]);
+    let x = as_i8(rows.values);
     panels::gemm::<_, MR>(weights, (x, rows.stride, rows.count), outputs, epilogue, |t, rows, sums| {
         by_rows!(rows, 1 2 3 4, R => tile::<R>(t, sums));
     });

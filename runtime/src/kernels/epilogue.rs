@@ -83,11 +83,10 @@ impl Epilogue<'_> {
         bias: &[f32; LANES],
     ) {
         let first = row * self.stride + output - self.outputs.start;
-        let Some(row_scales) = self.row_scales.get(row..row + R) else { return };
+        let row_scales = &self.row_scales[row..row + R];
         let activation = self.activation;
         for r in 0..R {
-            let Some(out) = self.out.get_mut(first + r * self.stride..) else { return };
-            let Some(out) = out.first_chunk_mut::<LANES>() else { return };
+            let out = &mut self.out[first + r * self.stride..][..LANES];
             // Plain loops: a closure might not be inlined, and be compiled for a lesser CPU.
             let mut value = [0.0; LANES];
             for i in 0..LANES {
@@ -106,7 +105,7 @@ impl Epilogue<'_> {
                     }
                 }
             }
-            *out = value;
+            out.copy_from_slice(&value);
         }
     }
 

@@ -62,8 +62,7 @@ impl Kernel for I8mm {
 
 #[target_feature(enable = "neon,i8mm")]
 fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
-    // Bytes have no alignment to miss.
-    let x = as_i8(rows.values).unwrap_or(&[]);
+    let x = as_i8(rows.values);
     panels::gemm::<_, MR>(weights, (x, rows.stride, rows.count), outputs, epilogue, |t, rows, sums| {
         by_rows!(rows.div_ceil(2), 1 2 3 4, P => tile::<P>(t, rows, sums));
     });

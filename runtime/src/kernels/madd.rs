@@ -4,7 +4,7 @@
 use core::ops::Range;
 
 use super::{
-    bytes::{as_i16, as_i16_mut},
+    bytes::as_i16_mut,
     panels::{self, by_rows, Mixture, Tile, KT},
     Epilogue, Rows, Weights, LANES,
 };
@@ -51,8 +51,7 @@ pub(super) fn gemm<V: Vector>(
     outputs: Range<usize>,
     epilogue: &mut Epilogue<'_>,
 ) {
-    // Scratch keeps rows of activations at even addresses.
-    let Some(x) = as_i16(rows.values) else { return };
+    let x = rows.of_16_bits();
     panels::gemm::<_, MR>(weights, (x, rows.stride / 2, rows.count), outputs, epilogue, |t, rows, sums| {
         by_rows!(rows, 1 2 3 4, R => tile::<V, R>(t, sums));
     });

@@ -150,6 +150,16 @@ pub(crate) struct Rows<'a> {
     pub count: usize,
 }
 
+impl<'a> Rows<'a> {
+    /// The values of kernels that store 16 bits an activation. A scratch keeps rows at multiples of 64; anything else is
+    /// a mistake here, and must not pass for a product of nothing.
+    #[inline(always)]
+    #[allow(dead_code)] // not every instruction set asks
+    pub fn of_16_bits(&self) -> &'a [i16] {
+        bytes::as_i16(self.values).expect("rows of activations are aligned")
+    }
+}
+
 /// What an instruction set provides. See the [module](self).
 pub(crate) trait Kernel: Copy + Sync + Send {
     /// Name on the command line and in [`Kernels::name`].

@@ -27,7 +27,7 @@ pub(super) const WITH_START: usize = GROUP + size_of::<u32>();
 pub(super) fn store(x: &[f32], inverse: f32, out: &mut [u8]) {
     let (bytes, starts) = out.split_at_mut(x.len().next_multiple_of(GROUP));
     store_bytes(x, inverse, bytes);
-    let groups = as_i8(bytes).unwrap_or(&[]).as_chunks::<GROUP>().0;
+    let groups = as_i8(bytes).as_chunks::<GROUP>().0;
     for (group, start) in groups.iter().zip(starts.as_chunks_mut().0) {
         let sum: i32 = group.iter().map(|q| i32::from(*q)).sum();
         *start = u32::from((-8 * sum) as u16).to_le_bytes();

@@ -125,7 +125,7 @@ macro_rules! by_rows {
                 const $r: usize = $n;
                 $body
             })*
-            _ => {}
+            _ => unreachable!("more rows than a tile has"),
         }
     };
 }

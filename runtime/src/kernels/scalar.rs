@@ -18,8 +18,7 @@ impl Kernel for Scalar {
 #[inline(always)]
 pub(crate) fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
     let (padded, nr) = (weights.layout.padded_cols(weights.cols), usize::from(weights.layout.nr));
-    // Bytes have no alignment to miss.
-    let x = as_i8(rows.values).unwrap_or(&[]);
+    let x = as_i8(rows.values);
     let rows = || x.chunks(rows.stride.max(1)).take(rows.count).enumerate();
     if weights.layout == Layout::ROW_MAJOR {
         for (output, w) in weights.values.chunks_exact(padded.max(1)).enumerate().take(outputs.end).skip(outputs.start)
@@ -56,7 +55,7 @@ pub(crate) fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, 
 pub(crate) fn gemm_int4(weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
     /// Rows that a group of weights is unpacked for.
     const TOGETHER: usize = 16;
-    let x = as_i8(rows.values).unwrap_or(&[]);
+    let x = as_i8(rows.values);
     let width = weights.groups * int4::GROUP;
     for output in outputs {
         for first in (0..rows.count).step_by(TOGETHER) {

@@ -7,10 +7,7 @@
 
 use core::{arch::naked_asm, ops::Range};
 
-use super::{
-    bytes::{as_i16, as_i16_mut},
-    scalar, thumb_int4, Epilogue, Int4, Kernel, Rows, Weights, LANES,
-};
+use super::{bytes::as_i16_mut, scalar, thumb_int4, Epilogue, Int4, Kernel, Rows, Weights, LANES};
 use crate::math::round_to_i32;
 
 /// Inputs that one round of the inner loop takes.
@@ -79,8 +76,7 @@ fn gemm(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &
 /// Rows of any length: sums of some outputs, then floats.
 #[inline(never)]
 fn gemm_long(weights: Weights<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
-    // Scratch keeps rows of activations at even addresses.
-    let Some(x) = as_i16(rows.values) else { return };
+    let x = rows.of_16_bits();
     let (cols, stride) = (weights.cols, rows.stride / 2);
     let mut sums = [[0; LANES]; 2];
     for start in outputs.clone().step_by(LANES) {

@@ -7,7 +7,7 @@
 use core::ops::Range;
 
 use super::{
-    bytes::{as_i16, as_i16_mut},
+    bytes::as_i16_mut,
     thumb_strip::{four_inputs, multiply, Strip, Wide, LONGEST},
     Epilogue, Int4, Rows,
 };
@@ -60,8 +60,7 @@ const ROWS: usize = 16;
 fn gemm_long(weights: Int4<'_>, rows: Rows<'_>, outputs: Range<usize>, epilogue: &mut Epilogue<'_>) {
     assert!(weights.order == Order::Rows);
     let (groups, stride) = (weights.groups, rows.stride);
-    // Scratch keeps rows of activations at even addresses.
-    let Some(x) = as_i16(rows.values) else { return };
+    let x = rows.of_16_bits();
     let mut wide = Wide::uninit();
     for output in outputs.clone().step_by(2) {
         let count = 2.min(outputs.end - output);

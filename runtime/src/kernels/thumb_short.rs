@@ -4,7 +4,7 @@
 use core::ops::Range;
 
 use super::{
-    bytes::{as_i16, of_i8},
+    bytes::of_i8,
     thumb::BLOCK,
     thumb_int4::{products_int4, widen_int4},
     thumb_strip::{four_inputs, multiply, Strip, Wide, LONGEST},
@@ -63,8 +63,7 @@ pub(super) fn strips(
         _ => return outputs,
     };
     let (Source { row_bytes, groups, cols, .. }, Rows { stride, count, .. }) = (source, rows);
-    // Scratch keeps rows of activations at even addresses.
-    let Some(x) = as_i16(rows.values) else { return outputs };
+    let x = rows.of_16_bits();
     let is_short = (BLOCK..=LONGEST).contains(&cols) && cols.is_multiple_of(BLOCK);
     let is_aligned = (x.as_ptr() as usize).is_multiple_of(4) && stride.is_multiple_of(4);
     if !is_short || !is_aligned || count == 0 || outputs.len() < 2 {

@@ -232,7 +232,7 @@ impl Block<'_> {
 }
 
 /// Rows side by side (see [`Kernel::SIDE_BY_SIDE`]).
-const ROWS: usize = 4;
+pub(crate) const ROWS: usize = 4;
 
 step! {
     /// The norm of every row of `x` as the input of a linear; `rows` `[ROWS, D]` are overwritten.

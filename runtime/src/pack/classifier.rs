@@ -8,7 +8,7 @@
 //! names                    UTF-8, one a line; nothing where they are not known
 //! ```
 
-use super::{u32_at, Data, Matrix, Precision};
+use super::{check_same, u32_at, Data, Matrix, Precision};
 use crate::{
     config::ModelConfig,
     error::Error,
@@ -27,9 +27,7 @@ const HEADER: usize = 16;
 pub(super) fn read<'p>(bytes: &'p [u8], model: &ModelConfig) -> Result<Classifier<'p>, Error> {
     let field = |at| u32_at(bytes, at) as usize;
     let (classes, dim, names_len) = (field(CLASSES), field(DIM), field(NAMES_LEN));
-    if dim != model.embed_dim {
-        return Err(Error::Field { field: "width of the classifier", found: dim as u64 });
-    }
+    check_same("width of the classifier", model.embed_dim, dim)?;
     if classes == 0 || classes > Classifier::MAX_CLASSES {
         return Err(Error::Field { field: "classes", found: classes as u64 });
     }
@@ -56,7 +54,7 @@ pub(super) fn read<'p>(bytes: &'p [u8], model: &ModelConfig) -> Result<Classifie
     let data = if scales_len == 0 {
         Data::F32(floats(weight))
     } else {
-        let weights = as_i8(weight).unwrap_or(&[]);
+        let weights = as_i8(weight);
         Data::Int8 { weights, scales: floats(scales), layout: Layout::ROW_MAJOR }
     };
     let names = core::str::from_utf8(rest).map_err(|_| Error::Field { field: "names (UTF-8)", found: 0 })?;

@@ -13,10 +13,10 @@
 //! The word embedding is stored whole, or without the rows of ids that never occur: then its K + 2 rows are those of
 //! the codes, the class token and the mask token (see [`Pack::word_row`]).
 //!
-//! Little-endian. Sections start at multiples of 64 bytes, gaps are zero. The byte positions below
-//! are the only place where they are written down; [`reader`](self) and writer share them.
+//! Little-endian. Sections start at multiples of 64 bytes, gaps are zero, and so are reserved bytes. The byte positions
+//! below are the only place where they are written down; [`reader`](self) and writer share them.
 
-use crate::{config::ModelConfig, schema::Param};
+use crate::{config::ModelConfig, error::Error, schema::Param};
 
 mod classifier;
 pub(crate) mod crc;
@@ -27,6 +27,8 @@ mod self_test;
 mod tensors;
 mod writer;
 
+#[cfg(feature = "alloc")]
+pub(crate) use owned::arranged;
 #[cfg(feature = "alloc")]
 pub use owned::OwnedPack;
 pub use reader::Pack;
@@ -132,6 +134,11 @@ impl Section {
         self as u32 + 1
     }
 
+    /// There may be one of a kind.
+    const fn twice(self) -> Error {
+        Error::Field { field: "section kind (twice)", found: self.code() as u64 }
+    }
+
     /// The name in messages.
     pub const fn name(self) -> &'static str {
         match self {
@@ -155,6 +162,7 @@ mod header {
     pub const SECTIONS: usize = 16;
     /// CRC-32 of header and section table with these four bytes zero.
     pub const CRC: usize = 20;
+    pub const END: usize = 24;
     pub const BYTES: usize = 64;
 }
 
@@ -165,6 +173,7 @@ mod section {
     pub const CRC: usize = 4;
     pub const OFFSET: usize = 8;
     pub const LEN: usize = 16;
+    pub const END: usize = 24;
     pub const BYTES: usize = 32;
     /// End of the table, start of the first section.
     pub const TABLE_END: usize = super::header::BYTES + MAX * BYTES;
@@ -190,6 +199,7 @@ mod config {
 
     pub const BYTES: usize = 64;
     pub const FIELDS: usize = 12;
+    pub const END: usize = 4 * (FIELDS + 1);
 
     pub fn to_fields(c: &ModelConfig) -> [usize; FIELDS] {
         [
@@ -233,7 +243,24 @@ mod config {
 mod tokenizer {
     pub const CODES: usize = 0;
     pub const PATCH: usize = 4;
+    pub const END: usize = 8;
     pub const BYTES: usize = 16;
+}
+
+/// Checks that a part of a pack was made for its model.
+pub(crate) fn check_same(item: &'static str, expected: usize, found: usize) -> Result<(), Error> {
+    match expected == found {
+        true => Ok(()),
+        false => Err(Error::OtherModel { item, expected: expected as u64, found: found as u64 }),
+    }
+}
+
+/// Checks that bytes that mean nothing yet are zero: a later version may give them a meaning, which must not be missed.
+pub(crate) fn check_reserved(field: &'static str, bytes: &[u8]) -> Result<(), Error> {
+    match bytes.iter().find(|byte| **byte != 0) {
+        Some(&found) => Err(Error::Field { field, found: found.into() }),
+        None => Ok(()),
+    }
 }
 
 /// Rows of a weight as a pack stores it, where the tensor table (or a writer's data) says `found`: those of the schema,

@@ -1,8 +1,8 @@
 //! [`Pack`]: checked once, then read in place.
 
 use super::{
-    classifier, config, crc, header, section, self_test, stored_rows, tokenizer, u32_at, u64_at, Kind, Matrix,
-    Precision, Section, Tensors, Vector, ALIGN, MAGIC, VERSION,
+    check_reserved, check_same, classifier, config, crc, header, section, self_test, stored_rows, tokenizer, u32_at,
+    u64_at, Kind, Matrix, Precision, Section, Tensors, Vector, ALIGN, MAGIC, VERSION,
 };
 use crate::{
     config::ModelConfig,
@@ -40,22 +40,20 @@ impl<'p> Pack<'p> {
     /// # Errors
     /// Names the first thing that is wrong: [`Error::Alignment`], [`Error::Truncated`],
     /// [`Error::Magic`], [`Error::Version`], [`Error::Checksum`], [`Error::Field`],
-    /// [`Error::MissingSection`], [`Error::Config`], [`Error::Tensor`], [`Error::NotFinite`].
+    /// [`Error::MissingSection`], [`Error::Config`], [`Error::Tensor`], [`Error::NotFinite`], [`Error::OutOfRange`],
+    /// [`Error::OtherModel`] for a tokenizer or a classifier that does not fit the model.
     pub fn new(bytes: &'p [u8]) -> Result<Self, Error> {
-        if !(bytes.as_ptr() as usize).is_multiple_of(4) {
-            return Err(Error::Alignment { item: "pack", needed: 4 });
-        }
         let sections = Sections::new(bytes)?;
         let config = read_config(sections.required(Section::Config)?)?;
         let tensors = sections.required(Section::Tensors)?;
         let weights = sections.required(Section::Weights)?;
         let tensors = Tensors::new(tensors, weights, schema::count(&config))?;
         let tokenizer = match sections.find(Section::Tokenizer)? {
-            Some(bytes) => Some(read_tokenizer(bytes)?),
+            Some(bytes) => Some(read_tokenizer(bytes, &config)?),
             None => None,
         };
         let vit = match sections.find(Section::Vit)? {
-            Some(bytes) => Some(Vit::new(bytes)?),
+            Some(bytes) => Some(Vit::new(bytes)?.of_model(&config)?),
             None => None,
         };
         let card = match sections.find(Section::Card)? {
@@ -201,6 +199,9 @@ impl<'p> Sections<'p> {
         }
         let file_len = usize::try_from(u64_at(head, header::FILE_LEN)).unwrap_or(usize::MAX);
         let file = bytes.get(..file_len).ok_or(truncated(file_len))?;
+        if !(bytes.as_ptr() as usize).is_multiple_of(4) {
+            return Err(Error::Alignment { item: "pack", needed: 4 });
+        }
         let mut crc = crc::Crc::new();
         crc.update(&head[..header::CRC]);
         crc.update(&[0; 4]);
@@ -213,6 +214,11 @@ impl<'p> Sections<'p> {
         if count as usize > section::MAX {
             return Err(Error::Field { field: "section count", found: count.into() });
         }
+        check_reserved("reserved bytes of the header", &head[header::END..header::BYTES])?;
+        check_reserved(
+            "unused entries of the section table",
+            &head[header::BYTES + count as usize * section::BYTES..],
+        )?;
         let sections = Self { file, count: count as usize };
         for i in 0..sections.count {
             sections.check(i)?;
@@ -251,7 +257,7 @@ impl<'p> Sections<'p> {
         if expected != found {
             return Err(Error::Checksum { section: name, expected, found });
         }
-        Ok(())
+        check_reserved("reserved bytes of a section's entry", &entry[section::END..])
     }
 
     /// A section's bytes; `None` if there is none.
@@ -259,7 +265,7 @@ impl<'p> Sections<'p> {
         let mut matches = (0..self.count).filter(|&i| u32_at(self.entry(i), section::KIND) == wanted.code());
         let first = matches.next().and_then(|i| self.bytes(i));
         match matches.next() {
-            Some(_) => Err(Error::Field { field: "section kind (twice)", found: wanted.code().into() }),
+            Some(_) => Err(wanted.twice()),
             None => Ok(first),
         }
     }
@@ -276,14 +282,18 @@ fn read_config(bytes: &[u8]) -> Result<ModelConfig, Error> {
     let fields = core::array::from_fn(|i| u32_at(bytes, 4 * i) as usize);
     let config = config::from_fields(fields, f32::from_bits(u32_at(bytes, 4 * config::FIELDS)));
     config.validate()?;
+    check_reserved("reserved bytes of the config", &bytes[config::END..])?;
     Ok(config)
 }
 
-fn read_tokenizer(bytes: &[u8]) -> Result<PatchCodebook<'_>, Error> {
+fn read_tokenizer<'p>(bytes: &'p [u8], model: &ModelConfig) -> Result<PatchCodebook<'p>, Error> {
     let (head, codebook) = bytes.split_at_checked(tokenizer::BYTES).ok_or(Error::Truncated {
         item: "tokenizer",
         needed: tokenizer::BYTES as u64,
         found: bytes.len() as u64,
     })?;
-    PatchCodebook::new(codebook, u32_at(head, tokenizer::CODES) as usize, u32_at(head, tokenizer::PATCH) as usize)
+    check_reserved("reserved bytes of the tokenizer", &head[tokenizer::END..])?;
+    let (codes, patch) = (u32_at(head, tokenizer::CODES) as usize, u32_at(head, tokenizer::PATCH) as usize);
+    check_same("codes of the tokenizer", model.codebook_size, codes)?;
+    PatchCodebook::new(codebook, codes, patch)
 }

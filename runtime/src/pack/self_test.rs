@@ -8,7 +8,7 @@
 //! drawn [N, T] u16          with decoder only
 //! ```
 
-use super::u32_at;
+use super::{check_reserved, u32_at};
 use crate::{
     config::ModelConfig,
     error::Error,
@@ -19,14 +19,13 @@ use crate::{
 const INPUTS: usize = 0;
 const DECODER: usize = 4;
 const TOLERANCE: usize = 8;
+const END: usize = 12;
 const HEADER: usize = 16;
 
 /// The self-test in a section's bytes, checked; they start at a multiple of 4.
 pub(super) fn read<'p>(bytes: &'p [u8], model: &ModelConfig, has_decoder: bool) -> Result<SelfTest<'p>, Error> {
     let (inputs, decoder) = (u64::from(u32_at(bytes, INPUTS)), u32_at(bytes, DECODER));
-    if decoder > u32::from(has_decoder) {
-        return Err(Error::Field { field: "decoder in the self-test", found: decoder.into() });
-    }
+    check_decoder(decoder, has_decoder)?;
     let (features, tokens) = (inputs * model.embed_dim as u64, inputs * model.tokens() as u64);
     let drawn = tokens * u64::from(decoder);
     let lengths = [HEADER as u64, 4 * features, 4 * drawn, 2 * tokens, 2 * drawn];
@@ -35,6 +34,7 @@ pub(super) fn read<'p>(bytes: &'p [u8], model: &ModelConfig, has_decoder: bool) 
     if needed != found {
         return Err(truncated);
     }
+    check_reserved("reserved bytes of the self-test", &bytes[END..HEADER])?;
     let mut rest = bytes;
     let mut parts = [bytes; 5];
     for (part, length) in parts.iter_mut().zip(lengths) {
@@ -50,6 +50,14 @@ pub(super) fn read<'p>(bytes: &'p [u8], model: &ModelConfig, has_decoder: bool) 
         numbers(drawn),
         floats(confidences),
     )
+}
+
+/// Checks that a self-test of the decoder (1) is in a pack that has one.
+pub(super) fn check_decoder(decoder: u32, has_decoder: bool) -> Result<(), Error> {
+    match decoder > u32::from(has_decoder) {
+        true => Err(Error::Field { field: "decoder in the self-test", found: decoder.into() }),
+        false => Ok(()),
+    }
 }
 
 /// The header of a self-test's section, and the pieces that follow it.

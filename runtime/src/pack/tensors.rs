@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{tensor, u32_at, u64_at, Precision, ALIGN, INT4_IN_PANELS};
+use super::{check_reserved, tensor, u32_at, u64_at, Precision, ALIGN, INT4_IN_PANELS};
 use crate::{
     error::Error,
     kernels::bytes::{as_f32, as_i8, as_u16},
@@ -50,6 +50,17 @@ pub enum Data<'p> {
         /// The order of both.
         order: Order,
     },
+}
+
+impl Data<'_> {
+    /// Whether these are integers in another order than the one for which `best` stands.
+    pub(crate) fn is_in_another_order(&self, best: Layout) -> bool {
+        match *self {
+            Data::Int8 { layout, .. } => layout != best,
+            Data::Int4 { order, .. } => order != Order::beside(best),
+            Data::F32(_) | Data::F16(_) => false,
+        }
+    }
 }
 
 /// A vector (or a table of rows) of floats.
@@ -118,6 +129,26 @@ fn lacks_minus_128(weights: &[i8]) -> bool {
     found == 0 && rest.iter().all(|w| *w != -128)
 }
 
+/// Whether the numbers of tensor `index` are such that a forward pass can use them.
+pub(super) fn check_numbers(index: usize, data: &Data<'_>) -> Result<(), Error> {
+    let index = index as u32;
+    let all_finite = |finite: bool| if finite { Ok(()) } else { Err(Error::NotFinite { item: "tensor", index }) };
+    let out_of_range = |expected, found| Err(Error::OutOfRange { item: "tensor", index, expected, found });
+    let scales = match *data {
+        Data::F32(x) => return all_finite(x.iter().all(|x| x.is_finite())),
+        Data::F16(x) => return all_finite(x.iter().all(|&bits| f16::from_bits(bits).is_finite())),
+        Data::Int8 { weights, .. } if !lacks_minus_128(weights) => {
+            return out_of_range("int8 weights of -127 to 127", "one of -128")
+        }
+        Data::Int8 { scales, .. } | Data::Int4 { scales, .. } => scales,
+    };
+    all_finite(scales.iter().all(|scale| scale.is_finite()))?;
+    match scales.iter().all(|scale| *scale >= 0.0) {
+        true => Ok(()),
+        false => out_of_range("scales of 0 or more", "a negative one"),
+    }
+}
+
 /// A table of tensors and what it points to: the model's, or those of a section of its own.
 ///
 /// Accessors take a tensor's number and its shape as a matrix, which the schema says.
@@ -173,7 +204,7 @@ impl<'p> Tensors<'p> {
         let data = self.payload(entry.range(tensor::DATA_OFFSET));
         let data = match Precision::from_code(entry.code()) {
             Some(Precision::Int8) => Data::Int8 {
-                weights: as_i8(data).unwrap_or(&[]),
+                weights: as_i8(data),
                 scales: as_f32(self.payload(entry.range(tensor::SCALES_OFFSET))).unwrap_or(&[]),
                 layout: entry.layout(),
             },
@@ -232,6 +263,8 @@ impl<'p> Tensors<'p> {
             }
             _ => return Err(Error::Field { field: "tensor precision", found: entry.code().into() }),
         };
+        check_reserved("reserved bytes of a tensor's entry", &entry.0[tensor::KT + 1..tensor::ROWS])?;
+        check_reserved("reserved bytes of a tensor's entry", &entry.0[tensor::COLS + 4..tensor::DATA_OFFSET])?;
         check("rows", rows, u32_at(entry.0, tensor::ROWS).into())?;
         check("columns", cols, u32_at(entry.0, tensor::COLS).into())?;
         check("bytes", data_len, u64_at(entry.0, tensor::DATA_LEN))?;
@@ -246,19 +279,7 @@ impl<'p> Tensors<'p> {
                 return Err(Error::Truncated { item, needed: end, found: self.weights.len() as u64 });
             }
         }
-        let finite = match self.matrix(index, (rows, cols)).data {
-            Data::F32(x) => x.iter().all(|x| x.is_finite()),
-            Data::F16(x) => x.iter().all(|&bits| f16::from_bits(bits).is_finite()),
-            Data::Int8 { weights, scales, .. } => {
-                scales.iter().all(|s| s.is_finite() && *s >= 0.0) && lacks_minus_128(weights)
-            }
-            Data::Int4 { scales, .. } => scales.iter().all(|s| s.is_finite() && *s >= 0.0),
-        };
-        if finite {
-            Ok(())
-        } else {
-            Err(Error::NotFinite { item: "tensor", index: index as u32 })
-        }
+        check_numbers(index, &self.matrix(index, (rows, cols)).data)
     }
 
     fn entry(&self, index: usize) -> Entry<'p> {

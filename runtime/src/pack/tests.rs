@@ -173,7 +173,7 @@ fn each_field_is_checked_behind_the_checksums() {
         let at = file.section_start(section) + at;
         file.bytes_mut()[at..at + 4].copy_from_slice(&value.to_le_bytes());
     }
-    let cases: [(&str, Edit, &str); 24] = [
+    let cases: [(&str, Edit, &str); 34] = [
         ("magic", |f| f.bytes_mut()[0] = b'X', "magic"),
         ("version", |f| f.bytes_mut()[header::VERSION] = 9, "version"),
         ("sections", |f| f.bytes_mut()[header::SECTIONS] = 200, "section count"),
@@ -250,6 +250,47 @@ fn each_field_is_checked_behind_the_checksums() {
             },
             "not finite",
         ),
+        (
+            "a negative scale",
+            |f| {
+                let at = tensor_at(f, Param::WordEmbedding, tensor::SCALES_OFFSET);
+                let offset = u64_at(f.bytes(), at) as usize + f.section_start(Section::Weights);
+                f.bytes_mut()[offset..offset + 4].copy_from_slice(&(-0.5f32).to_le_bytes());
+            },
+            "tensor #0: expected scales of 0 or more, found a negative one",
+        ),
+        (
+            "a weight of -128",
+            |f| {
+                let at = tensor_at(f, Param::WordEmbedding, tensor::DATA_OFFSET);
+                let offset = u64_at(f.bytes(), at) as usize + f.section_start(Section::Weights);
+                f.bytes_mut()[offset + 7] = 0x80;
+            },
+            "tensor #0: expected int8 weights of -127 to 127, found one of -128",
+        ),
+        ("reserved in the header", |f| f.bytes_mut()[header::END] = 1, "reserved bytes of the header"),
+        ("an entry that is not counted", |f| f.bytes_mut()[section::TABLE_END - 1] = 1, "unused entries"),
+        (
+            "reserved in a section's entry",
+            |f| f.bytes_mut()[header::BYTES + section::BYTES - 1] = 1,
+            "reserved bytes of a section's entry",
+        ),
+        ("reserved in the config", |f| set(f, Section::Config, config::BYTES - 4, 7), "reserved bytes of the config"),
+        (
+            "reserved in a tensor's entry",
+            |f| {
+                let at = tensor_at(f, Param::WordEmbedding, tensor::DATA_OFFSET) - 1;
+                f.bytes_mut()[at] = 1
+            },
+            "reserved bytes of a tensor's entry",
+        ),
+        ("reserved in the tokenizer", |f| set(f, Section::Tokenizer, 12, 7), "reserved bytes of the tokenizer"),
+        ("reserved in the self-test", |f| set(f, Section::SelfTest, 12, 7), "reserved bytes of the self-test"),
+        (
+            "codes",
+            |f| set(f, Section::Tokenizer, 0, 13),
+            "codes of the tokenizer: expected 14 as in the model, found 13",
+        ),
         ("classes", |f| set(f, Section::Classifier, 0, 0), "classes"),
         ("more classes", |f| set(f, Section::Classifier, 0, 4), "classifier: truncated"),
         ("width", |f| set(f, Section::Classifier, 4, 11), "width"),
@@ -292,6 +333,197 @@ fn the_writer_refuses_what_does_not_fit() {
     assert!(matches!(writer.finish(), Err(WriteError::Pack(Error::Tensor { property: "number of tensors", .. }))));
     let mut tiny = [0; 10];
     assert!(matches!(Writer::new(SliceSink(&mut tiny), &config), Err(WriteError::Sink(Error::Truncated { .. }))));
+}
+
+/// What a reader would refuse is not written.
+#[test]
+fn the_writer_refuses_what_the_reader_would() {
+    let config = ModelConfig::micro(3, 14);
+    type Refused = Result<(), WriteError<core::convert::Infallible>>;
+    let with = |decoder: bool, more: &dyn Fn(&mut Writer<Vec<u8>>) -> Refused| {
+        let mut writer = Writer::new(Vec::new(), &config).unwrap();
+        while let Some(param) = writer.next_param() {
+            let numbers = vec![0.5; param.shape(&config).elements()];
+            let data = if param.is_decoder() && !decoder { TensorData::Absent } else { TensorData::F32(&numbers) };
+            writer.tensor(data).unwrap();
+        }
+        more(&mut writer).map_err(|error| error.to_string()).unwrap_or_else(|error| panic!("{error}"));
+        let (_, bytes) = writer.finish().unwrap();
+        Pack::new(Aligned64::new(&bytes).bytes()).map(|_| ()).unwrap();
+    };
+    let refused = |more: &dyn Fn(&mut Writer<Vec<u8>>) -> Refused, expected: &str| {
+        with(false, &|writer| {
+            let error = more(writer).expect_err(expected).to_string();
+            assert!(error.contains(expected), "{error}");
+            Ok(()) // what was refused left no trace
+        });
+    };
+    let head = |dim: usize| {
+        let weights: &'static [f32] = vec![0.25; 3 * dim].leak();
+        Classifier::new(Matrix { rows: 3, cols: dim, data: Data::F32(weights) }, &[0.0; 3], None).unwrap()
+    };
+    let test = |config: &ModelConfig, decoder: bool| {
+        let (ids, features, confidences): (&'static [u16], &'static [f32], &'static [f32]) =
+            (vec![3; config.tokens()].leak(), vec![0.5; config.embed_dim].leak(), vec![-1.0; config.tokens()].leak());
+        let (drawn, confidences) = if decoder { (ids, confidences) } else { (&[][..], &[][..]) };
+        SelfTest::new(config, 0.0, ids, features, drawn, confidences).unwrap()
+    };
+    with(true, &|writer| {
+        writer.tokenizer(&[7; 14 * 12], 14, 2)?;
+        writer.card("{}")?;
+        writer.classifier(&head(64))?;
+        writer.self_test(&test(&config, true))
+    });
+    refused(&|w| w.tokenizer(&[7; 13 * 12], 13, 2), "codes of the tokenizer: expected 14 as in the model, found 13");
+    refused(&|w| w.classifier(&head(63)), "width of the classifier: expected 64 as in the model, found 63");
+    refused(&|w| w.self_test(&test(&ModelConfig::micro(4, 14), false)), "ids of the self-test");
+    refused(&|w| w.self_test(&test(&ModelConfig::tiny(3, 14), false)), "features of the self-test");
+    refused(&|w| w.self_test(&test(&config, true)), "decoder in the self-test");
+    refused(&|w| w.vit(&[]), "vit tokenizer: truncated");
+    let twice: [&dyn Fn(&mut Writer<Vec<u8>>) -> Refused; 4] =
+        [&|w| w.tokenizer(&[7; 14 * 12], 14, 2), &|w| w.card("{}"), &|w| w.classifier(&head(64)), &|w| {
+            w.self_test(&test(&config, false))
+        }];
+    for section in twice {
+        refused(&|w| section(w).and_then(|()| section(w)), "section kind (twice)");
+    }
+
+    // Numbers, and a part of a decoder.
+    let tensor = |special: &dyn Fn(Param) -> Option<f32>, absent: &dyn Fn(Param) -> bool| {
+        let mut writer = Writer::new(Vec::new(), &config).unwrap();
+        while let Some(param) = writer.next_param() {
+            let mut numbers = vec![0.5; param.shape(&config).elements()];
+            numbers[0] = special(param).unwrap_or(0.5);
+            let data = if absent(param) { TensorData::Absent } else { TensorData::F32(&numbers) };
+            if let Err(error) = writer.tensor(data) {
+                return error.to_string();
+            }
+        }
+        panic!("accepted");
+    };
+    let norm = |param| (param == Param::NormWeight).then_some(f32::NAN);
+    assert!(tensor(&norm, &|_| false).contains("not finite"));
+    let whole = |_| None;
+    assert!(tensor(&whole, &|param| param == Param::HeadBias).contains("presence"));
+    assert!(tensor(&whole, &|param| param == Param::DecoderEmbedWeight).contains("presence"));
+    let mut writer = Writer::new(Vec::new(), &config).unwrap();
+    let (mut weights, layout) = ([1i8; 16 * 64], Layout::ROW_MAJOR);
+    weights[100] = -128;
+    let error = writer.tensor(TensorData::Int8 { weights: &weights, scales: &[1.0; 16], layout }).unwrap_err();
+    assert_eq!(error.to_string(), "tensor #0: expected int8 weights of -127 to 127, found one of -128");
+    let (packed, mut scales) = (vec![0; int4::bytes(16, 64)], [1.0; 16]);
+    scales[3] = -1.0;
+    let error = writer.tensor(TensorData::Int4 { packed: &packed, scales: &scales, order: Order::Rows }).unwrap_err();
+    assert_eq!(error.to_string(), "tensor #0: expected scales of 0 or more, found a negative one");
+}
+
+/// Too short is too short, wherever the bytes lie.
+#[test]
+fn too_short_input_is_truncated_at_any_address() {
+    let file = sample(Precision::Int8, Layout::ROW_MAJOR);
+    let mut shifted = vec![0; file.len + 64];
+    for shift in 0..4 {
+        let start = shifted.as_ptr().align_offset(64) + shift;
+        for len in [0, 1, 3, 4, 63, 64, section::TABLE_END - 1, section::TABLE_END, file.len - 1] {
+            shifted[start..start + len].copy_from_slice(&file.bytes()[..len]);
+            let error = Pack::new(&shifted[start..start + len]).err().unwrap();
+            assert!(matches!(error, Error::Truncated { item: "pack", .. }), "{len} bytes at {shift}: {error}");
+        }
+        shifted[start..start + file.len].copy_from_slice(file.bytes());
+        let whole = Pack::new(&shifted[start..start + file.len]);
+        assert_eq!(whole.err(), (shift > 0).then_some(Error::Alignment { item: "pack", needed: 4 }));
+    }
+    assert!(matches!(Pack::new(&[]), Err(Error::Truncated { item: "pack", found: 0, .. })));
+    assert!(matches!(crate::vit::Vit::new(&[]), Err(Error::Truncated { item: "vit tokenizer", found: 0, .. })));
+}
+
+/// A pack with a ViT tokenizer: it has to be the model's, and is arranged with it.
+#[test]
+fn a_vit_tokenizer_belongs_to_its_model() {
+    use crate::vit::{self, VitConfig};
+    let model = ModelConfig::micro(3, 14);
+    let vit = VitConfig {
+        grid: 3,
+        patch: 2,
+        codes: 14,
+        code_dim: 4,
+        embed_dim: 20,
+        depth: 1,
+        num_heads: 2,
+        decoder_depth: 1,
+        mlp_ratio: 2,
+    };
+    let plain = Layout::ROW_MAJOR;
+    let section = |config: &VitConfig, precision| {
+        let section = vit::section(config, |param, write| {
+            let shape = param.shape(config);
+            let (rows, cols) = shape.matrix();
+            let rng = crate::rng::Rng::new(5, crate::rng::Stream::Init, param.index(config) as u64);
+            let numbers: Vec<f32> = (0..rows * cols).map(|i| rng.normal(i as u64) as f32 * 0.3).collect();
+            let mut scales = vec![0.0; rows];
+            match precision {
+                Precision::Int8 if param.is_matrix() => {
+                    let mut weights = vec![0; plain.elements(rows, cols)];
+                    quantise_matrix(&numbers, (rows, cols), plain, &mut weights, &mut scales)?;
+                    write(TensorData::Int8 { weights: &weights, scales: &scales, layout: plain })
+                }
+                Precision::Int4 if param.is_matrix() => {
+                    let mut packed = vec![0; int4::bytes(rows, cols)];
+                    int4::quantise_matrix(&numbers, (rows, cols), &mut packed, &mut scales)?;
+                    write(TensorData::Int4 { packed: &packed, scales: &scales, order: Order::Rows })
+                }
+                _ => write(TensorData::F32(&numbers)),
+            }
+        });
+        Aligned64::new(&section.unwrap())
+    };
+    let pack = |config: &VitConfig, precision| {
+        let mut writer = Writer::new(Vec::new(), &model).unwrap();
+        while let Some(param) = writer.next_param() {
+            writer.tensor(TensorData::F32(&vec![0.5; param.shape(&model).elements()]))?;
+        }
+        writer.vit(section(config, precision).bytes())?;
+        Ok::<_, WriteError<core::convert::Infallible>>(Aligned64::new(&writer.finish()?.1))
+    };
+    let refused = |config: &VitConfig| pack(config, Precision::F32).err().unwrap().to_string();
+    let other = refused(&VitConfig { codes: 15, ..vit });
+    assert_eq!(other, "codes of the vit tokenizer: expected 14 as in the model, found 15");
+    let other = refused(&VitConfig { grid: 4, ..vit });
+    assert_eq!(other, "grid of the vit tokenizer: expected 3 as in the model, found 4");
+    // The same in a file.
+    let mut file = pack(&vit, Precision::F32).unwrap();
+    let at = file.section_start(Section::Config) + 4;
+    file.bytes_mut()[at] = 13; // codes of the model
+    reseal(file.bytes_mut());
+    assert!(matches!(Pack::new(file.bytes()), Err(Error::OtherModel { expected: 13, found: 14, .. })));
+    // Reserved bytes of the section.
+    let mut bytes = section(&vit, Precision::F32);
+    bytes.bytes_mut()[40] = 1;
+    let error = crate::vit::Vit::new(bytes.bytes()).err().unwrap().to_string();
+    assert!(error.contains("reserved bytes of the vit tokenizer"), "{error}");
+
+    let rgb: Vec<u8> = (0..6 * 6 * 3).map(|i| (i * 37) as u8).collect();
+    for precision in [Precision::Int8, Precision::Int4, Precision::F32] {
+        let file = pack(&vit, precision).unwrap();
+        let plain = Pack::new(file.bytes()).unwrap();
+        for kernels in crate::Kernels::available() {
+            let arranged = OwnedPack::arrange(&plain, kernels.layout()).unwrap();
+            let arranged = arranged.pack().unwrap();
+            assert!(!crate::Model::with_kernels(arranged, kernels).is_in_another_order(), "{}", kernels.name());
+            let expected = precision != Precision::F32 && kernels.layout() != Layout::ROW_MAJOR;
+            assert_eq!(crate::Model::with_kernels(plain, kernels).is_in_another_order(), expected);
+            let mut memory = vec![0; crate::scratch::Scratch::vit_bytes(&vit)];
+            let mut run = |pack: Pack<'_>| {
+                let mut scratch = crate::scratch::Scratch::for_vit(&mut memory, &vit).unwrap();
+                let (mut ids, mut decoded) = ([0; 9], vec![0; rgb.len()]);
+                let vit = pack.vit().unwrap().with_kernels(kernels);
+                vit.encode(&rgb, &mut scratch, &mut ids).unwrap();
+                vit.decode(&ids, &mut scratch, &mut decoded).unwrap();
+                (ids, decoded)
+            };
+            assert_eq!(run(plain), run(arranged), "{}", kernels.name());
+        }
+    }
 }
 
 /// The official vocabulary has ids that never occur; a pack without their rows says the same of all others.

@@ -1,8 +1,8 @@
 //! [`Writer`]: a pack, tensor by tensor, into any [`Sink`].
 
 use super::{
-    classifier, config, crc::Crc, header, section, self_test, stored_rows, tensor, tokenizer, Kind, Precision, Section,
-    ALIGN, INT4_IN_PANELS, MAGIC, VERSION,
+    check_same, classifier, config, crc::Crc, header, section, self_test, stored_rows, tensor, tensors::check_numbers,
+    tokenizer, Data, Kind, Precision, Section, ALIGN, INT4_IN_PANELS, MAGIC, VERSION,
 };
 use crate::{
     config::ModelConfig,
@@ -148,7 +148,7 @@ pub(crate) struct Checked<'a> {
 }
 
 impl<'a> TensorData<'a> {
-    /// Checks a tensor against its place in a schema.
+    /// Checks a tensor against its place in a schema, as a reader will.
     pub(crate) fn check(self, index: usize, (rows, cols): (usize, usize), kind: Kind) -> Result<Checked<'a>, Error> {
         let check = |property, expected: usize, found: usize| match expected == found {
             true => Ok(()),
@@ -164,10 +164,12 @@ impl<'a> TensorData<'a> {
             }
             TensorData::F32(x) => {
                 check("elements", rows * cols, x.len())?;
+                check_numbers(index, &Data::F32(x))?;
                 (Precision::F32.code(), Layout::ROW_MAJOR, of_f32(x), &[])
             }
             TensorData::F16(x) => {
                 check("elements", rows * cols, x.len())?;
+                check_numbers(index, &Data::F16(x))?;
                 (Precision::F16.code(), Layout::ROW_MAJOR, of_u16(x), &[])
             }
             TensorData::Int8 { weights, scales, layout } => {
@@ -175,12 +177,15 @@ impl<'a> TensorData<'a> {
                 check("valid layout", 1, layout.is_valid().into())?;
                 check("elements", layout.elements(rows, cols), weights.len())?;
                 check("scales", rows, scales.len())?;
+                check_numbers(index, &Data::Int8 { weights, scales, layout })?;
                 (Precision::Int8.code(), layout, of_i8(weights), scales)
             }
             TensorData::Int4 { packed, scales, order } => {
                 check("being a matrix of at most 8192 columns", 1, int4::fits(kind.is_matrix, cols).into())?;
                 check("bytes", order.bytes(rows, cols), packed.len())?;
                 check("scales", rows, scales.len())?;
+                let (weights, multipliers) = packed.split_at(order.weight_bytes(rows, cols));
+                check_numbers(index, &Data::Int4 { weights, multipliers, scales, order })?;
                 let code = match order {
                     Order::Rows => Precision::Int4.code(),
                     Order::Panels => INT4_IN_PANELS,
@@ -225,6 +230,8 @@ pub struct Writer<S> {
     end: u64,
     /// Tensors written, and the checksum of their table.
     tensors: usize,
+    /// Whether the decoder's are there, as the first of them says; none has come yet.
+    has_decoder: Option<bool>,
     table_crc: Crc,
     weights_start: u64,
     weights_crc: Crc,
@@ -248,6 +255,7 @@ impl<S: Sink> Writer<S> {
             model: *model,
             end: 0,
             tensors: 0,
+            has_decoder: None,
             table_crc: Crc::new(),
             weights_start,
             weights_crc: Crc::new(),
@@ -276,13 +284,23 @@ impl<S: Sink> Writer<S> {
     ///
     /// # Errors
     /// [`Error::Tensor`] where the data does not have the schema's size or a precision that this
-    /// weight cannot have, or the sink's.
+    /// weight cannot have, or only a part of the decoder is there, [`Error::NotFinite`] and [`Error::OutOfRange`] for
+    /// its numbers, or the sink's.
     pub fn tensor(&mut self, data: TensorData<'_>) -> Result<(), WriteError<S::Error>> {
         let param = self.next_param().ok_or(Error::Field { field: "tensor count", found: self.tensors as u64 + 1 })?;
         let cols = param.shape(&self.model).matrix().1;
         let shape = (stored_rows(param, &self.model, data.rows(cols)), cols);
-        let kind = Kind { is_matrix: param.is_matrix(), is_optional: param.is_decoder() };
-        let entry = data.check(self.tensors, shape, kind)?.entry(shape, |bytes| self.weights(bytes))?;
+        let is_there = !matches!(data, TensorData::Absent);
+        let is_optional = param.is_decoder() && self.has_decoder != Some(true);
+        let checked = data.check(self.tensors, shape, Kind { is_matrix: param.is_matrix(), is_optional })?;
+        if is_there && param.is_decoder() && self.has_decoder == Some(false) {
+            let (index, property) = (self.tensors as u16, "presence, as of the decoder's first tensor,");
+            return Err(Error::Tensor { index, property, expected: 0, found: 1 }.into());
+        }
+        if param.is_decoder() {
+            self.has_decoder = Some(is_there);
+        }
+        let entry = checked.entry(shape, |bytes| self.weights(bytes))?;
         self.table_crc.update(&entry);
         self.put(TENSORS_START + (self.tensors * tensor::BYTES) as u64, &entry)?;
         self.tensors += 1;
@@ -292,9 +310,11 @@ impl<S: Sink> Writer<S> {
     /// Adds the tokenizer: a patch codebook `[codes, patch, patch, 3]`.
     ///
     /// # Errors
-    /// [`Error::Length`] where the codebook has another size, or the sink's.
+    /// [`Error::OtherModel`] where it has another number of codes than the model, [`Error::Length`] where the codebook has
+    /// another size, [`Error::Field`] where there is one already, or the sink's.
     pub fn tokenizer(&mut self, codebook: &[u8], codes: usize, patch: usize) -> Result<(), WriteError<S::Error>> {
         crate::tokenizer::PatchCodebook::new(codebook, codes, patch)?;
+        check_same("codes of the tokenizer", self.model.codebook_size, codes)?;
         let mut head = [0; tokenizer::BYTES];
         head[tokenizer::CODES..][..4].copy_from_slice(&(codes as u32).to_le_bytes());
         head[tokenizer::PATCH..][..4].copy_from_slice(&(patch as u32).to_le_bytes());
@@ -302,18 +322,20 @@ impl<S: Sink> Writer<S> {
     }
 
     /// Adds a ViT tokenizer: what `vit::section` (feature `alloc`) made, or [`Vit::bytes`](crate::vit::Vit::bytes) of another
-    /// pack.
+    /// pack, at an address that is a multiple of 4.
     ///
     /// # Errors
-    /// The sink's.
+    /// As [`Vit::new`](crate::vit::Vit::new), [`Error::OtherModel`] where it has another grid or another number of codes
+    /// than the model, [`Error::Field`] where there is one already, or the sink's.
     pub fn vit(&mut self, section: &[u8]) -> Result<(), WriteError<S::Error>> {
+        crate::vit::Vit::new(section)?.of_model(&self.model)?;
         self.section(Section::Vit, &[section])
     }
 
     /// Adds the model card.
     ///
     /// # Errors
-    /// The sink's.
+    /// [`Error::Field`] where there is one already, or the sink's.
     pub fn card(&mut self, json: &str) -> Result<(), WriteError<S::Error>> {
         self.section(Section::Card, &[json.as_bytes()])
     }
@@ -321,12 +343,10 @@ impl<S: Sink> Writer<S> {
     /// Adds a linear head for the probe's feature.
     ///
     /// # Errors
-    /// [`Error::Length`] where it is for features of another width, or the sink's.
+    /// [`Error::OtherModel`] where it is for features of another width, [`Error::Field`] where there is one already, or
+    /// the sink's.
     pub fn classifier(&mut self, classifier: &Classifier<'_>) -> Result<(), WriteError<S::Error>> {
-        let (needed, found) = (self.model.embed_dim, classifier.dim());
-        if needed != found {
-            return Err(Error::Length { item: "width of the classifier", needed, found }.into());
-        }
+        check_same("width of the classifier", self.model.embed_dim, classifier.dim())?;
         let (header, [bias, scales, weight, names]) = classifier::write(classifier);
         self.section(Section::Classifier, &[&header, bias, scales, weight, names])
     }
@@ -334,8 +354,11 @@ impl<S: Sink> Writer<S> {
     /// Adds golden inputs and outputs, made for this model (see [`crate::self_test::record`]).
     ///
     /// # Errors
-    /// The sink's.
+    /// As [`SelfTest::new`] where it was made for another model, [`Error::Field`] where it tests a decoder that the pack
+    /// lacks or there is one already, or the sink's.
     pub fn self_test(&mut self, test: &SelfTest<'_>) -> Result<(), WriteError<S::Error>> {
+        SelfTest::new(&self.model, test.tolerance(), test.ids(), test.features(), test.drawn(), test.confidences())?;
+        self_test::check_decoder(test.has_decoder().into(), self.has_decoder == Some(true))?;
         let (header, [features, confidences, ids, drawn]) = self_test::write(test);
         self.section(Section::SelfTest, &[&header, features, confidences, ids, drawn])
     }
@@ -418,6 +441,9 @@ impl<S: Sink> Writer<S> {
     /// Appends a section made of several pieces.
     fn section(&mut self, kind: Section, pieces: &[&[u8]]) -> Result<(), WriteError<S::Error>> {
         self.close_weights()?;
+        if self.sections.iter().any(|section| section.0 == kind) {
+            return Err(kind.twice().into());
+        }
         let start = self.end;
         for piece in pieces {
             self.put(self.end, piece)?;

@@ -53,7 +53,7 @@ impl Order {
     const fn padded_rows(self, rows: usize) -> usize {
         match self {
             Order::Rows => rows,
-            Order::Panels => rows.next_multiple_of(PANEL),
+            Order::Panels => rows.div_ceil(PANEL).saturating_mul(PANEL),
         }
     }
 
@@ -179,17 +179,17 @@ pub const fn groups(cols: usize) -> usize {
 
 /// Columns of a row, padding included.
 pub const fn padded_cols(cols: usize) -> usize {
-    groups(cols) * GROUP
+    groups(cols).saturating_mul(GROUP)
 }
 
-/// Bytes of the weights of a matrix in rows.
+/// Bytes of the weights of a matrix in rows; `usize::MAX` where there are more.
 pub const fn weight_bytes(rows: usize, cols: usize) -> usize {
-    rows * groups(cols) * GROUP_BYTES
+    rows.saturating_mul(groups(cols)).saturating_mul(GROUP_BYTES)
 }
 
-/// Bytes of the weights and the multipliers of a matrix in rows.
+/// Bytes of the weights and the multipliers of a matrix in rows; `usize::MAX` where there are more.
 pub const fn bytes(rows: usize, cols: usize) -> usize {
-    weight_bytes(rows, cols) + rows * groups(cols)
+    rows.saturating_mul(groups(cols)).saturating_mul(GROUP_BYTES + 1)
 }
 
 /// Whether a tensor can be stored so.
@@ -212,10 +212,11 @@ pub fn quantise_matrix(
         return Err(Error::Option { name: "columns of an int4 matrix", expected: "at most 8192" });
     }
     let check = |item, needed, found| if needed == found { Ok(()) } else { Err(Error::Length { item, needed, found }) };
-    check("weights", rows * cols, weights.len())?;
+    check("weights", rows.saturating_mul(cols), weights.len())?;
     check("packed", bytes(rows, cols), packed.len())?;
     check("scales", rows, scales.len())?;
     packed.fill(0);
+    scales.fill(0.0);
     let (packed, multipliers) = packed.split_at_mut(weight_bytes(rows, cols));
     let groups = multipliers.chunks_exact_mut(groups(cols).max(1));
     for (row, ((x, scale), multipliers)) in weights.chunks_exact(cols.max(1)).zip(scales).zip(groups).enumerate() {

@@ -10,6 +10,7 @@ mod section;
 mod tests;
 
 use crate::{
+    config::ModelConfig,
     error::Error,
     kernels::{dispatch, step, Activation, Kernel, Kernels},
     layers::{
@@ -19,10 +20,12 @@ use crate::{
     },
     math::round_to_i32,
     model::{norm_rows, put_row},
-    pack::{Kind, Matrix, Precision, Tensors, Vector},
+    pack::{check_reserved, check_same, Kind, Matrix, Precision, Tensors, Vector},
     schema::{Part, Stack},
     scratch::{Buffers, Scratch},
 };
+#[cfg(feature = "alloc")]
+use crate::{pack::arranged, quant::Layout};
 pub use schema::{VitConfig, VitParam};
 #[cfg(feature = "alloc")]
 pub use section::section;
@@ -47,12 +50,9 @@ impl<'p> Vit<'p> {
     /// Checks a section, on the fastest kernels of this CPU. `bytes` must be aligned to 4.
     ///
     /// # Errors
-    /// [`Error::Alignment`], [`Error::Truncated`], [`Error::Config`], and as [`Pack::new`](crate::Pack::new) for
+    /// [`Error::Truncated`], [`Error::Alignment`], [`Error::Config`], [`Error::Field`], and as [`Pack::new`](crate::Pack::new) for
     /// the first tensor that is wrong (numbered as in [`VitParam::all`]).
     pub fn new(bytes: &'p [u8]) -> Result<Self, Error> {
-        if !(bytes.as_ptr() as usize).is_multiple_of(4) {
-            return Err(Error::Alignment { item: "vit tokenizer", needed: 4 });
-        }
         let truncated = |needed: usize| Error::Truncated {
             item: "vit tokenizer",
             needed: needed as u64,
@@ -65,8 +65,12 @@ impl<'p> Vit<'p> {
         }
         let config = config_of(fields);
         config.validate()?;
+        check_reserved("reserved bytes of the vit tokenizer", &header[4 * head::FIELDS..])?;
         let weights_start = weights_start(&config);
         let (front, weights) = bytes.split_at_checked(weights_start).ok_or(truncated(weights_start))?;
+        if !(bytes.as_ptr() as usize).is_multiple_of(4) {
+            return Err(Error::Alignment { item: "vit tokenizer", needed: 4 });
+        }
         let table = &front[head::BYTES..table_end(&config)];
         let tensors = Tensors::new(table, weights, VitParam::count(&config))?;
         for (index, param) in VitParam::all(&config).enumerate() {
@@ -79,6 +83,13 @@ impl<'p> Vit<'p> {
             return Err(Error::Field { field: "precision of the codebook", found });
         }
         Ok(Self { config, tensors, bytes, kernels: Kernels::detect() })
+    }
+
+    /// The tokenizer, if its ids are those that a model of these sizes takes.
+    pub(crate) fn of_model(self, model: &ModelConfig) -> Result<Self, Error> {
+        check_same("codes of the vit tokenizer", model.codebook_size, self.config.codes)?;
+        check_same("grid of the vit tokenizer", model.grid, self.config.grid)?;
+        Ok(self)
     }
 
     /// The same tokenizer on chosen kernels; all give the same bits for int8.
@@ -96,6 +107,19 @@ impl<'p> Vit<'p> {
         self.bytes
     }
 
+    /// Whether integer weights are in another order than these kernels like best.
+    pub(crate) fn is_in_another_order(&self, kernels: Kernels) -> bool {
+        VitParam::all(&self.config).any(|param| self.matrix(param).data.is_in_another_order(kernels.layout()))
+    }
+
+    /// The section with its integer weights in `layout`, or in the order that goes with it.
+    #[cfg(feature = "alloc")]
+    pub(crate) fn arranged(&self, layout: Layout) -> Result<alloc::vec::Vec<u8>, Error> {
+        section(&self.config, |param, write| {
+            arranged(self.matrix(param), self.tensors.bytes_of(param.index(&self.config)), layout, write)
+        })
+    }
+
     /// Precision of a weight.
     pub fn precision(&self, param: VitParam) -> Option<Precision> {
         self.tensors.precision(param.index(&self.config))
@@ -105,7 +129,8 @@ impl<'p> Vit<'p> {
     /// the first on ties.
     ///
     /// # Errors
-    /// [`Error::Length`], and [`Error::Scratch`] where `scratch` was not made by [`Scratch::for_vit`] for these sizes.
+    /// [`Error::Length`], and [`Error::ScratchPlan`] or [`Error::ScratchShape`] where `scratch` was not made by
+    /// [`Scratch::for_vit`] for these sizes.
     pub fn encode(&self, rgb: &[u8], scratch: &mut Scratch<'_>, ids: &mut [u16]) -> Result<(), Error> {
         self.check(rgb.len(), ids.len())?;
         let mut buffers = scratch.vit_buffers(&self.config)?;

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use crate::{
+    config::{mlp_fits, LARGEST_SLICE},
     error::Error,
     schema::{Part, Shape, Stack},
 };
@@ -94,6 +95,12 @@ impl VitConfig {
         check!(self.depth >= 1 && self.depth <= 128, "depth", "1 to 128", self.depth);
         check!(self.decoder_depth >= 1 && self.decoder_depth <= 128, "decoder_depth", "1 to 128", self.decoder_depth);
         check!(self.mlp_ratio >= 1 && self.mlp_ratio <= 16, "mlp_ratio", "1 to 16", self.mlp_ratio);
+        check!(
+            mlp_fits(self.embed_dim, self.mlp_ratio, LARGEST_SLICE),
+            "mlp_ratio",
+            "so small that a 32-bit CPU can address the weights",
+            self.mlp_ratio
+        );
         Ok(())
     }
 }

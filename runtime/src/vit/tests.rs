@@ -186,7 +186,7 @@ fn bad_input_is_named() {
         assert_eq!(error, Err(Error::TokenId { index: 4, limit: 20, found: 20 }));
         let other = VitConfig { embed_dim: 12, ..CONFIG };
         let mut scratch = Scratch::for_vit(&mut memory, &other).unwrap();
-        assert!(matches!(vit.encode(&rgb, &mut scratch, &mut ids), Err(Error::Scratch { .. })));
+        assert!(matches!(vit.encode(&rgb, &mut scratch, &mut ids), Err(Error::ScratchShape { .. })));
     });
     let refused = |config: VitConfig| match section(&config, |_, _| Ok(())) {
         Err(Error::Config { field, .. }) => field,
