@@ -8,7 +8,10 @@ use std::{
 
 use ndarray::{linalg::general_mat_mul, Array2, ArrayView2};
 use rayon::prelude::*;
-use sorcen_runtime::schema::{self, Param};
+use sorcen_runtime::{
+    schema::{self, Param},
+    ModelConfig,
+};
 
 use crate::{
     checkpoint::Checkpoint,
@@ -16,7 +19,7 @@ use crate::{
     error::Error,
     gptq::Feedback,
     reference::Reference,
-    verify::drop_and_mask,
+    verify::{drop_and_mask, mask_as_in_generation},
 };
 
 /// Smallest and largest number, 0 between them.
@@ -33,10 +36,16 @@ impl Range {
         Self { min: self.min.min(other.min), max: self.max.max(other.max) }
     }
 
-    /// Step and zero point of bytes that cover the range: `x ≈ scale * (q - zero)`.
+    /// Step and zero point of bytes that cover the range: `x ≈ scale * (q - zero)`. Where nothing but 0 was seen (or
+    /// numbers too small to be divided into steps) there is no step, and 1 stands for it.
     pub fn quantisation(&self) -> (f32, u8) {
-        let scale = ((self.max - self.min) / 255.0).max(f32::MIN_POSITIVE);
-        (scale, (-self.min / scale).round().clamp(0.0, 255.0) as u8)
+        // In f64: the difference of two numbers of f32 need not be one.
+        let (min, max) = (f64::from(self.min), f64::from(self.max));
+        let scale = ((max - min) / 255.0) as f32;
+        if scale < f32::MIN_POSITIVE {
+            return (1.0, 0);
+        }
+        (scale, (-min / f64::from(scale)).round().clamp(0.0, 255.0) as u8)
     }
 }
 
@@ -44,18 +53,30 @@ impl Range {
 pub struct Ranges(BTreeMap<String, Range>);
 
 impl Ranges {
-    /// The range of what enters the linear of this weight (the output layer's is the word embedding).
-    pub fn of(&self, weight: Param) -> Range {
-        self.0.get(&weight.to_string()).copied().unwrap_or_default()
+    /// The range of what enters the linear of this weight (the output layer's is the word embedding); `None` where it
+    /// was not measured.
+    pub fn of(&self, weight: Param) -> Option<Range> {
+        self.0.get(&weight.to_string()).copied()
     }
 
-    /// Runs images `tokens` `[B, T]` through the float reference, whole and with dropped and masked tokens, and
-    /// takes the widest range of any image. `share` of the numbers of an image lie inside (1: all of them;
-    /// 0.9999 leaves rare outliers out, half on each side).
+    /// Refuses ranges that lack a linear of the model.
     ///
     /// # Errors
-    /// [`Error::Value`] where tokens are no codes of the model, there is no image, or `share` is not above a half
-    /// and at most 1.
+    /// [`Error::Value`] names its weight.
+    pub fn check_complete(&self, config: &ModelConfig) -> Result<(), Error> {
+        match schema::params(config).find(|&param| param.is_matrix() && self.of(param).is_none()) {
+            Some(param) => Err(Error::value(format!("range of what enters `{param}`"), "a measured one", "none")),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs images `tokens` `[B, T]` through the float reference, whole, with dropped and masked tokens as in training,
+    /// and masked as in generation, and takes the widest range of any image. `share` of the numbers of an image lie
+    /// inside (1: all of them; 0.9999 leaves rare outliers out, half on each side).
+    ///
+    /// # Errors
+    /// [`Error::Value`] where tokens are no codes of the model, there is no image, `share` is not above a half
+    /// and at most 1, or what enters a linear is not finite.
     pub fn measure(checkpoint: &Arc<Checkpoint>, tokens: ArrayView2<i64>, share: f64) -> Result<Self, Error> {
         if !(0.5..=1.0).contains(&share) {
             return Err(Error::value("share of the numbers inside the range", "0.5 to 1", share));
@@ -80,11 +101,11 @@ impl Ranges {
 pub struct Grams(BTreeMap<String, Array2<f32>>);
 
 impl Grams {
-    /// Runs images `tokens` `[B, T]` through the float reference, whole and with dropped and masked tokens, and looks at
-    /// the linears of the weights that are `wanted`: a square of the width each, so 38 MB for the widest of ViT-B.
+    /// Runs images `tokens` `[B, T]` through the float reference as [`Ranges::measure`] does, and looks at the linears of
+    /// the weights that are `wanted`: a square of the width each, so 38 MB for the widest of ViT-B.
     ///
     /// # Errors
-    /// [`Error::Value`] where tokens are no codes of the model, or there is no image.
+    /// [`Error::Value`] where tokens are no codes of the model, there is no image, or what enters a linear is not finite.
     pub fn measure(
         checkpoint: &Arc<Checkpoint>,
         tokens: ArrayView2<i64>,
@@ -117,9 +138,10 @@ impl Grams {
     }
 }
 
-/// Runs images `tokens` `[B, T]` through the float reference, whole and with dropped and masked tokens. `look(name, x)`
-/// makes something of what enters a linear, `x` `[rows, in]`, `name` its weight's; `take` gets what came of several
-/// images, always in the order of the images, so that sums do not depend on the number of threads.
+/// Runs images `tokens` `[B, T]` through the float reference: whole, with dropped and masked tokens as in training, and
+/// with as many masked as at the steps of generation, whose maps hold next to nothing at first. `look(name, x)` makes
+/// something of what enters a linear, `x` `[rows, in]`, `name` its weight's; `take` gets what came of several images,
+/// always in the order of the images, so that sums do not depend on the number of threads.
 fn for_each_linear<T: Send>(
     checkpoint: &Arc<Checkpoint>,
     tokens: ArrayView2<i64>,
@@ -129,12 +151,17 @@ fn for_each_linear<T: Send>(
     let config = &checkpoint.config;
     let (ids, dropped) = drop_and_mask(config, tokens);
     let reference = Reference::new(checkpoint.clone());
-    for kept in [Kept::of(tokens, None, config)?, Kept::of(ids.view(), Some(dropped.view()), config)?] {
+    let whole = Kept::of(tokens, None, config)?;
+    let trained = Kept::of(ids.view(), Some(dropped.view()), config)?;
+    let generated = Kept::of(mask_as_in_generation(config, tokens).view(), None, config)?;
+    for kept in [whole, trained, generated] {
         let images = check_encode(config, kept.ids.view(), kept.positions.view())?;
         let one = |b: usize| {
-            let mut seen = BTreeMap::new();
+            let (mut seen, mut broken) = (BTreeMap::new(), None);
             let mut tap = |name: &str, x: ArrayView2<f32>| {
                 if name.ends_with(".weight") {
+                    let found = x.iter().find(|x| !x.is_finite());
+                    broken = broken.take().or(found.map(|found| (name.to_owned(), *found)));
                     seen.extend(look(name, x).map(|made| (name.to_owned(), made)));
                 }
             };
@@ -143,11 +170,16 @@ fn for_each_linear<T: Send>(
             if checkpoint.has_decoder() {
                 reference.decode_image(latent.view(), &source, &mut tap);
             }
-            seen
+            match broken {
+                None => Ok(seen),
+                Some((name, found)) => {
+                    Err(Error::value(format!("what enters `{name}` for image {b}"), "finite numbers", found))
+                }
+            }
         };
         let order: Vec<usize> = (0..images.len()).collect();
         for few in order.chunks(rayon::current_num_threads()) {
-            take(few.par_iter().map(|&b| one(b)).collect());
+            take(few.par_iter().map(|&b| one(b)).collect::<Result<_, _>>()?);
         }
     }
     Ok(())
@@ -175,6 +207,14 @@ mod tests {
         let (scale, zero) = Range { min: -20.0, max: 79.0 }.quantisation();
         assert!((scale * (0.0 - f32::from(zero)) + 20.0).abs() <= scale);
         assert!((scale * (255.0 - f32::from(zero)) - 79.0).abs() <= scale);
-        assert_eq!(Range::default().quantisation().1, 0);
+    }
+
+    /// A step of 1e-38 would be invented, one of infinity no number.
+    #[test]
+    fn ranges_without_a_step() {
+        assert_eq!(Range::default().quantisation(), (1.0, 0));
+        assert_eq!(Range { min: -1e-40, max: 1e-38 }.quantisation(), (1.0, 0));
+        let (scale, zero) = Range { min: -3e38, max: 3e38 }.quantisation();
+        assert!(scale.is_finite() && scale > 2e36 && zero == 128, "{scale} {zero}");
     }
 }

@@ -36,6 +36,24 @@ pub trait Engine {
     /// # Errors
     /// [`Error::Value`] names what is out of range, and where.
     fn decode(&self, latent: ArrayView3<f32>, source: ArrayView2<i64>) -> Result<Array3<f32>, Error>;
+
+    /// Runs one step of generation: encoder and decoder with every token kept.
+    ///
+    /// `token_ids` `[B, T]`: codes, the mask id where unknown. Returns the logits `[B, T, K]` of the codes. ONNX folders
+    /// have a file of its own for it.
+    ///
+    /// # Errors
+    /// [`Error::Value`] names what is out of range, and where.
+    fn step(&self, token_ids: ArrayView2<i64>) -> Result<Array3<f32>, Error> {
+        step(self, token_ids)
+    }
+}
+
+/// [`Engine::step`] by encoder and decoder.
+pub(crate) fn step<E: Engine + ?Sized>(engine: &E, token_ids: ArrayView2<i64>) -> Result<Array3<f32>, Error> {
+    let kept = Kept::of(token_ids, None, engine.config())?;
+    let encoded = engine.encode(kept.ids.view(), kept.positions.view())?;
+    engine.decode(encoded.latent.view(), kept.source.view())
 }
 
 /// What the encoder gives.

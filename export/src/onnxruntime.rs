@@ -5,11 +5,11 @@ use std::{
     process::Command,
 };
 
-use ndarray::{Array3, ArrayView2, ArrayView3};
+use ndarray::{Array3, Array4, ArrayView2, ArrayView3};
 use sorcen_runtime::ModelConfig;
 
 use crate::{
-    engine::{check_decode, check_encode, Encoded, Engine},
+    engine::{self, check_decode, check_encode, check_images, Encoded, Engine},
     error::Error,
     onnx,
     tensors::{TensorFile, TensorWriter},
@@ -43,6 +43,35 @@ impl Python {
         self.run(SCRIPT, &paths)
     }
 
+    /// Runs one ONNX file on tensors.
+    fn run_tensors(&self, model: &Path, inputs: &TensorWriter) -> Result<TensorFile, Error> {
+        let temporary = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir(), "write"))?;
+        let (input, output) = (temporary.path().join("in"), temporary.path().join("out"));
+        inputs.write(&input)?;
+        self.run_file(model, &input, &output, None)?;
+        TensorFile::open(&output)
+    }
+
+    /// What a tokenizer's encoder in an export folder makes of images `[B, 3, side, side]`, 0 to 1: ids `[B, grid, grid]`.
+    ///
+    /// # Errors
+    /// As [`run_file`](Self::run_file).
+    pub fn encode_images(&self, dir: &Path, images: &Array4<f32>) -> Result<Array3<i64>, Error> {
+        let mut inputs = TensorWriter::default();
+        inputs.floats("image", images.view());
+        self.run_tensors(&dir.join(onnx::TOKENIZER_ENCODER_FILE), &inputs)?.ints_as("ids")
+    }
+
+    /// What a tokenizer's decoder in an export folder makes of ids `[B, grid, grid]`: images `[B, 3, side, side]`, 0 to 1.
+    ///
+    /// # Errors
+    /// As [`run_file`](Self::run_file).
+    pub fn decode_ids(&self, dir: &Path, ids: &Array3<i64>) -> Result<Array4<f32>, Error> {
+        let mut inputs = TensorWriter::default();
+        inputs.ints("ids", ids.view());
+        self.run_tensors(&dir.join(onnx::TOKENIZER_DECODER_FILE), &inputs)?.floats_as("image")
+    }
+
     fn run(&self, script: &str, arguments: &[&Path]) -> Result<(), Error> {
         let what = || format!("onnxruntime by `{}`", self.0.display());
         let ran = Command::new(&self.0).arg("-c").arg(script).args(arguments).output();
@@ -67,10 +96,15 @@ impl OnnxRuntime {
     /// Reads what the files are.
     ///
     /// # Errors
-    /// [`Error::Onnx`] where they were not written by this exporter.
+    /// [`Error::Onnx`] where they were not written by this exporter, [`Error::Value`] where they are of different
+    /// models.
     pub fn open(python: &Python, dir: &Path) -> Result<Self, Error> {
         onnx::check_folder(dir)?;
         let metadata = Metadata::read(&dir.join(onnx::ENCODER_FILE))?;
+        let step = dir.join(onnx::STEP_FILE);
+        for path in [Some(dir.join(onnx::DECODER_FILE)), step.exists().then_some(step)].into_iter().flatten() {
+            Metadata::read(&path)?.check_beside(&metadata, &path)?;
+        }
         let name = format!("ONNX {} in onnxruntime", metadata.precision);
         Ok(Self { python: python.clone(), dir: dir.to_owned(), metadata, name })
     }
@@ -82,11 +116,7 @@ impl OnnxRuntime {
 
     /// Runs one of the files.
     fn run(&self, file: &str, inputs: &TensorWriter) -> Result<TensorFile, Error> {
-        let temporary = tempfile::tempdir().map_err(Error::io(&std::env::temp_dir(), "write"))?;
-        let (input, output) = (temporary.path().join("in"), temporary.path().join("out"));
-        inputs.write(&input)?;
-        self.python.run_file(&self.dir.join(file), &input, &output, None)?;
-        TensorFile::open(&output)
+        self.python.run_tensors(&self.dir.join(file), inputs)
     }
 }
 
@@ -117,5 +147,15 @@ impl Engine for OnnxRuntime {
         inputs.ints("source", source);
         let outputs = self.run(onnx::DECODER_FILE, &inputs)?;
         outputs.floats_as("logits")
+    }
+
+    fn step(&self, token_ids: ArrayView2<i64>) -> Result<Array3<f32>, Error> {
+        check_images(self.config(), token_ids, "`token_ids`")?;
+        if !self.dir.join(onnx::STEP_FILE).exists() {
+            return engine::step(self, token_ids);
+        }
+        let mut inputs = TensorWriter::default();
+        inputs.ints("token_ids", token_ids);
+        self.run(onnx::STEP_FILE, &inputs)?.floats_as("logits")
     }
 }

@@ -3,7 +3,6 @@
 use std::{borrow::Cow, fs, path::Path};
 
 use clap::ValueEnum;
-use half::f16;
 use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, ArrayView3, Axis};
 use rayon::prelude::*;
 use sorcen_runtime::{
@@ -226,13 +225,7 @@ fn write_tensor(
     let matrix = (values.len() / cols, cols);
     let Some(precision) = options.precision_of(param) else { return write(TensorData::Absent) };
     match precision {
-        Precision::F16 => {
-            let halves: Vec<u16> = values.iter().map(|&value| f16::from_f32(value).to_bits()).collect();
-            if let Some(at) = halves.iter().position(|&bits| !f16::from_bits(bits).is_finite()) {
-                return Err(Error::value(format!("tensor `{param}` as f16"), "magnitudes up to 65504", values[at]));
-            }
-            write(TensorData::F16(&halves))
-        }
+        Precision::F16 => write(TensorData::F16(&quantize::halves(param, values)?)),
         Precision::Int8 => {
             let (rows, cols) = matrix;
             let layout = options.target.layout();

@@ -2,13 +2,15 @@
 
 use std::str::FromStr;
 
+use half::f16;
 use rayon::prelude::*;
 use sorcen_runtime::{
     pack::Precision,
     quant::int4::{self, Order, GROUP},
+    schema::Param,
 };
 
-use crate::gptq::Feedback;
+use crate::{error::Error, gptq::Feedback};
 
 /// A rule: weights whose name fits the pattern are stored so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +49,18 @@ impl FromStr for Rule {
         let precision = all.into_iter().find(|known| known.name() == precision);
         let precision = precision.ok_or("expected f32, f16, int8 or int4 behind the =")?;
         Ok(Self { pattern: pattern.into(), precision })
+    }
+}
+
+/// The numbers of a weight as f16 bits.
+///
+/// # Errors
+/// [`Error::Value`] names the weight and the first number that would become infinite.
+pub fn halves(param: Param, values: &[f32]) -> Result<Vec<u16>, Error> {
+    let halves: Vec<u16> = values.iter().map(|&value| f16::from_f32(value).to_bits()).collect();
+    match halves.iter().position(|&bits| !f16::from_bits(bits).is_finite()) {
+        Some(at) => Err(Error::value(format!("tensor `{param}` as f16"), "magnitudes up to 65504", values[at])),
+        None => Ok(halves),
     }
 }
 

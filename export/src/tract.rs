@@ -5,22 +5,23 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use ndarray::{Array3, ArrayView2, ArrayView3, Ix2, Ix3};
+use ndarray::{Array3, Array4, ArrayView2, ArrayView3, Ix2, Ix3, Ix4};
 use sorcen_runtime::ModelConfig;
 use tract_onnx::prelude::*;
 
 use crate::{
-    engine::{check_decode, check_encode, Encoded, Engine},
+    engine::{self, check_decode, check_encode, check_images, Encoded, Engine},
     error::Error,
     onnx,
 };
 
-/// The two files of an export folder.
+/// The files of an export folder; that of a step is read when it is run, since it holds all weights once more.
 pub struct Tract {
-    config: ModelConfig,
+    metadata: Metadata,
     name: String,
     encoder: File,
     decoder: File,
+    step: Option<PathBuf>,
 }
 
 /// An ONNX file with free sizes, and the plan made for the sizes last asked for.
@@ -40,15 +41,47 @@ impl Tract {
     /// [`Error::Value`] where the two files are of different models.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         onnx::check_folder(dir)?;
-        let (encoder_path, decoder_path) = (dir.join(onnx::ENCODER_FILE), dir.join(onnx::DECODER_FILE));
-        let (encoder, Metadata { config, checkpoint_sha256: expected, precision, .. }) = open(&encoder_path)?;
-        let (decoder, Metadata { checkpoint_sha256: found, .. }) = open(&decoder_path)?;
-        if expected != found {
-            let item = format!("{}: source checkpoint", decoder_path.display());
-            return Err(Error::value(item, format!("{expected}, as in {}", onnx::ENCODER_FILE), found));
-        }
-        Ok(Self { config, name: format!("ONNX {precision} in tract"), encoder, decoder })
+        let path = |name: &str| dir.join(name);
+        let (encoder, metadata) = open(&path(onnx::ENCODER_FILE))?;
+        let (decoder, of_decoder) = open(&path(onnx::DECODER_FILE))?;
+        of_decoder.check_beside(&metadata, &path(onnx::DECODER_FILE))?;
+        let step = Some(path(onnx::STEP_FILE)).filter(|step| step.exists());
+        Ok(Self { name: format!("ONNX {} in tract", metadata.precision), metadata, encoder, decoder, step })
     }
+}
+
+/// What a tokenizer's encoder in an export folder makes of images `[B, 3, side, side]`, 0 to 1: ids `[B, grid, grid]`.
+///
+/// # Errors
+/// [`Error::Onnx`] where the file cannot be read or run.
+pub fn encode_images(dir: &Path, images: &Array4<f32>) -> Result<Array3<i64>, Error> {
+    let run = |model: &Path| -> TractResult<Array3<i64>> {
+        let out = run_one(model, images.clone().into_tensor())?;
+        Ok(out.to_array_view::<i64>()?.into_dimensionality::<Ix3>()?.to_owned())
+    };
+    let path = dir.join(onnx::TOKENIZER_ENCODER_FILE);
+    run(&path).map_err(onnx_error(&path))
+}
+
+/// What a tokenizer's decoder in an export folder makes of ids `[B, grid, grid]`: images `[B, 3, side, side]`, 0 to 1.
+///
+/// # Errors
+/// As [`encode_images`].
+pub fn decode_ids(dir: &Path, ids: &Array3<i64>) -> Result<Array4<f32>, Error> {
+    let run = |model: &Path| -> TractResult<Array4<f32>> {
+        let out = run_one(model, ids.clone().into_tensor())?;
+        Ok(out.to_array_view::<f32>()?.into_dimensionality::<Ix4>()?.to_owned())
+    };
+    let path = dir.join(onnx::TOKENIZER_DECODER_FILE);
+    run(&path).map_err(onnx_error(&path))
+}
+
+/// Runs a file of one input and one output, whose batch size is free.
+fn run_one(path: &Path, input: Tensor) -> TractResult<TValue> {
+    let model = tract_onnx::onnx().model_for_path(path)?.into_typed()?;
+    let batch = SymbolValues::default().with(&model.symbols.sym("B"), input.shape()[0] as i64);
+    let plan = model.concretize_dims(&batch)?.into_optimized()?.into_runnable()?;
+    Ok(plan.run(tvec![input.into()])?.remove(0))
 }
 
 impl Engine for Tract {
@@ -57,11 +90,11 @@ impl Engine for Tract {
     }
 
     fn config(&self) -> &ModelConfig {
-        &self.config
+        &self.metadata.config
     }
 
     fn encode(&self, ids: ArrayView2<i64>, positions: ArrayView2<i64>) -> Result<Encoded, Error> {
-        check_encode(&self.config, ids, positions)?;
+        check_encode(self.config(), ids, positions)?;
         let inputs = tvec![ids.to_owned().into_tensor().into(), positions.to_owned().into_tensor().into()];
         let run = || -> TractResult<Encoded> {
             let outputs = self.encoder.plan(ids.nrows(), ids.ncols())?.run(inputs)?;
@@ -73,7 +106,7 @@ impl Engine for Tract {
     }
 
     fn decode(&self, latent: ArrayView3<f32>, source: ArrayView2<i64>) -> Result<Array3<f32>, Error> {
-        check_decode(&self.config, latent, source)?;
+        check_decode(self.config(), latent, source)?;
         let (batch, rows, _) = latent.dim();
         let inputs = tvec![latent.to_owned().into_tensor().into(), source.to_owned().into_tensor().into()];
         let run = || -> TractResult<Array3<f32>> {
@@ -81,6 +114,19 @@ impl Engine for Tract {
             Ok(outputs[0].to_array_view::<f32>()?.into_dimensionality::<Ix3>()?.to_owned())
         };
         run().map_err(|error| self.decoder.error(error))
+    }
+
+    fn step(&self, token_ids: ArrayView2<i64>) -> Result<Array3<f32>, Error> {
+        check_images(self.config(), token_ids, "`token_ids`")?;
+        let Some(path) = &self.step else { return engine::step(self, token_ids) };
+        let (file, metadata) = open(path)?;
+        metadata.check_beside(&self.metadata, path)?;
+        let run = || -> TractResult<Array3<f32>> {
+            let input = token_ids.to_owned().into_tensor();
+            let outputs = file.plan(token_ids.nrows(), token_ids.ncols())?.run(tvec![input.into()])?;
+            Ok(outputs[0].to_array_view::<f32>()?.into_dimensionality::<Ix3>()?.to_owned())
+        };
+        run().map_err(onnx_error(path))
     }
 }
 
@@ -127,6 +173,26 @@ impl Metadata {
     pub fn read(path: &Path) -> Result<Self, Error> {
         let proto = tract_onnx::onnx().proto_model_for_path(path).map_err(onnx_error(path))?;
         Self::of(&proto, path)
+    }
+
+    /// Refuses a file that does not go with the encoder beside it: another checkpoint, sizes or precision.
+    ///
+    /// # Errors
+    /// [`Error::Value`] with both.
+    pub fn check_beside(&self, encoder: &Self, path: &Path) -> Result<(), Error> {
+        let check = |item: &str, expected: &dyn std::fmt::Debug, found: &dyn std::fmt::Debug| {
+            let (expected, found) = (format!("{expected:?}"), format!("{found:?}"));
+            match expected == found {
+                true => Ok(()),
+                false => {
+                    let expected = format!("{expected}, as in {}", onnx::ENCODER_FILE);
+                    Err(Error::value(format!("{}: {item}", path.display()), expected, found))
+                }
+            }
+        };
+        check("source checkpoint", &encoder.checkpoint_sha256, &self.checkpoint_sha256)?;
+        check("configuration", &encoder.config, &self.config)?;
+        check("precision", &encoder.precision, &self.precision)
     }
 
     fn of(proto: &tract_onnx::pb::ModelProto, path: &Path) -> Result<Self, Error> {

@@ -48,7 +48,7 @@ fn failures_are_named() {
     let out = sorcen_export(dir, "verify --checkpoint other --pack m.srcn --images 1");
     assert_eq!(out.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&out.stdout).contains("FAILED"));
-    assert!(String::from_utf8_lossy(&out.stderr).contains("3 of 3 comparisons are out of tolerance"));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("4 of 4 comparisons are out of tolerance"));
 
     // Outputs that cannot be: below a file, in the system's own folder, a folder of that name.
     fail(dir, "pack --checkpoint model --out m.srcn/x.srcn", 1, &["m.srcn", "create the folder"]);

@@ -1,14 +1,15 @@
-//! The ONNX files: whole models, one generation step, the tokenizer, in tract and in onnxruntime, which is
-//! installed from PyPI into a folder of its own (not done where SORCEN_NO_PYTHON=1).
+//! The ONNX files: whole models, one generation step, the tokenizer, in tract and, where SORCEN_ONNXRUNTIME=1, in
+//! onnxruntime too, which is installed from PyPI into a folder of its own (`requirements.txt` beside this file).
 
 mod common;
 
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write,
     path::{Path, PathBuf},
     process::Command,
-    sync::Mutex,
+    sync::{Mutex, Once},
 };
 
 use ndarray::{Array2, Array3, Array4, ArrayD};
@@ -17,36 +18,52 @@ use sorcen_export::{
     engine::{self, Engine},
     onnx::{self, OnnxOptions, TokenizerWeights, VqganWeights, Weights},
     onnxruntime::{OnnxRuntime, Python},
+    pack::{self, PackOptions},
     reference::Reference,
     tensors::{TensorFile, TensorWriter},
     tokenizer::{AnyTokenizer, Painter, PatchTokenizer},
     tolerance::{tolerance, Link, Output},
     tract::Tract,
     verify::{random_tokens, verify, VerifyInputs},
+    Checkpoint,
 };
+use sorcen_runtime::{pack::Precision, schema::Param, ModelConfig};
 use sorcen_tests::compare::largest_difference;
 use tract_onnx::prelude::*;
 
-/// A Python with onnxruntime; `None`, with the reason printed, where it is not wanted.
+/// The packages for onnxruntime, every one with its version.
+const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/requirements.txt");
+
+/// A Python with onnxruntime; `None`, with the reason printed past the test's capture, where it was not asked for.
 fn python() -> Option<Python> {
+    static SAID: Once = Once::new();
     static INSTALLING: Mutex<()> = Mutex::new(());
-    if std::env::var_os("SORCEN_NO_PYTHON").is_some_and(|value| value == "1") {
-        println!("not run in onnxruntime: SORCEN_NO_PYTHON=1");
+    if std::env::var_os("SORCEN_ONNXRUNTIME").is_none_or(|value| value != "1") {
+        SAID.call_once(|| {
+            let said = "left out: ONNX files in onnxruntime (SORCEN_ONNXRUNTIME=1 installs it from PyPI and runs them)";
+            writeln!(std::io::stderr(), "{said}").unwrap();
+        });
         return None;
     }
     let _one_at_a_time = INSTALLING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("onnxruntime");
-    let python = dir.join("bin/python");
-    if let Ok(python) = Python::new(&python) {
-        return Some(python);
+    let (python, installed) = (dir.join("bin/python"), dir.join("requirements.txt"));
+    let wanted = fs::read_to_string(REQUIREMENTS).unwrap();
+    if fs::read_to_string(&installed).is_ok_and(|installed| installed == wanted) {
+        return Some(Python::new(&python).unwrap());
     }
     let run = |program: &Path, arguments: &[&str]| {
         let ran = Command::new(program).args(arguments).output().unwrap();
         let said = String::from_utf8_lossy(&ran.stderr);
-        assert!(ran.status.success(), "{} {arguments:?} (SORCEN_NO_PYTHON=1 goes without): {said}", program.display());
+        assert!(
+            ran.status.success(),
+            "{} {arguments:?} (without SORCEN_ONNXRUNTIME=1 it is left out): {said}",
+            program.display()
+        );
     };
     run(Path::new("python3"), &["-m", "venv", dir.to_str().unwrap()]);
-    run(&python, &["-m", "pip", "install", "--quiet", "numpy", "onnxruntime"]);
+    run(&python, &["-m", "pip", "install", "--quiet", "--no-deps", "--requirement", REQUIREMENTS]);
+    fs::write(&installed, wanted).unwrap();
     Some(Python::new(&python).unwrap())
 }
 
@@ -254,7 +271,7 @@ fn onnxruntime_agrees_in_every_precision() {
     let report = verify(&inputs).unwrap();
     println!("{}", report.to_markdown());
     assert!(report.passed(), "{}", report.to_markdown());
-    let engines: Vec<&str> = report.comparisons.iter().step_by(3).map(|c| c.engine.as_str()).collect();
+    let engines: Vec<&str> = report.comparisons.iter().step_by(4).map(|c| c.engine.as_str()).collect();
     let ours = ["ONNX f32 in tract", "ONNX f32 in onnxruntime", "ONNX f16 in tract", "ONNX f16 in onnxruntime"];
     assert_eq!(engines, [&ours[..], &["ONNX int8 in onnxruntime"]].concat());
 
@@ -345,4 +362,65 @@ fn ranges_need_sense() {
     assert!(measure(tokens, 0.2).unwrap().contains("0.5 to 1"));
     assert!(measure(ArrayD::from_elem(vec![1, 9], 13), 1.0).unwrap().contains("`token_ids`[0, 0]"));
     assert!(measure(ArrayD::zeros(vec![0, 9]), 1.0).unwrap().contains("B at least 1"));
+}
+
+/// What f16 cannot hold is refused by name, not written as infinity.
+#[test]
+fn what_does_not_fit_f16_is_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let config = common::config();
+    let params = [Param::DecoderPosition, Param::HeadFcWeight, Param::WordEmbedding];
+    for param in params {
+        let mut weights = common::weights(&config, 1);
+        Checkpoint::write(dir, &config, |of| {
+            let mut values = weights(of).into_owned();
+            if of == param {
+                values[3] = -70_000.0;
+            }
+            values.into()
+        })
+        .unwrap();
+        let checkpoint = Checkpoint::open(dir).unwrap();
+        let options = OnnxOptions { weights: Weights::F16, licence: "test", tokenizer: None };
+        let pack = PackOptions::new(Precision::F16);
+        let errors = [
+            onnx::write(&checkpoint, &dir.join("onnx"), &options).unwrap_err(),
+            pack::write(&checkpoint, &dir.join("pack"), &pack).unwrap_err(),
+        ];
+        for error in errors.map(|error| error.to_string()) {
+            assert_eq!(error, format!("tensor `{param}` as f16: expected magnitudes up to 65504, found -70000"));
+        }
+        assert!(!dir.join("onnx").exists() && !dir.join("pack").exists());
+    }
+}
+
+/// Ranges are measured, finite, and of this model.
+#[test]
+fn ranges_that_mean_nothing_are_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let write = |name: &str, config: &ModelConfig, large: bool| {
+        let mut weights = common::weights(config, 1);
+        let dir = temp.path().join(name);
+        Checkpoint::write(&dir, config, |param| {
+            let mut values = weights(param).into_owned();
+            if large && param == Param::NormWeight {
+                values.fill(3e38);
+            }
+            values.into()
+        })
+        .unwrap();
+        std::sync::Arc::new(Checkpoint::open(&dir).unwrap())
+    };
+    let config = common::config();
+    let large = write("large", &config, true);
+    let tokens = random_tokens(&config, 2, 0);
+    let error = Ranges::measure(&large, tokens.view(), 1.0).err().unwrap().to_string();
+    assert!(error.contains("what enters `decoder_embed.weight`") && error.contains("finite"), "{error}");
+
+    let ranges = Ranges::measure(&write("small", &config, false), tokens.view(), 1.0).unwrap();
+    let deeper = write("deeper", &ModelConfig { depth: 3, ..config }, false);
+    let options = OnnxOptions { weights: Weights::Int8(&ranges), licence: "test", tokenizer: None };
+    let error = onnx::write(&deeper, &temp.path().join("onnx"), &options).unwrap_err().to_string();
+    assert!(error.contains("`blocks.2.attn.qkv.weight`") && error.contains("measured"), "{error}");
 }

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use crate::{
     fits::{Budget, Fit},
-    inspect::inspect,
+    inspect::{inspect, Inspection},
 };
 
 /// Show what is in a pack, a checkpoint or an export folder, and check it
@@ -33,6 +35,15 @@ pub struct Args {
     pub json: bool,
 }
 
+/// What `--json` prints. Numbers are as short as they are written; a `serde_json::Value` would widen them.
+#[derive(Serialize)]
+struct Json<'i> {
+    #[serde(flatten)]
+    inspection: &'i Inspection,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fits: Option<&'i Vec<Fit>>,
+}
+
 /// Runs the verb.
 ///
 /// # Errors
@@ -47,11 +58,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if args.as_rust {
         print!("{}", inspection.as_rust());
     } else if args.json {
-        let mut json = serde_json::json!(inspection);
-        if args.fits.is_some() {
-            json["fits"] = serde_json::json!(fits);
-        }
-        println!("{json:#}");
+        let json = Json { inspection: &inspection, fits: args.fits.map(|_| &fits) };
+        println!("{}", serde_json::to_string_pretty(&json)?);
     } else {
         print!("{inspection}");
         fits.iter().for_each(|fit| println!("{fit}"));

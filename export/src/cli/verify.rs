@@ -13,19 +13,24 @@ use crate::{
     atomic,
     checkpoint::Checkpoint,
     onnxruntime::Python,
+    tokenizer::AnyTokenizer,
     verify::{verify, Dump, VerifyInputs},
 };
 
 /// Hold artefacts against the float reference (exit code 1 if out of tolerance)
 ///
 /// Each image goes through the reference and through each artefact, whole
-/// (features, latent) and with half of its tokens dropped and a tenth masked
-/// (latent, logits).
+/// (features, latent), with half of its tokens dropped and a tenth masked
+/// (latent, logits), and masked as at the steps of generation (step). A
+/// direction and a size have to agree: cosines, and the length of the difference
+/// over the length of the reference, of all and of each row (`row most`).
+///
+/// An artefact of another checkpoint fails, whatever its numbers.
 ///
 /// Example:
 ///
 ///   sorcen verify --checkpoint run/checkpoint --onnx onnx --pack model.srcn \
-///     --tokens data/val --images 100
+///     --tokenizer tokenizer.safetensors --tokens data/val --images 100
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 #[command(group = clap::ArgGroup::new("artefacts").args(["onnx", "pack", "burn"]).required(true).multiple(true))]
@@ -33,8 +38,8 @@ pub struct Args {
     /// The checkpoint that the artefacts were made from.
     #[arg(long, value_name = "DIR")]
     pub checkpoint: PathBuf,
-    /// Folder with encoder.onnx and decoder.onnx, to be run in tract and, where it is installed, in onnxruntime;
-    /// give it again for more.
+    /// Folder with encoder.onnx, decoder.onnx and step.onnx, to be run in tract and, where it is installed, in
+    /// onnxruntime; give it again for more.
     #[arg(long, value_name = "DIR")]
     pub onnx: Vec<PathBuf>,
     /// Python interpreter that has numpy and onnxruntime [default: python3, if it has them].
@@ -43,6 +48,13 @@ pub struct Args {
     /// A pack; give it again for more.
     #[arg(long, value_name = "FILE")]
     pub pack: Vec<PathBuf>,
+    /// The tokenizer that those in packs and ONNX folders have to be: ids of images and images of ids are compared
+    /// (tokenizer.safetensors of `sorcen tokenizer train`: patches, or a ViT).
+    #[arg(long, value_name = "FILE|DIR")]
+    pub tokenizer: Option<PathBuf>,
+    /// Let an artefact of another checkpoint pass, with a note, if its numbers do.
+    #[arg(long = "allow_other_checkpoint")]
+    pub allow_other_checkpoint: bool,
     /// What Burn computed from --tokens: the output of `sorcen run --input TOKENS --output FILE`.
     #[arg(long, value_name = "FILE", requires = "tokens")]
     pub burn: Option<PathBuf>,
@@ -59,7 +71,8 @@ pub struct Args {
     pub out: Option<PathBuf>,
 }
 
-/// Numbers that all logits of a check may have: 4 GB of f32, of the reference and of an artefact each.
+/// Numbers that all logits of a check may have, which there are twice: 4 GB of f32, of the reference and of an artefact
+/// each.
 const MAX_LOGITS: usize = 1 << 30;
 
 /// Shows on a terminal what is going on, and for how long.
@@ -75,12 +88,12 @@ fn spinner() -> ProgressBar {
 /// Runs the verb.
 ///
 /// # Errors
-/// Bad files, or numbers out of tolerance.
+/// Bad files, numbers out of tolerance, or an artefact of another checkpoint.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let checkpoint = Arc::new(Checkpoint::open(&args.checkpoint)?);
     let tokens = args.tokens.read(&checkpoint.config)?;
     let config = &checkpoint.config;
-    let most = MAX_LOGITS / (config.tokens() * config.codebook_size);
+    let most = MAX_LOGITS / (2 * config.tokens() * config.codebook_size);
     anyhow::ensure!(
         tokens.nrows() <= most,
         "--images: expected at most {most} of this model, found {}",
@@ -90,6 +103,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     inputs.labels = args.tokens.read_labels()?;
     inputs.onnx = args.onnx.clone();
     inputs.packs = args.pack.clone();
+    inputs.tokenizer = args.tokenizer.as_deref().map(AnyTokenizer::open).transpose()?;
+    inputs.allow_other_checkpoint = args.allow_other_checkpoint;
     inputs.layers = args.layers;
     inputs.python = match &args.python {
         Some(interpreter) => Some(Python::new(interpreter)?),
@@ -110,7 +125,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         atomic::write_bytes(path, text.as_bytes())?;
     }
     println!("{}", if args.json { report.to_json() } else { report.to_markdown() }.trim_end());
-    let failed = report.comparisons.iter().filter(|comparison| !comparison.passed).count();
-    anyhow::ensure!(failed == 0, "{failed} of {} comparisons are out of tolerance", report.comparisons.len());
+    let comparisons = report.comparisons.len() + report.tokenizers.len();
+    let failed = match report.out_of_tolerance() {
+        0 => None,
+        failed => Some(format!("{failed} of {comparisons} comparisons are out of tolerance")),
+    };
+    let failures: Vec<String> = failed.into_iter().chain(report.failures).collect();
+    anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
     Ok(())
 }

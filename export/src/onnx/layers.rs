@@ -160,7 +160,7 @@ impl Layers<'_> {
             Weights::F16 => (self.halves(stored, &shape, values, doc), x.to_owned()),
             Weights::Int8(ranges) => {
                 let weight = self.bytes(stored, (inner, out), values, doc);
-                let range = ranges.of(input_of);
+                let range = ranges.of(input_of).unwrap_or_default(); // there: `write` checked
                 let (scale, zero) = range.quantisation();
                 let g = &mut self.g;
                 let scale = g.floats(format!("{name}.input_scale"), &[], &[scale], "Step of the quantised input.");

@@ -12,6 +12,7 @@ use std::{
 
 use onnx_protobuf::{tensor_proto::DataLocation, GraphProto, Message, ModelProto, OperatorSetIdProto};
 use protobuf::MessageField;
+use sorcen_runtime::schema;
 
 use crate::{
     atomic,
@@ -19,7 +20,7 @@ use crate::{
     card::{self, Card},
     checkpoint::Checkpoint,
     error::Error,
-    found,
+    found, quantize,
     tokenizer::{AnyTokenizer, PatchTokenizer, VitTokenizer},
 };
 
@@ -120,8 +121,8 @@ pub fn export(checkpoint: &Checkpoint, dir: &Path, licence: &str) -> Result<Vec<
 /// [`data_file`] (ONNX calls it external data).
 ///
 /// # Errors
-/// [`Error::Io`] where a file cannot be written, [`Error::Value`] where the tokenizer is another model's; as
-/// [`card::of`].
+/// [`Error::Io`] where a file cannot be written, [`Error::Value`] where the tokenizer is another model's, a weight does
+/// not fit f16, or a range was not measured; as [`card::of`].
 pub fn write(checkpoint: &Checkpoint, dir: &Path, options: &OnnxOptions) -> Result<Vec<PathBuf>, Error> {
     write_files(checkpoint, dir, options, EMBEDDED_MAX)
 }
@@ -154,6 +155,11 @@ fn write_files(
 ) -> Result<Vec<PathBuf>, Error> {
     let config = &checkpoint.config;
     options.tokenizer.map_or(Ok(()), |tokenizer| tokenizer.check_fit(config.codebook_size, config.grid))?;
+    match options.weights {
+        Weights::F32 => {}
+        Weights::F16 => check_halves(checkpoint)?,
+        Weights::Int8(ranges) => ranges.check_complete(config)?,
+    }
     let (grid, sha256) = (config.grid, checkpoint.sha256());
     let config = serde_json::to_string(config).map_err(|reason| Error::ConfigJson { path: dir.to_owned(), reason })?;
     let card = card::of(checkpoint, options.weights.name(), Some(options.licence), &Card::new())?;
@@ -187,6 +193,15 @@ fn write_files(
     }
     atomic::write_bytes(&dir.join(card::CARD_FILE), card_text.as_bytes())?; // last: it is about files that are there
     Ok(paths)
+}
+
+/// Refuses weights that would be infinite as f16: of the matrices and tables, which an f16 file stores so.
+fn check_halves(checkpoint: &Checkpoint) -> Result<(), Error> {
+    let config = &checkpoint.config;
+    for param in schema::params(config).filter(|param| param.shape(config).matrix().0 > 1) {
+        quantize::halves(param, checkpoint.tensor(param))?;
+    }
+    Ok(())
 }
 
 /// A tokenizer on its way into ONNX files.

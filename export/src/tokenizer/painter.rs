@@ -1,6 +1,12 @@
 //! Tokens to pictures and back, by a tokenizer of a file or of a pack.
 
-use sorcen_runtime::{scratch::Scratch, tokenizer::PatchCodebook, vit::Vit, Pack};
+use sorcen_runtime::{
+    pack::Precision,
+    scratch::Scratch,
+    tokenizer::PatchCodebook,
+    vit::{Vit, VitParam},
+    Pack,
+};
 
 use super::{AnyTokenizer, VitTokenizer};
 
@@ -56,6 +62,14 @@ impl<'t> Painter<'t> {
             Self::Patches(codebook) => codebook.codes(),
             Self::Vit(vit) => vit.config().codes,
             Self::Section(section) => section.vit().map_or(0, |vit| vit.config().codes),
+        }
+    }
+
+    /// Whether it computes with int8 weights.
+    pub fn is_integer(&self) -> bool {
+        match self {
+            Self::Vit(vit) => VitParam::all(vit.config()).any(|param| vit.precision(param) == Some(Precision::Int8)),
+            Self::Patches(_) | Self::Section(_) => false,
         }
     }
 

@@ -9,6 +9,7 @@ use std::{
 use ndarray::{Array2, ArrayView1, ArrayView2};
 use serde::Serialize;
 
+use super::{neighbours::same_nearest, tokenizer::TokenizerComparison};
 use crate::tolerance::{tolerance, Link, Output};
 
 /// One line of the table: one output of one artefact against the reference.
@@ -27,15 +28,19 @@ pub struct Comparison {
     pub distance: Distance,
     /// Share of positions whose most likely code is the same (logits only).
     pub top1: Option<f32>,
-    /// Share of images whose nearest other image by cosine is the same (features of three images or more only).
+    /// Share of images whose nearest other image by cosine is the same (features of enough images only).
     pub nearest: Option<f32>,
-    /// Share of images whose class by the [`NEIGHBOURS`] nearest others is the same (features of images of known class).
+    /// Share of images whose class by the five nearest others is the same (features of enough images of known class).
     pub same_class: Option<f32>,
     /// Bound on `max_abs`, where there is one.
     pub max_abs_bound: Option<f32>,
     /// Bound on `cosine_min`.
     pub cosine_bound: f32,
-    /// Whether both bounds hold.
+    /// Bound on `relative`.
+    pub relative_bound: f32,
+    /// Bound on `row_relative_max`.
+    pub row_relative_bound: f32,
+    /// Whether all bounds hold.
     pub passed: bool,
 }
 
@@ -48,8 +53,10 @@ pub struct Distance {
     pub cosine_mean: f32,
     /// Largest absolute difference of an element.
     pub max_abs: f32,
-    /// Length of the difference over the length of the reference, both as one vector.
+    /// Length of the difference over the length of the reference, both as one vector; 0 where both are 0.
     pub relative: f32,
+    /// The same of the row where it is largest.
+    pub row_relative_max: f32,
 }
 
 /// One line of the table of layers: the output of one layer against the reference's.
@@ -75,8 +82,12 @@ pub struct VerifyReport {
     pub checkpoint_sha256: String,
     /// One line an artefact and output.
     pub comparisons: Vec<Comparison>,
+    /// One line an artefact with a tokenizer, where one to compare it with was given.
+    pub tokenizers: Vec<TokenizerComparison>,
     /// One line an artefact and layer, where layers were asked for.
     pub layers: Vec<Layer>,
+    /// What is wrong besides numbers: artefacts of another checkpoint.
+    pub failures: Vec<String>,
     /// What could not be compared, and why.
     pub notes: Vec<String>,
 }
@@ -84,19 +95,39 @@ pub struct VerifyReport {
 impl Distance {
     /// Between rows `[n, width]`.
     pub fn of(expected: ArrayView2<f32>, found: ArrayView2<f32>) -> Self {
-        let cosines: Vec<f32> = expected.rows().into_iter().zip(found.rows()).map(|(a, b)| cosine(a, b)).collect();
+        let rows = || expected.rows().into_iter().zip(found.rows());
+        let cosines: Vec<f32> = rows().map(|(a, b)| cosine(a, b)).collect();
         // Not `f32::min` and `max`, which pass over a NaN.
-        let cosine_min = cosines.iter().fold(1.0, |worst, &c| if c < worst || c.is_nan() { c } else { worst });
-        let differences = || expected.iter().zip(found).map(|(a, b)| (a - b).abs());
-        let square = |x: f32| f64::from(x) * f64::from(x);
-        let length = expected.iter().map(|&x| square(x)).sum::<f64>().sqrt();
+        let least =
+            |values: &[f32]| values.iter().fold(1.0, |least, &x| if x < least || x.is_nan() { x } else { least });
+        let most = |largest: f32, x: f32| if x > largest || x.is_nan() { x } else { largest };
+        // Sums in f64: 40,000 cosines near 1 lose the fourth digit of their mean in f32.
+        let squares: Vec<[f64; 2]> = rows().map(|(a, b)| squares(a, b)).collect();
+        let [difference, length] = squares.iter().fold([0.0; 2], |sum, row| [sum[0] + row[0], sum[1] + row[1]]);
         Self {
-            cosine_min,
-            cosine_mean: cosines.iter().sum::<f32>() / cosines.len() as f32,
-            max_abs: differences().fold(0.0, |worst, d| if d > worst || d.is_nan() { d } else { worst }),
-            relative: (differences().map(square).sum::<f64>().sqrt() / length) as f32,
+            cosine_min: least(&cosines),
+            cosine_mean: (cosines.iter().map(|&cosine| f64::from(cosine)).sum::<f64>() / cosines.len() as f64) as f32,
+            max_abs: expected.iter().zip(found).map(|(a, b)| (a - b).abs()).fold(0.0, most),
+            relative: ratio(difference, length),
+            row_relative_max: squares.iter().map(|&[difference, length]| ratio(difference, length)).fold(0.0, most),
         }
     }
+}
+
+/// Of two rows, the squared length of their difference, and of the first.
+fn squares(expected: ArrayView1<f32>, found: ArrayView1<f32>) -> [f64; 2] {
+    expected.iter().zip(found).fold([0.0; 2], |[difference, length], (&a, &b)| {
+        let (a, b) = (f64::from(a), f64::from(b));
+        [difference + (a - b) * (a - b), length + a * a]
+    })
+}
+
+/// Length over length, of their squares.
+fn ratio(difference: f64, length: f64) -> f32 {
+    if difference == 0.0 {
+        return 0.0; // of nothing at all too
+    }
+    (difference / length).sqrt() as f32
 }
 
 impl Comparison {
@@ -110,31 +141,39 @@ impl Comparison {
         found: &Array2<f32>,
     ) -> Self {
         let bounds = tolerance(link, output);
-        let distance = Distance::of(expected.view(), found.view());
-        let share = |count: usize| count as f32 / expected.nrows() as f32;
+        let d = Distance::of(expected.view(), found.view());
         let agreeing = || expected.rows().into_iter().zip(found.rows()).filter(|(a, b)| best(*a) == best(*b)).count();
-        let neighbours = || nearest(expected).zip(nearest(found)).filter(|(a, b)| a == b).count();
+        let has_codes = matches!(output, Output::Logits | Output::Step);
         Self {
             engine: engine.into(),
             path: path.display().to_string(),
             output: output.name(),
             rows: expected.nrows(),
-            distance,
-            top1: (output == Output::Logits).then(|| share(agreeing())),
-            nearest: (output == Output::Features && expected.nrows() > 2).then(|| share(neighbours())),
+            distance: d,
+            top1: has_codes.then(|| agreeing() as f32 / expected.nrows() as f32),
+            nearest: (output == Output::Features).then(|| same_nearest(expected, found)).flatten(),
             same_class: None,
             max_abs_bound: bounds.max_abs.is_finite().then_some(bounds.max_abs),
             cosine_bound: bounds.min_cosine,
-            passed: distance.max_abs <= bounds.max_abs && distance.cosine_min >= bounds.min_cosine,
+            relative_bound: bounds.max_relative,
+            row_relative_bound: bounds.max_row_relative,
+            passed: d.max_abs <= bounds.max_abs
+                && d.cosine_min >= bounds.min_cosine
+                && d.relative <= bounds.max_relative
+                && d.row_relative_max <= bounds.max_row_relative,
         }
     }
 }
 
-fn cosine(a: ArrayView1<f32>, b: ArrayView1<f32>) -> f32 {
+/// Cosine of two rows; of two that are 0 it is 1.
+pub(super) fn cosine(a: ArrayView1<f32>, b: ArrayView1<f32>) -> f32 {
     let dot = |x: ArrayView1<f32>, y: ArrayView1<f32>| {
         x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>()
     };
-    (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32
+    match [dot(a, a), dot(b, b)] {
+        [0.0, 0.0] => 1.0,
+        [a_squared, b_squared] => (dot(a, b) / (a_squared * b_squared).sqrt()) as f32,
+    }
 }
 
 /// Index of the largest element, the first on ties.
@@ -142,47 +181,30 @@ fn best(row: ArrayView1<f32>) -> usize {
     row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &x)| if x > best.1 { (i, x) } else { best }).0
 }
 
-/// Images that vote for a class.
-const NEIGHBOURS: usize = 5;
-
-/// Share of rows to which the nearest other rows give the same class in both; none where there are no more than they.
-pub fn same_class(expected: &Array2<f32>, found: &Array2<f32>, labels: &[u16]) -> Option<f32> {
-    let same = || voted(expected, labels).zip(voted(found, labels)).filter(|(a, b)| a == b).count();
-    (labels.len() > NEIGHBOURS).then(|| same() as f32 / labels.len() as f32)
-}
-
-/// For each row the class that most of the rows nearest to it have, the least on ties.
-fn voted<'a>(rows: &'a Array2<f32>, labels: &'a [u16]) -> impl Iterator<Item = u16> + 'a {
-    (0..rows.nrows()).map(move |i| {
-        let mut others: Vec<(f32, usize)> = cosines(rows, i).collect();
-        others.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let votes = |class: u16| others.iter().take(NEIGHBOURS).filter(|(_, j)| labels[*j] == class).count();
-        let classes = others.iter().take(NEIGHBOURS).map(|(_, j)| labels[*j]);
-        classes.max_by_key(|&class| (votes(class), std::cmp::Reverse(class))).unwrap_or(labels[i])
-    })
-}
-
-/// For each row the other row nearest to it by cosine.
-fn nearest(rows: &Array2<f32>) -> impl Iterator<Item = usize> + '_ {
-    (0..rows.nrows())
-        .map(|i| cosines(rows, i).fold((f32::NEG_INFINITY, 0), |near, (c, j)| if c > near.0 { (c, j) } else { near }).1)
-}
-
-/// How near each other row is to row `i`, by cosine.
-fn cosines(rows: &Array2<f32>, i: usize) -> impl Iterator<Item = (f32, usize)> + '_ {
-    (0..rows.nrows()).filter(move |&j| j != i).map(move |j| (cosine(rows.row(i), rows.row(j)), j))
-}
-
 impl VerifyReport {
-    /// Whether every comparison is within its bounds, and there is one.
+    /// Whether every comparison is within its bounds, there is one, and nothing else is wrong.
     pub fn passed(&self) -> bool {
-        !self.comparisons.is_empty() && self.comparisons.iter().all(|comparison| comparison.passed)
+        !self.comparisons.is_empty() && self.out_of_tolerance() == 0 && self.failures.is_empty()
+    }
+
+    /// Adds a note unless it is there.
+    pub(super) fn note_once(&mut self, note: String) {
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
+    /// Comparisons that are not within their bounds.
+    pub fn out_of_tolerance(&self) -> usize {
+        let numbers = self.comparisons.iter().filter(|comparison| !comparison.passed).count();
+        numbers + self.tokenizers.iter().filter(|comparison| !comparison.passed).count()
     }
 
     /// What tables call each artefact, by engine and path: where there are several, with the file's name, or with the
     /// whole path if names are alike.
     fn names(&self) -> BTreeMap<(&String, &String), String> {
-        let artefacts: BTreeSet<_> = self.comparisons.iter().map(|c| (&c.engine, &c.path)).collect();
+        let tokenizers = self.tokenizers.iter().map(|c| (&c.engine, &c.path));
+        let artefacts: BTreeSet<_> = self.comparisons.iter().map(|c| (&c.engine, &c.path)).chain(tokenizers).collect();
         let paths: BTreeSet<&String> = artefacts.iter().map(|(_, path)| *path).collect();
         let short = |path: &'_ String| Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned());
         let are_short_unique = paths.iter().map(|path| short(path)).collect::<BTreeSet<_>>().len() == paths.len();
@@ -198,29 +220,51 @@ impl VerifyReport {
     pub fn to_markdown(&self) -> String {
         let mut text = String::new();
         let percent = |share: Option<f32>| share.map_or(String::new(), |share| format!("{:.1} %", 100.0 * share));
+        let result = |passed: bool| if passed { "ok" } else { "FAILED" };
         let names = self.names();
         let width = names.values().map(|name| name.chars().count()).fold(27, usize::max);
         let name = |engine: &String, path: &String| format!("{:<width$}", names[&(engine, path)]);
         let rule = "-".repeat(width + 2);
         let _ = writeln!(
             text,
-            "| {:<width$} | output   |  rows | cosine min | cosine mean |  max abs | relative | bound                  |   top-1 | nearest |    5-NN | result |\n\
-             |{rule}|----------|------:|-----------:|------------:|---------:|---------:|------------------------|--------:|--------:|--------:|--------|",
+            "| {:<width$} | output   |  rows | cosine min | cosine mean |  max abs | relative | row most | bound                             |   top-1 | nearest |           5-NN | result |\n\
+             |{rule}|----------|------:|-----------:|------------:|---------:|---------:|---------:|-----------------------------------|--------:|--------:|---------------:|--------|",
             "against the float reference"
         ); // a String takes everything
         for c in &self.comparisons {
-            let bound = match c.max_abs_bound {
-                Some(max_abs) => format!("abs {max_abs:.0e}, cos {}", c.cosine_bound),
-                None => format!("cos {}", c.cosine_bound),
-            };
-            let (top1, nearest, class) = (percent(c.top1), percent(c.nearest), percent(c.same_class));
-            let result = if c.passed { "ok" } else { "FAILED" };
+            let abs = c.max_abs_bound.map_or(String::new(), |max_abs| format!("abs {max_abs:.0e}, "));
+            let bound = format!("{abs}cos {}, rel {}, {}", c.cosine_bound, c.relative_bound, c.row_relative_bound);
+            let class = c.same_class.map_or(String::new(), |_| format!("{} of {}", percent(c.same_class), c.rows));
+            let (top1, nearest) = (percent(c.top1), percent(c.nearest));
+            let result = result(c.passed);
             let d = c.distance;
             let _ = writeln!(
                 text,
-                "| {} | {:<8} | {:>5} | {:>10.6} | {:>11.6} | {:>8.1e} | {:>8.1e} | {:<22} | {:>7} | {:>7} | {:>7} | {:<6} |",
-                name(&c.engine, &c.path), c.output, c.rows, d.cosine_min, d.cosine_mean, d.max_abs, d.relative, bound, top1, nearest, class, result
+                "| {} | {:<8} | {:>5} | {:>10.6} | {:>11.6} | {:>8.1e} | {:>8.1e} | {:>8.1e} | {:<33} | {:>7} | {:>7} | {:>14} | {:<6} |",
+                name(&c.engine, &c.path), c.output, c.rows, d.cosine_min, d.cosine_mean, d.max_abs, d.relative, d.row_relative_max, bound, top1, nearest, class, result
             );
+        }
+        if !self.tokenizers.is_empty() {
+            let _ = writeln!(
+                text,
+                "\n| {:<width$} | images | same ids | pixel max | pixel mean | bound                      | result |\n\
+                 |{rule}|-------:|---------:|----------:|-----------:|----------------------------|--------|",
+                "tokenizer"
+            );
+            for c in &self.tokenizers {
+                let bound =
+                    format!("{}, {}, {}", percent(Some(c.same_ids_bound)), c.pixel_max_bound, c.pixel_mean_bound);
+                let _ = writeln!(
+                    text,
+                    "| {} | {:>6} | {:>8} | {:>9} | {:>10.4} | {bound:<26} | {:<6} |",
+                    name(&c.engine, &c.path),
+                    c.images,
+                    percent(Some(c.same_ids)),
+                    c.pixel_max,
+                    c.pixel_mean,
+                    result(c.passed)
+                );
+            }
         }
         if !self.layers.is_empty() {
             let _ = writeln!(
@@ -241,17 +285,25 @@ impl VerifyReport {
                 );
             }
         }
+        for failure in &self.failures {
+            let _ = writeln!(text, "\nFAILED: {failure}");
+        }
         for note in &self.notes {
             let _ = writeln!(text, "\n{note}");
         }
         text
     }
 
-    /// The report as JSON.
+    /// The report as JSON. Numbers are as short as they are written; a `serde_json::Value` would widen them.
     pub fn to_json(&self) -> String {
-        let mut json = serde_json::json!(self);
-        json["passed"] = self.passed().into();
-        format!("{json:#}")
+        #[derive(Serialize)]
+        struct Whole<'r> {
+            passed: bool,
+            #[serde(flatten)]
+            report: &'r VerifyReport,
+        }
+        let whole = Whole { passed: self.passed(), report: self };
+        serde_json::to_string_pretty(&whole).expect("all of its names are strings")
     }
 }
 
@@ -267,29 +319,55 @@ mod tests {
         assert!((distance.cosine_min - 0.96).abs() < 1e-6 && (distance.cosine_mean - 0.98).abs() < 1e-6);
         assert_eq!(distance.max_abs, 1.0);
         assert!((distance.relative - (3.0f32 / 26.0).sqrt()).abs() < 1e-6);
+        assert!((distance.row_relative_max - 1.0).abs() < 1e-6);
         let broken = Distance::of(expected.view(), array![[f32::NAN, 3.0], [0.0, 2.0]].view());
         assert!(broken.cosine_min.is_nan() && broken.max_abs.is_nan());
-        let rows = array![[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.6, 0.8]];
-        assert_eq!(nearest(&rows).collect::<Vec<_>>(), [1, 0, 3, 2]);
+        assert!(broken.relative.is_nan() && broken.row_relative_max.is_nan());
+        let zeros = Array2::zeros((2, 2));
+        let nothing = Distance::of(zeros.view(), zeros.view());
+        assert_eq!((nothing.cosine_min, nothing.relative, nothing.row_relative_max), (1.0, 0.0, 0.0));
+        assert_eq!(Distance::of(zeros.view(), expected.view()).relative, f32::INFINITY);
+    }
+
+    /// As many rows as 427 images have, all at one angle: their mean cosine is that angle's.
+    #[test]
+    fn a_mean_of_many_cosines_is_exact() {
+        let expected = Array2::from_shape_fn((41_846, 2), |(_, axis)| [1.0, 0.0][axis]);
+        let found = Array2::from_shape_fn((41_846, 2), |(_, axis)| [0.9999f32, 0.014_141_78][axis]);
+        let distance = Distance::of(expected.view(), found.view());
+        assert!((distance.cosine_mean - 0.9999).abs() < 1e-6, "{}", distance.cosine_mean);
+    }
+
+    /// Outputs that point the right way and are twice as large, nothing, or wrong in a single row.
+    #[test]
+    fn a_factor_does_not_pass() {
+        let links = [Link::Golden, Link::F32, Link::F32Pack, Link::F16, Link::Int8, Link::Int4, Link::Int8Static];
+        let expected = Array2::from_shape_fn((200, 16), |(i, j)| ((i * 16 + j) as f32 * 0.7).sin() * 1e-6);
+        for (link, output) in links.into_iter().flat_map(|link| Output::ALL.map(|output| (link, output))) {
+            let passes = |found: &Array2<f32>| Comparison::of("", Path::new(""), link, output, &expected, found).passed;
+            assert!(passes(&expected));
+            assert!(!passes(&(&expected * 2.0)), "{link:?} {output:?}");
+            assert!(!passes(&(&expected * 0.0)), "{link:?} {output:?}");
+            let mut one = expected.clone();
+            one.row_mut(7).mapv_inplace(|x| 2.0 * x);
+            assert!(!passes(&one), "{link:?} {output:?}: one row of 200");
+        }
     }
 
     #[test]
-    fn classes_by_the_nearest() {
-        // Two bundles of four directions each; the last but one has the other bundle's class.
-        let rows = ndarray::Array2::from_shape_fn((8, 2), |(i, axis)| {
-            let angle = i as f32 * 0.01 + if i < 4 { 0.0 } else { 1.5 };
-            if axis == 0 {
-                angle.cos()
-            } else {
-                angle.sin()
-            }
-        });
-        let labels = [3, 3, 3, 3, 1, 1, 3, 1];
-        assert_eq!(voted(&rows, &labels).collect::<Vec<_>>(), [3, 3, 3, 3, 3, 3, 1, 3]);
-        assert_eq!(same_class(&rows, &rows, &labels), Some(1.0));
-        let mut moved = rows.clone();
-        moved.row_mut(6).assign(&rows.row(0));
-        assert!(same_class(&rows, &moved, &labels).is_some_and(|share| share < 1.0));
-        assert_eq!(same_class(&rows, &rows, &labels[..NEIGHBOURS]), None);
+    fn bounds_are_printed_as_written() {
+        let expected = array![[3.0, 4.0], [0.0, 1.0]];
+        let comparison = Comparison::of("e", Path::new("p"), Link::Int8, Output::Features, &expected, &expected);
+        let report = VerifyReport {
+            images: 2,
+            checkpoint_sha256: String::new(),
+            comparisons: vec![comparison],
+            tokenizers: Vec::new(),
+            layers: Vec::new(),
+            failures: Vec::new(),
+            notes: Vec::new(),
+        };
+        let json = report.to_json();
+        assert!(json.contains("\"cosine_bound\": 0.9995,") && json.contains("\"passed\": true"), "{json}");
     }
 }

@@ -2,7 +2,7 @@
 //! does (the paper's supplement, section A, has the schedule).
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{ElementConversion, Tensor};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use sorcen_runtime::rng::{Rng, Stream};
 
@@ -200,7 +200,9 @@ pub fn linear_probe<B: AutodiffBackend, E: From<ProbeError>>(
             head.update_statistics(statistics);
             lars.update(&mut head, &mut grads, train_lr);
         }
-        let train_loss = f64::from(Tensor::cat(losses, 0).mean().into_scalar().elem::<f32>());
+        // In f64, as all statistics: thousands of steps lose digits of their mean in f32.
+        let losses: Vec<f32> = Tensor::cat(losses, 0).into_data().convert::<f32>().to_vec().unwrap_or_default();
+        let train_loss = losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64;
         if !train_loss.is_finite() {
             return Err(ProbeError::NotFinite { epoch, found: train_loss }.into());
         }
@@ -222,11 +224,9 @@ fn measure<B: Backend>(head: &ProbeHead<B>, data: &ProbeData<'_>, device: &B::De
     let (mut loss, mut right) = (0.0, [0usize; 2]);
     for (features, labels) in data.test.chunks(BATCH).zip(data.test_labels.chunks(BATCH)) {
         let logits = head.forward(tensor(features.iter(), width, device));
-        let targets: Vec<i32> = labels.iter().map(|&label| label.into()).collect();
-        let mean = cross_entropy(logits.clone(), indices(&targets, device)).into_scalar().elem::<f32>();
-        loss += f64::from(mean) * labels.len() as f64;
         let logits = logits.into_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
         for (logits, &label) in logits.chunks_exact(data.classes).zip(labels) {
+            loss += cross_entropy_of(logits, usize::from(label));
             let rank = rank(logits, usize::from(label));
             right[0] += usize::from(rank < 1);
             right[1] += usize::from(rank < 5);
@@ -234,6 +234,13 @@ fn measure<B: Backend>(head: &ProbeHead<B>, data: &ProbeData<'_>, device: &B::De
     }
     let count = data.test.len() as f64;
     (loss / count, right.map(|right| 100.0 * right as f64 / count))
+}
+
+/// Cross-entropy of one row of logits with its label.
+fn cross_entropy_of(logits: &[f32], label: usize) -> f64 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let above = |logit: f32| f64::from(logit) - f64::from(largest);
+    logits.iter().map(|&logit| above(logit).exp()).sum::<f64>().ln() - above(logits[label])
 }
 
 /// How many classes come before `label`: those with larger logits, and equal ones of lower number.
@@ -266,6 +273,14 @@ mod tests {
             (0..6).map(value).collect()
         };
         (labels.iter().enumerate().map(feature).collect(), labels)
+    }
+
+    #[test]
+    fn cross_entropies_of_rows() {
+        assert!((cross_entropy_of(&[0.0; 4], 2) - 4f64.ln()).abs() < 1e-12);
+        let (a, b) = (cross_entropy_of(&[1000.0, 998.0], 1), cross_entropy_of(&[2.0, 0.0], 1));
+        assert!((a - b).abs() < 1e-12 && (a - (2.0 + (-2f64).exp().ln_1p())).abs() < 1e-12, "{a} {b}");
+        assert!(cross_entropy_of(&[f32::NAN, 0.0], 1).is_nan());
     }
 
     #[test]

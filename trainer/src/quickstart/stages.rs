@@ -191,13 +191,19 @@ fn name(path: &Path) -> String {
 }
 
 /// Float reference ↔ ONNX in tract ↔ packs, on every held-back image.
-pub fn cross_check(checkpoint: &Arc<Checkpoint>, files: &Artefacts, task: &Task) -> Result<VerifyReport> {
+pub fn cross_check(
+    checkpoint: &Arc<Checkpoint>,
+    files: &Artefacts,
+    task: &Task,
+    data_dir: &Path,
+) -> Result<VerifyReport> {
     let images = &task.queries.tokens;
     let tokens = Array2::from_shape_fn((images.len(), checkpoint.config.tokens()), |(i, t)| images[i][t].into());
     let report = verify(&VerifyInputs {
         labels: Some(task.queries.labels.clone()),
         onnx: vec![files.onnx.clone()],
         packs: vec![files.f32.clone(), files.int8.clone()],
+        tokenizer: Some(AnyTokenizer::Patches(PatchTokenizer::open(&data_dir.join(bundled::TOKENIZER))?)),
         ..VerifyInputs::new(checkpoint.clone(), tokens)
     })?;
     println!("{}", report.to_markdown().trim_end());
