@@ -30,6 +30,7 @@ pub mod quickstart;
 pub mod replicas;
 pub mod schedule;
 pub mod step;
+pub mod strided;
 pub mod teacher;
 pub mod tokenizer;
 mod torch;

@@ -34,6 +34,12 @@ const ORDER: [&str; 20] = [
     "classifier",
 ];
 
+/// What only pretraining needs, by the first parts of the names.
+pub const HEADS: [&str; 4] = ["projector", "momentum_projector", "predictor", "classifier"];
+
+/// The teacher's, the same way; the last two are of a whole one, which the official code has not.
+pub const TEACHER: [&str; 3] = ["blocks_momentum", "token_emb_momentum", "norm_momentum"];
+
 /// Pixels of a patch along each side, and of its colours: sizes of layers that nothing uses.
 const PATCH: usize = 16;
 const COLOURS: usize = 3;
@@ -59,6 +65,16 @@ pub fn unused(config: &ModelConfig) -> [(&'static str, Vec<usize>); 8] {
         ("decoder_pred.weight", vec![pixels, decoder_width]),
         ("decoder_pred.bias", vec![pixels]),
     ]
+}
+
+/// Whether `name` is of what is called `part`.
+pub fn is_of(name: &str, part: &str) -> bool {
+    name.strip_prefix(part).is_some_and(|rest| rest.starts_with('.'))
+}
+
+/// Whether the official model has `name`, of its encoder and decoder, and uses it nowhere.
+pub fn is_unused(name: &str, config: &ModelConfig) -> bool {
+    name == "token_emb.position_ids" || unused(config).iter().any(|(unused, _)| *unused == name)
 }
 
 /// The names that the official optimiser's numbers stand for, by group: weights that do not decay, and the rest.

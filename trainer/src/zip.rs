@@ -1,6 +1,7 @@
-//! The zip container of `.pth` and `.npz` files: entries found by name; entries written uncompressed, of any size.
+//! The zip container of `.pth` and `.npz` files: entries found by name, checked by their CRC-32 as they are read;
+//! entries written uncompressed, of any size.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -8,24 +9,36 @@ use std::ops::Range;
 use flate2::read::DeflateDecoder;
 use flate2::Crc;
 
-/// The entries of a zip file by name.
-pub type Entries = HashMap<String, Entry>;
+/// First bytes of a zip file.
+pub const MAGIC: &[u8] = b"PK";
 
-/// Where an entry's bytes are in the file.
+/// The entries of a zip file by name.
+pub type Entries = BTreeMap<String, Entry>;
+
+/// Where an entry's bytes are in the file, and what they should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     range: Range<usize>,
     deflated: bool,
+    /// Bytes of the contents.
+    size: usize,
+    crc: u32,
 }
 
 impl Entry {
-    /// The bytes in `file`, from front to back.
+    /// Bytes of the contents, as the directory says.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The contents, from front to back. What is read last fails where the CRC-32 of all is another.
     pub fn open<'a>(&self, file: &'a [u8]) -> Box<dyn Read + 'a> {
         let bytes = &file[self.range.clone()];
-        match self.deflated {
+        let inner: Box<dyn Read + 'a> = match self.deflated {
             true => Box::new(DeflateDecoder::new(bytes)),
             false => Box::new(bytes),
-        }
+        };
+        Box::new(Checked { inner, left: self.size, crc: Crc::new(), expected: self.crc })
     }
 
     /// Where the bytes are, if they are as they were.
@@ -38,7 +51,50 @@ impl Entry {
             false => Ok(self.range.clone()),
         }
     }
+
+    /// The bytes of a stored entry.
+    ///
+    /// # Errors
+    /// For a compressed entry, or another CRC-32 than the directory's.
+    pub fn bytes<'a>(&self, file: &'a [u8]) -> Result<&'a [u8], String> {
+        let bytes = &file[self.stored()?];
+        let mut crc = Crc::new();
+        crc.update(bytes);
+        same_crc(self.crc, crc.sum()).map(|()| bytes)
+    }
 }
+
+fn same_crc(expected: u32, found: u32) -> Result<(), String> {
+    match expected == found {
+        true => Ok(()),
+        false => Err(format!("damaged: expected CRC-32 {expected:08x}, found {found:08x}")),
+    }
+}
+
+/// Hands on `left` bytes, whose CRC-32 should be `expected`.
+struct Checked<'a> {
+    inner: Box<dyn Read + 'a>,
+    left: usize,
+    crc: Crc,
+    expected: u32,
+}
+
+impl Read for Checked<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = buffer.len().min(self.left);
+        let count = self.inner.read(&mut buffer[..most])?;
+        self.crc.update(&buffer[..count]);
+        self.left -= count;
+        if count > 0 && self.left == 0 {
+            let damaged = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+            same_crc(self.expected, self.crc.sum()).map_err(damaged)?;
+        }
+        Ok(count)
+    }
+}
+
+/// The flag of an encrypted entry.
+const ENCRYPTED: u16 = 1;
 
 /// Finds the entries of a zip file.
 ///
@@ -57,6 +113,9 @@ pub fn entries(file: &[u8]) -> Result<Entries, String> {
         let [name_length, extra_length, comment_length] = lengths;
         let name = String::from_utf8_lossy(part(file, at + 46, name_length)?).into_owned();
         let extra = part(file, at + 46 + name_length, extra_length)?;
+        if u16_at(header, 8) & ENCRYPTED != 0 {
+            return Err(format!("{name}: encrypted"));
+        }
         let deflated = match u16_at(header, 10) {
             0 => false,
             8 => true,
@@ -65,13 +124,21 @@ pub fn entries(file: &[u8]) -> Result<Entries, String> {
         let mut sizes = [24, 20, 42].map(|i| u64::from(u32_at(header, i)));
         widen(&mut sizes, extra);
         let [unpacked, packed, offset] = sizes.map(|x| usize::try_from(x).unwrap_or(usize::MAX));
-        let size = if deflated { packed } else { unpacked };
+        if !deflated && packed != unpacked {
+            return Err(format!("{name}: stored, expected {unpacked} bytes, found {packed}"));
+        }
 
         // The local header has its own name and extra field before the data.
         let local = part(file, offset, 30)?;
+        if local[..4] != *b"PK\x03\x04" {
+            return Err(format!("{name}: no entry at byte {offset}"));
+        }
         let data = offset + 30 + usize::from(u16_at(local, 26)) + usize::from(u16_at(local, 28));
-        part(file, data, size).map_err(|_| format!("{name}: data beyond the end of the file"))?;
-        entries.insert(name, Entry { range: data..data + size, deflated });
+        part(file, data, packed).map_err(|_| format!("{name}: data beyond the end of the file"))?;
+        let entry = Entry { range: data..data + packed, deflated, size: unpacked, crc: u32_at(header, 16) };
+        if entries.insert(name.clone(), entry).is_some() {
+            return Err(format!("two entries named {name}"));
+        }
         at += 46 + name_length + extra_length + comment_length;
     }
     Ok(entries)

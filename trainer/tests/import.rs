@@ -111,8 +111,12 @@ fn an_exported_pth_is_imported_to_the_same_bits() {
     succeed(&[&train, &["--steps", "3", "--output_dir", &path("run")][..]].concat());
     let (run, pth, back) = (path("run/checkpoint"), path("run.pth"), path("back"));
     succeed(&["export", "--checkpoint", &run, "--out", &pth]);
-    let heads = ["--heads", "4", "--decoder_heads", "4", "--with_training_state"];
-    succeed(&[&["import", "--from", &pth, "--out", &back], &heads[..]].concat());
+    // Heads and vocabulary are in the file.
+    succeed(&["import", "--from", &pth, "--out", &back, "--with_training_state"]);
+    let config = |dir: &str| std::fs::read_to_string(Path::new(dir).join("config.json")).unwrap();
+    assert_eq!(config(&run), config(&back));
+    let message = fail(&["import", "--from", &pth, "--out", &path("other"), "--heads", "8"]);
+    assert!(message.contains("heads: expected 4, as the file states, found --heads 8"), "{message}");
     for file in ["model.safetensors", "training_state/state.safetensors"] {
         let [first, second] = [&run, &back].map(|dir| std::fs::read(Path::new(dir).join(file)).unwrap());
         let [first, second] = [&first, &second].map(|bytes| SafeTensors::deserialize(bytes).unwrap());
@@ -137,7 +141,7 @@ fn an_exported_pth_is_imported_to_the_same_bits() {
 
     // Without a training state it is encoder and decoder alone; what is unused is there, and zero.
     let bare = path("bare");
-    succeed(&[&["import", "--from", &pth, "--out", &bare], &heads[..4]].concat());
+    succeed(&["import", "--from", &pth, "--out", &bare]);
     succeed(&["export", "--checkpoint", &bare, "--out", &path("bare.pth")]);
     use sorcen_trainer::checkpoint::WeightSource;
     use sorcen_trainer::import::PthFile;

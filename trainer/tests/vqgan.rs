@@ -120,6 +120,47 @@ fn from_pictures_to_tokens_and_back() {
     assert_eq!((sheet.width(), sheet.height()), (3 * 36 + 4, 40));
 }
 
+/// What a training leaves beside a VQGAN, and how a wrapper renames it, make no other tokenizer.
+#[test]
+fn what_only_training_needs_is_left_out() {
+    let temp = tempfile::tempdir().unwrap();
+    let weights = official("vqgan_mini_weights_f16.safetensors");
+    let tensors = TensorFile::open(&weights).unwrap();
+    let bytes = std::fs::read(&weights).unwrap();
+    let names = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let write = |prefix: &str, more: &[&str]| {
+        let mut file = TensorWriter::default();
+        for name in names.names() {
+            let values = (1..=4).find_map(|rank| tensors.numbers(name, rank).ok()).unwrap();
+            file.floats(&format!("{prefix}{name}"), values.mapv(|value| value as f32).view());
+        }
+        for name in more {
+            file.floats(&format!("{prefix}{name}"), ndarray::ArrayD::from_elem([2].as_slice(), 0.5).view());
+        }
+        file.write(&temp.path().join("v.ckpt")).unwrap();
+    };
+    let run = |weights: &str| {
+        std::fs::create_dir_all(temp.path().join("a")).unwrap();
+        image::RgbImage::new(16, 16).save(temp.path().join("a/0.png")).unwrap();
+        sorcen(temp.path(), &["tokenizer", "check", "--tokenizer", weights, "--images", "a", "--json"])
+    };
+    let (code, expected, error) = run(weights.to_str().unwrap());
+    assert!(code == 0 && !error.contains("note:"), "{error}");
+    let training = ["loss.logvar", "loss.discriminator.main.0.weight", "discriminator.main.0.bias"];
+    for prefix in ["", "module.", "vqgan."] {
+        write(prefix, &training);
+        let (code, out, error) = run("v.ckpt");
+        assert_eq!(code, 0, "{error}");
+        assert_eq!(out, expected, "the same tokenizer");
+        assert!(error.contains("left out: discriminator (1), loss (2), which only training needs"), "{error}");
+        let renamed = error.contains(&format!("all names start with `{prefix}`, which is taken away"));
+        assert_eq!(renamed, !prefix.is_empty(), "{error}");
+    }
+    write("", &["quant_conv.weight"]);
+    let (code, _, error) = run("v.ckpt");
+    assert!(code == 1 && error.contains("quant_conv.weight: expected no such tensor"), "{error}");
+}
+
 #[test]
 fn what_is_wrong_is_named() {
     let temp = tempfile::tempdir().unwrap();

@@ -53,6 +53,11 @@ pub trait WeightSource {
     /// [`DataError::Invalid`] where it is missing or of another type.
     fn read(&self, name: &str) -> Result<Vec<f32>, DataError>;
 
+    /// What is there instead of a tensor that is not, in words.
+    fn absent(&self, _name: &str) -> String {
+        "none of this name".into()
+    }
+
     /// The finite values of a tensor of shape `dims`, row-major.
     ///
     /// # Errors
@@ -60,7 +65,7 @@ pub trait WeightSource {
     fn values(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, DataError> {
         let invalid = |expected: String, found: String| Err(DataError::invalid(self.path(), name, expected, found));
         match self.shape(name) {
-            None => return invalid(format!("a tensor {dims:?}"), "none of this name".into()),
+            None => return invalid(format!("a tensor {dims:?}"), self.absent(name)),
             Some(found) if found != dims => return invalid(format!("shape {dims:?}"), format!("{found:?}")),
             Some(_) => {}
         }

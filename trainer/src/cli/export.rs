@@ -10,8 +10,8 @@ use crate::export::{export, Exported};
 /// mask_token, pos_embed, decoder_pos_embed, patch_embed, decoder_pred) is zeros. Where the checkpoint has a
 /// training_state, teacher, heads, optimizer, epoch and scaler are in the file, so that the official pretraining goes
 /// on from it; else it holds encoder and decoder, which its probing and generation load. `torch.load(FILE,
-/// weights_only=True)` reads it. `sorcen import` is the way back. (model.safetensors of a checkpoint has the official
-/// names already.)
+/// weights_only=True)` reads it. `sorcen import` is the way back; for it, the entry `config` has the fields of
+/// config.json. (model.safetensors of a checkpoint has the official names already.)
 ///
 /// Example: sorcen export --checkpoint run/checkpoint --out sorcen.pth
 #[derive(clap::Args)]
@@ -30,7 +30,12 @@ pub struct Args {
 /// # Errors
 /// A damaged checkpoint, or a file that cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let Exported { tensors, with_training_state } = export(&args.checkpoint, &args.out)?;
+    let Exported { tensors, with_training_state, left_out } = export(&args.checkpoint, &args.out)?;
+    if left_out > 0 {
+        eprintln!(
+            "note: left out: {left_out} tensors of the teacher's own embedding and norm, unknown to the official code"
+        );
+    }
     let with = if with_training_state { "with" } else { "without" };
     println!("{}: {tensors} tensors, {with} the state of training", args.out.display());
     Ok(())

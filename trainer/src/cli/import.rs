@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use crate::import::{import, History, ImportOptions, Imported};
 
-/// Turn an official checkpoint (.pth, or .safetensors under the official names) into a checkpoint folder.
+/// Turn an official checkpoint (PyTorch's, or safetensors under the official names) into a checkpoint folder.
 ///
-/// A .pth, of PyTorch's new format or the older one, is read as data: no code in it is executed. Sizes are read from
-/// the shapes. `sorcen export` is the way back.
+/// A PyTorch file, of the new format or the older one, is read as data: no code in it is executed. What a file is, its
+/// contents tell, not its name. A first part that all names share, such as `module.`, is taken away, and said. Sizes
+/// are read from the shapes, or from what `sorcen export`, the way back, wrote into the file.
 ///
 /// Example: sorcen import --from sorcen_vit_b.pth --out vit_b --with_training_state
 #[derive(clap::Args)]
@@ -19,10 +20,18 @@ pub struct Args {
     /// Checkpoint folder to make; new or empty.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Encoder heads [default: the official 12 or 16, for widths 768 and 1024].
+    /// Of several sets of weights in the file, which: an entry, as `model_ema`, or the first part of the names
+    /// [default: `model` or `state_dict`, or the file itself].
+    #[arg(long, value_name = "NAME")]
+    key: Option<String>,
+    /// Codes K, where the vocabulary may be the official K + 1001 (codes, 1000 classes, mask token) or a compact
+    /// K + 2 [default: 1024 for a vocabulary of 2025; otherwise asked for where both are possible].
+    #[arg(long, value_name = "K")]
+    codebook_size: Option<usize>,
+    /// Encoder heads [default: the file's, else the official 12 or 16, for widths 768 and 1024].
     #[arg(long)]
     heads: Option<usize>,
-    /// Decoder heads [default: the official 16, for widths 768 and 1024].
+    /// Decoder heads [default: the file's, else the official 16, for widths 768 and 1024].
     #[arg(long)]
     decoder_heads: Option<usize>,
     /// Import teacher, projectors, classifier and optimiser too, where the file has them (MAGE's have no teacher):
@@ -36,18 +45,21 @@ pub struct Args {
 /// # Errors
 /// A file that cannot be read, or lacks a tensor.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let Args { heads, decoder_heads, with_training_state, .. } = *args;
-    let options = ImportOptions { heads, decoder_heads, with_training_state };
-    let Imported { config, training } = import(&args.from, &args.out, &options)?;
+    let Args { codebook_size, heads, decoder_heads, with_training_state, .. } = *args;
+    let options = ImportOptions { key: args.key.clone(), codebook_size, heads, decoder_heads, with_training_state };
+    let Imported { config, training, notes } = import(&args.from, &args.out, &options)?;
+    notes.iter().for_each(|note| eprintln!("note: {}: {note}", args.from.display()));
     println!(
-        "{}: {}+{} blocks, {} wide, {}×{} tokens of {} codes",
+        "{}: {}+{} blocks, {} wide, {}×{} tokens of {} codes (class token {}, mask token {})",
         args.out.display(),
         config.depth,
         config.decoder_depth,
         config.embed_dim,
         config.grid,
         config.grid,
-        config.codebook_size
+        config.codebook_size,
+        config.class_token_id,
+        config.mask_token_id
     );
     match training {
         None if with_training_state => {

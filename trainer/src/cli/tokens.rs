@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{bail, ensure, Context as _, Result};
+use anyhow::{bail, ensure, Result};
 use clap::Subcommand;
 use serde_json::json;
 
 use super::tokens_bench;
-use crate::data::{gather, TokenDataset, TokenStream, VQGAN};
+use crate::data::{gather, read_class_names, TokenDataset, TokenStream, VQGAN};
 use crate::device::Device;
-use crate::exchange::{self, ImportOptions};
+use crate::exchange::{self, ImportOptions, Imported};
 use crate::tokenizer;
 
 /// Look into token datasets, check them, merge and split them, exchange them with other programs
@@ -92,8 +92,9 @@ pub struct Split {
 /// Make a dataset from the official code's .pt file, or from an .npz
 ///
 /// The file holds `labels` [N] and `tokens_vqgan` (or `tokens`) [N, T], and
-/// perhaps other streams such as `tokens_dino`: integers of any size. A .pt is
-/// read as data, no code in it is executed.
+/// perhaps other streams such as `tokens_dino`: integers of any size, byte
+/// order and layout. A .pt is read as data, no code in it is executed. What a
+/// file is, its contents tell, not its name.
 ///
 /// Example:
 ///   sorcen tokens import --from imagenet_tokens.pt \
@@ -108,6 +109,10 @@ pub struct Import {
     /// The dataset folder to make
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+
+    /// The array with the model's own ids [default: tokens_vqgan or tokens]
+    #[arg(long, value_name = "ARRAY")]
+    tokens: Option<String>,
 
     /// Codes of a stream, as in `--codes dino=16384` [default: vqgan=1024; for others the power of two above
     /// the largest id]
@@ -204,18 +209,22 @@ fn split(args: &Split) -> Result<()> {
 }
 
 fn import(args: &Import) -> Result<()> {
-    let mut options = ImportOptions { codes: args.codes.iter().cloned().collect(), ..ImportOptions::default() };
-    if let Some(file) = &args.class_names {
-        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-        options.class_names = Some(text.lines().map(str::to_string).collect());
-    }
+    let mut options = ImportOptions {
+        codes: args.codes.iter().cloned().collect(),
+        class_names: args.class_names.as_deref().map(read_class_names).transpose()?,
+        tokens: args.tokens.clone(),
+        tokenizer: None,
+    };
     if let Some(path) = &args.tokenizer {
         let tokenizer = tokenizer::open(path, Device::Cpu)?;
         options.codes.entry(VQGAN.into()).or_insert(tokenizer.codes());
         options.tokenizer = Some(tokenizer.fingerprint());
     }
-    let count = exchange::import(&args.from, &args.out, &options)?;
-    println!("{}: {count} images", args.out.display());
+    let Imported { images, left_out } = exchange::import(&args.from, &args.out, &options)?;
+    if !left_out.is_empty() {
+        eprintln!("note: {}: left out: {}", args.from.display(), left_out.join(", "));
+    }
+    println!("{}: {images} images", args.out.display());
     Ok(())
 }
 

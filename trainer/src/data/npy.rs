@@ -8,6 +8,8 @@ use super::DataError;
 /// Length of the headers that we write: magic, version, length and a padded dictionary.
 pub const HEADER_LEN: usize = 128;
 
+/// First bytes of the format.
+pub const NUMPY: &[u8] = b"\x93NUMPY";
 const MAGIC: &[u8; 8] = b"\x93NUMPY\x01\x00"; // format 1.0
 const LEN_END: usize = 10; // magic, then the dictionary's length as u16
 
@@ -32,10 +34,12 @@ pub struct Header {
     pub fortran_order: bool,
     /// Sizes, outermost first.
     pub shape: Vec<usize>,
+    /// Bytes of the header, from the start of the file.
+    pub length: usize,
 }
 
 impl Header {
-    /// Reads a header of format 1.0, and nothing after it.
+    /// Reads a header of format 1.0, 2.0 or 3.0, and nothing after it.
     ///
     /// # Errors
     /// [`DataError::Invalid`] names what differs.
@@ -44,23 +48,38 @@ impl Header {
             DataError::invalid(path, item, expected, format_args!("{found}"))
         };
         let mut start = [0; LEN_END];
-        match file.read_exact(&mut start) {
-            Ok(()) if &start[..8] == MAGIC => {}
-            Ok(()) => return Err(invalid("numpy header", "format 1.0", &format_args!("{:?}", &start[..8]))),
-            Err(error) => return Err(invalid("numpy header", "format 1.0", &error)),
-        }
-        let mut dict = vec![0; usize::from(u16::from_le_bytes([start[8], start[9]]))];
+        file.read_exact(&mut start).map_err(|error| invalid("numpy header", "format 1.0 to 3.0", &error))?;
+        let low = u16::from_le_bytes([start[8], start[9]]);
+        let (start, dict) = match start[..8].split_at(6) {
+            (NUMPY, [1, 0]) => (LEN_END, usize::from(low)),
+            // The length has two bytes more. No array's header comes near the bound.
+            (NUMPY, [2 | 3, 0]) => {
+                let mut high = [0; 2];
+                file.read_exact(&mut high).map_err(|error| invalid("numpy header", "all of it", &error))?;
+                match u16::from_le_bytes(high) {
+                    0 => (LEN_END + 2, usize::from(low)),
+                    _ => return Err(invalid("numpy header", "at most 65535 bytes", &"more")),
+                }
+            }
+            (start, version) => {
+                return Err(invalid("numpy header", "format 1.0 to 3.0", &format_args!("{start:?} {version:?}")))
+            }
+        };
+        let length = start + dict;
+        let mut dict = vec![0; dict];
         file.read_exact(&mut dict).map_err(|error| invalid("numpy header", "all of it", &error))?;
         let dict = String::from_utf8_lossy(&dict);
         let shape = value(&dict, "'shape':").split(',').map(str::trim).filter(|n| !n.is_empty());
         let Some(shape) = shape.map(|n| n.parse().ok()).collect() else {
             return Err(invalid("shape", "sizes", &value(&dict, "'shape':")));
         };
-        Ok(Self {
-            dtype: value(&dict, "'descr':").trim_matches(['\'', '"']).to_string(),
-            fortran_order: value(&dict, "'fortran_order':") != "False",
-            shape,
-        })
+        let fortran_order = match value(&dict, "'fortran_order':") {
+            "False" => false,
+            "True" => true,
+            other => return Err(invalid("fortran_order", "True or False", &other)),
+        };
+        let dtype = value(&dict, "'descr':").trim_matches(['\'', '"']).to_string();
+        Ok(Self { dtype, fortran_order, shape, length })
     }
 }
 

@@ -16,8 +16,10 @@ use sorcen_export::atomic;
 pub use ints::{IntFile, IntKind, Ints};
 pub use npz::{write_images, NpzFile};
 
-use crate::data::{DataError, StreamSpec, TokenDataset, TokenDatasetWriter, VQGAN};
-use crate::import::PthFile;
+use crate::data::{npy, DataError, StreamSpec, TokenDataset, TokenDatasetWriter, VQGAN};
+use crate::files::first_bytes;
+use crate::import::{self, PthFile};
+use crate::zip;
 
 const LABELS: &str = "labels";
 const CLASS_NAMES: &str = "class_names";
@@ -32,18 +34,26 @@ pub struct ImportOptions {
     pub class_names: Option<Vec<String>>,
     /// Fingerprint of the tokenizer that made the `vqgan` ids.
     pub tokenizer: Option<String>,
+    /// The array of the `vqgan` ids. Else `tokens_vqgan` or `tokens`, of which a file has one.
+    pub tokens: Option<String>,
 }
 
-/// Turns the file `from` (`.npz`, or else PyTorch's, read as data: nothing in it is executed) into a token dataset
-/// `out`, which must be new or empty. Returns the number of images.
+/// What was imported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// Number of images.
+    pub images: usize,
+    /// Arrays of the file that no stream was made of.
+    pub left_out: Vec<String>,
+}
+
+/// Turns the file `from` (numpy's `.npz`, or PyTorch's, read as data: nothing in it is executed; its contents tell
+/// which) into a token dataset `out`, which must be new or empty.
 ///
 /// # Errors
 /// [`DataError`] names the file, the array, what was expected and what was found; nothing is left behind then.
-pub fn import(from: &Path, out: &Path, options: &ImportOptions) -> Result<usize, DataError> {
-    let file: Box<dyn IntFile> = match from.extension().is_some_and(|extension| extension == "npz") {
-        true => Box::new(NpzFile::open(from)?),
-        false => Box::new(PthFile::open(from)?),
-    };
+pub fn import(from: &Path, out: &Path, options: &ImportOptions) -> Result<Imported, DataError> {
+    let file = open(from)?;
     let file = file.as_ref();
     let count = match shape(file, LABELS)?[..] {
         [count] if count > 0 => count,
@@ -51,11 +61,7 @@ pub fn import(from: &Path, out: &Path, options: &ImportOptions) -> Result<usize,
             return Err(DataError::invalid(from, LABELS, "shape [N], N at least 1", format_args!("{other:?}")))
         }
     };
-    let streams = streams(file)?;
-    if !streams.iter().any(|(name, _)| name == VQGAN) {
-        let found = file.names().join(", ");
-        return Err(DataError::invalid(from, "arrays", "tokens_vqgan or tokens", found));
-    }
+    let streams = streams(file, options.tokens.as_deref())?;
     if let Some(name) = options.codes.keys().find(|&name| !streams.iter().any(|(stream, _)| stream == name)) {
         let found = streams.iter().map(|(stream, _)| stream.as_str()).collect::<Vec<_>>().join(", ");
         return Err(DataError::invalid(from, "streams", format_args!("{name}, as in --codes"), found));
@@ -85,7 +91,31 @@ pub fn import(from: &Path, out: &Path, options: &ImportOptions) -> Result<usize,
         writer.push(small(from, LABELS, index, label[0])?, &rows)?;
     }
     writer.finish(None)?;
-    Ok(count)
+    let mut left_out = file.names();
+    left_out.retain(|name| {
+        ![LABELS, CLASS_NAMES].contains(&name.as_str()) && !streams.iter().any(|(_, array)| array == name)
+    });
+    Ok(Imported { images: count, left_out })
+}
+
+/// Opens the file `path` of arrays, by what is in it.
+fn open(path: &Path) -> Result<Box<dyn IntFile>, DataError> {
+    let start = first_bytes(path, 64).map_err(DataError::io(path))?;
+    let expected = "a PyTorch checkpoint (.pt) or a zip file of arrays (.npz)";
+    let invalid = |found: String| DataError::invalid(path, "contents", expected, found);
+    if start.starts_with(npy::NUMPY) {
+        return Err(invalid("one array (.npy); `np.savez` writes several, with their names".into()));
+    }
+    if !PthFile::is_one(&start) {
+        return Err(invalid(import::kind(&start)));
+    }
+    let npz = NpzFile::open(path);
+    match npz {
+        // Both are zips; a file that is neither is PyTorch's to judge.
+        Ok(npz) if !npz.names().is_empty() => Ok(Box::new(npz)),
+        Err(error) if start.starts_with(zip::MAGIC) => Err(error),
+        _ => Ok(Box::new(PthFile::open(path)?)),
+    }
 }
 
 /// Writes all of a dataset to the file `out`, replacing it as a whole: PyTorch's `.pt` (`int64`), or `.npz`
@@ -135,13 +165,29 @@ fn shape(file: &dyn IntFile, array: &str) -> Result<Vec<usize>, DataError> {
     }
 }
 
-/// Names of streams and of their arrays: `tokens_NAME`, or `tokens` for the model's own.
-fn streams(file: &dyn IntFile) -> Result<Vec<(String, String)>, DataError> {
-    let stream = |array: String| {
-        let name = if array == "tokens" { VQGAN } else { array.strip_prefix("tokens_")? };
-        Some((name.to_string(), array.clone()))
+/// Names of streams and of their arrays: `tokens_NAME`; for the model's own `given`, or `tokens_vqgan` or `tokens`.
+fn streams(file: &dyn IntFile, given: Option<&str>) -> Result<Vec<(String, String)>, DataError> {
+    let names = file.names();
+    let own = format!("tokens_{VQGAN}");
+    let usual: Vec<&str> = [own.as_str(), "tokens"].into_iter().filter(|own| names.iter().any(|n| n == own)).collect();
+    let array = match (given, &usual[..]) {
+        (Some(given), _) if names.iter().any(|name| name == given) => given,
+        (None, [only]) => only,
+        (None, [_, _]) => {
+            let expected = format!("one of {own} and tokens, or --tokens to say which");
+            return Err(DataError::invalid(file.path(), "arrays", expected, "both"));
+        }
+        (given, _) => {
+            let expected = given.map_or_else(|| format!("{own} or tokens"), |given| format!("{given} (--tokens)"));
+            return Err(DataError::invalid(file.path(), "arrays", expected, names.join(", ")));
+        }
     };
-    let streams: BTreeMap<String, String> = file.names().into_iter().filter_map(stream).collect();
+    let mut streams = BTreeMap::from([(VQGAN.to_string(), array.to_string())]);
+    for name in names.iter().filter(|&name| name != array && *name != own) {
+        if let Some(stream) = name.strip_prefix("tokens_") {
+            streams.insert(stream.to_string(), name.clone());
+        }
+    }
     Ok(streams.into_iter().collect())
 }
 
@@ -160,7 +206,10 @@ fn spec(
     };
     let grid = tokens.isqrt();
     if tokens == 0 || grid * grid != tokens || grid > 64 {
-        let expected = format!("[{count}, T] (as many rows as labels), T the square of 1 to 64");
+        let expected = format!(
+            "[{count}, T] (as many rows as labels), T the square of 1 to 64: the model's tokens lie in a square grid, as \
+             those of 1-D tokenizers do not"
+        );
         return Err(DataError::invalid(file.path(), array, expected, format_args!("{shape:?}")));
     }
     let codebook_size = match options.codes.get(name) {

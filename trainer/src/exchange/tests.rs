@@ -36,7 +36,8 @@ fn out_and_in_again() {
     for (file, names) in [("t.npz", ["cat", "naïve dog"]), ("t.pt", ["0", "1"])] {
         let (file, out) = (temp.path().join(file), temp.path().join(names[0]));
         export(&original, &file).unwrap();
-        assert_eq!(import(&file, &out, &ImportOptions::default()).unwrap(), 3);
+        let imported = import(&file, &out, &ImportOptions::default()).unwrap();
+        assert_eq!(imported, Imported { images: 3, left_out: vec![] });
         let again = TokenDataset::open(&out).unwrap();
         same(&original, &again);
         assert_eq!(again.class_names(), names);
@@ -72,11 +73,13 @@ fn npz(path: &Path, arrays: &[(&str, &str, &[usize], Vec<u8>)], deflate: bool) {
         packed.write_all(&array).unwrap();
         let packed = packed.finish().unwrap();
         let name = format!("{name}.npy");
-        let sizes = [packed.len() as u32, array.len() as u32].map(u32::to_le_bytes).concat();
+        let mut crc = flate2::Crc::new();
+        crc.update(&array);
+        let sizes = [crc.sum(), packed.len() as u32, array.len() as u32].map(u32::to_le_bytes).concat();
         let name_length = (name.len() as u16).to_le_bytes();
-        let local = [b"PK\x03\x04\x14\0\0\0\x08\0\0\0\0\0\0\0\0\0", &sizes[..], &name_length, &[0; 2], name.as_bytes()];
+        let local = [b"PK\x03\x04\x14\0\0\0\x08\0\0\0\0\0", &sizes[..], &name_length, &[0; 2], name.as_bytes()];
         let central =
-            [b"PK\x01\x02\x14\0\x14\0\0\0\x08\0\0\0\0\0\0\0\0\0", &sizes[..], &name_length, &[0; 16], name.as_bytes()];
+            [b"PK\x01\x02\x14\0\x14\0\0\0\x08\0\0\0\0\0", &sizes[..], &name_length, &[0; 16], name.as_bytes()];
         let (local, central) = (local.concat(), central.concat());
         let start = (local.len() + packed.len()) as u32;
         let end = [
@@ -139,7 +142,7 @@ fn what_is_wrong_is_named() {
         ("label of image 0: expected below 0", {
             failed(&[tokens.clone(), labels.clone()], ImportOptions { class_names: Some(vec![]), ..plain() })
         }),
-        ("expected little-endian integers, found <f4", {
+        ("expected integers, found <f4", {
             failed(&[("tokens", "<f4", &[1, 1], vec![0; 4]), labels.clone()], plain())
         }),
         ("expected as many bytes as its shape says", {
@@ -151,5 +154,8 @@ fn what_is_wrong_is_named() {
     }
     std::fs::write(&path, "text").unwrap();
     let error = import(&path, &temp.path().join("out"), &plain()).unwrap_err().to_string();
-    assert!(error.contains("t.npz: contents: expected a zip file"), "{error}");
+    assert!(
+        error.contains("t.npz: contents: expected a PyTorch checkpoint (.pt) or a zip file of arrays (.npz)"),
+        "{error}"
+    );
 }

@@ -9,6 +9,7 @@ use sorcen_runtime::ModelConfig;
 
 use crate::checkpoint::{self, TRAINING_STATE};
 use crate::data::DataError;
+use crate::import::SIZES;
 use crate::model::weight::{Weight, Weights};
 use crate::official;
 use crate::optim::AdamWOptions;
@@ -32,22 +33,29 @@ pub struct Exported {
     pub tensors: usize,
     /// Whether teacher, heads and optimiser are among them.
     pub with_training_state: bool,
+    /// Tensors of a teacher with its own embedding and norm, which the official model has not.
+    pub left_out: usize,
 }
 
 /// Writes the checkpoint folder `dir` as the file `out`, which is replaced as a whole.
 ///
 /// The entries are those of the official code: `model`, and where there is a training state `optimizer`, `epoch`
-/// and `scaler`, from which it goes on. Parameters that it has and does not use are zeros.
+/// and `scaler`, from which it goes on. Parameters that it has and does not use are zeros. An entry `config`, which it
+/// does not look at, has the sizes that shapes do not show.
 ///
 /// # Errors
 /// [`DataError`] of the checkpoint, or where the file cannot be written: `out` is then as it was.
 pub fn export(dir: &Path, out: &Path) -> Result<Exported, DataError> {
     let device = Default::default();
     let with_training_state = dir.join(TRAINING_STATE).exists();
+    let mut left_out = 0;
     let (config, model, history) = if with_training_state {
         let run: Run = checkpoint::open_training(dir, &device)?;
         let mut model = entries(&run.networks);
-        model.extend(entries(&run.teacher).into_iter().filter(|entry| entry.name.starts_with(TEACHER)));
+        let (teacher, others): (Vec<_>, _) =
+            entries(&run.teacher).into_iter().partition(|entry| entry.name.starts_with(TEACHER));
+        left_out = others.len();
+        model.extend(teacher);
         let epochs = checkpoint::read_state(dir)?.epochs;
         (run.config, model, Some((run, epochs)))
     } else {
@@ -62,12 +70,36 @@ pub fn export(dir: &Path, out: &Path) -> Result<Exported, DataError> {
         root.push(("epoch", Value::Int(epochs.saturating_sub(1) as i64)));
         root.push(("scaler", scaler()));
     }
+    root.push((SIZES, sizes(&config)));
     let tensors = model.len();
     let state =
         model.into_iter().map(|Entry { name, dims, numbers }| (Value::Text(name), Value::Tensor(dims, numbers)));
     root.insert(0, ("model", Value::Dict(state.collect())));
     atomic::write_with(out, |file| torch::write("checkpoint", &Value::dict(root), file))?;
-    Ok(Exported { tensors, with_training_state })
+    Ok(Exported { tensors, with_training_state, left_out })
+}
+
+/// The fields of `config.json`.
+fn sizes(config: &ModelConfig) -> Value<'static> {
+    let ModelConfig { grid, codebook_size, vocab_size, class_token_id, mask_token_id, .. } = *config;
+    let ModelConfig { embed_dim, depth, num_heads, .. } = *config;
+    let ModelConfig { decoder_embed_dim, decoder_depth, decoder_num_heads, mlp_ratio, layer_norm_eps, .. } = *config;
+    let size = |value: usize| Value::Int(value as i64);
+    Value::dict([
+        ("grid", size(grid)),
+        ("codebook_size", size(codebook_size)),
+        ("vocab_size", size(vocab_size)),
+        ("class_token_id", size(class_token_id)),
+        ("mask_token_id", size(mask_token_id)),
+        ("embed_dim", size(embed_dim)),
+        ("depth", size(depth)),
+        ("num_heads", size(num_heads)),
+        ("decoder_embed_dim", size(decoder_embed_dim)),
+        ("decoder_depth", size(decoder_depth)),
+        ("decoder_num_heads", size(decoder_num_heads)),
+        ("mlp_ratio", size(mlp_ratio)),
+        ("layer_norm_eps", Value::Float(layer_norm_eps.into())),
+    ])
 }
 
 /// The weights of a module.

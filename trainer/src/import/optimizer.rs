@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::pickle::{Id, Node, Pickle};
-use super::pth::{tensor, Tensor};
+use super::tensor::{value, Tensor, Value};
 use crate::official;
 
 /// Moments by number, and the numbers of each group.
@@ -22,31 +22,52 @@ pub type Moments = BTreeMap<String, [Tensor; 2]>;
 #[derive(Debug)]
 pub enum Step {
     /// In older files.
-    Number(i64),
+    Number(f64),
     /// In newer ones.
     Tensor(Tensor),
 }
 
 impl Optimizer {
-    /// What the dictionary `id` says, if it is an optimiser's.
-    pub fn read(pickle: &Pickle, id: Id) -> Option<Self> {
+    /// What the dictionary `id` says.
+    ///
+    /// # Errors
+    /// The first entry that is not as AdamW's are.
+    pub fn read(pickle: &Pickle, id: Id) -> Result<Self, String> {
         let entry = |id: Id, name: &str| {
-            pickle.dict(id)?.iter().find(|(key, _)| pickle.str(*key) == Some(name)).map(|&(_, value)| value)
+            let entries = pickle.dict(id).ok_or_else(|| pickle.describe(id))?;
+            let found = entries.iter().find(|(key, _)| pickle.str(*key) == Some(name)).map(|&(_, value)| value);
+            found.ok_or_else(|| format!("no `{name}`"))
         };
-        let int = |id: &Id| match pickle.get(*id) {
-            Node::Int(value) => Some(*value),
-            _ => None,
+        let list = |id: Id| pickle.list(id).ok_or_else(|| pickle.describe(id));
+        let int = |id: Id| match pickle.get(id) {
+            Node::Int(value) => Ok(*value),
+            _ => Err(pickle.describe(id)),
         };
-        let group = |&id: &Id| pickle.list(entry(id, "params")?)?.iter().map(int).collect::<Option<Vec<i64>>>();
-        let groups = pickle.list(entry(id, "param_groups")?)?.iter().map(group).collect::<Option<_>>()?;
-        let (mut moments, mut steps) = (BTreeMap::new(), Vec::new());
-        for &(key, state) in pickle.dict(entry(id, "state")?)? {
-            let moment = |name: &str| tensor(pickle, entry(state, name)?);
-            moments.insert(int(&key)?, [moment("exp_avg")?, moment("exp_avg_sq")?]);
-            let step = entry(state, "step")?;
-            steps.push(int(&step).map(Step::Number).or_else(|| tensor(pickle, step).map(Step::Tensor))?);
+        let group = |&id: &Id| list(entry(id, "params")?)?.iter().map(|&id| int(id)).collect::<Result<Vec<i64>, _>>();
+        let groups = list(entry(id, "param_groups")?)?;
+        if groups.len() > 64 {
+            return Err(format!("{} groups", groups.len()));
         }
-        Some(Self { groups, moments, steps })
+        let groups = groups.iter().map(group).collect::<Result<_, _>>()?;
+        let states = entry(id, "state")?;
+        let (mut moments, mut steps) = (BTreeMap::new(), Vec::new());
+        for &(key, state) in pickle.dict(states).ok_or_else(|| pickle.describe(states))? {
+            let number = int(key)?;
+            let entry = |name: &str| entry(state, name).map_err(|what| format!("state {number}: {what}"));
+            let moment = |name: &str| {
+                let id = entry(name)?;
+                let tensor = value(pickle, id).and_then(Value::tensor);
+                tensor.ok_or_else(|| format!("state {number}: {name}: {}", pickle.describe(id)))
+            };
+            moments.insert(number, [moment("exp_avg")?, moment("exp_avg_sq")?]);
+            let step = entry("step")?;
+            steps.push(match pickle.get(step) {
+                Node::Int(count) => Step::Number(*count as f64),
+                Node::Float(count) => Step::Number(*count),
+                _ => Step::Tensor(moment("step")?),
+            });
+        }
+        Ok(Self { groups, moments, steps })
     }
 
     /// The moments by weight name, given the model's tensors in order; and the counters.
@@ -54,7 +75,8 @@ impl Optimizer {
     /// # Errors
     /// What is different from the official code's groups.
     pub fn named(self, model: &[(String, Tensor)]) -> Result<(Moments, Vec<Step>), String> {
-        let names = official::optimizer_groups(model.iter().map(|(name, tensor)| (name.as_str(), tensor.shape())));
+        let names =
+            official::optimizer_groups(model.iter().map(|(name, tensor)| (name.as_str(), &tensor.view.shape[..])));
         let found: Vec<usize> = self.groups.iter().map(Vec::len).collect();
         let expected = names.each_ref().map(Vec::len);
         if found != expected {
@@ -66,7 +88,7 @@ impl Optimizer {
             self.groups.iter().flatten().copied().zip(names.iter().flatten().copied()).collect();
         let mut named = BTreeMap::new();
         for (number, moments) in self.moments {
-            let name = by_number.get(&number).ok_or_else(|| format!("a state {number} in no group"))?;
+            let name = by_number.get(&number).ok_or_else(|| format!("state {number}, which is in no group"))?;
             named.insert(name.to_string(), moments);
         }
         Ok((named, self.steps))

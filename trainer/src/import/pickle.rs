@@ -15,6 +15,8 @@ pub enum Node {
     Opaque,
     /// A bool or an integer.
     Int(i64),
+    /// A float.
+    Float(f64),
     /// A string.
     Str(String),
     /// A list or a tuple.
@@ -79,13 +81,39 @@ impl Pickle {
         }
     }
 
-    /// The list of non-negative integers `id`, if it is one.
+    /// The list of non-negative integers `id`, if it is one, of as many as a tensor may have dimensions.
     pub fn sizes(&self, id: Id) -> Option<Vec<usize>> {
+        const MOST: usize = 64;
         let size = |&id: &Id| match self.get(id) {
             Node::Int(value) => usize::try_from(*value).ok(),
             _ => None,
         };
-        self.list(id)?.iter().map(size).collect()
+        self.list(id).filter(|sizes| sizes.len() <= MOST)?.iter().map(size).collect()
+    }
+
+    /// Function and arguments of the call `id`, if it is one of a named function.
+    pub fn call(&self, id: Id) -> Option<(&str, &[Id])> {
+        let Node::Call(function, arguments) = *self.get(id) else { return None };
+        let Node::Global(function) = self.get(function) else { return None };
+        Some((function, self.list(arguments)?))
+    }
+
+    /// What a value is, in words.
+    pub fn describe(&self, id: Id) -> String {
+        match self.get(id) {
+            Node::Opaque => "None, bytes or another value that is not read".into(),
+            Node::Int(value) => value.to_string(),
+            Node::Float(value) => value.to_string(),
+            Node::Str(text) => format!("the text {:?}", text.chars().take(40).collect::<String>()),
+            Node::List(items) => format!("a list of {}", items.len()),
+            Node::Dict(entries) => format!("a dictionary of {}", entries.len()),
+            Node::Global(name) => name.replace(' ', "."),
+            Node::Persistent(_) => "a storage".into(),
+            Node::Call(function, _) => match self.get(*function) {
+                Node::Global(name) => format!("what {} makes", name.replace(' ', ".")),
+                _ => "an object".into(),
+            },
+        }
     }
 
     /// The entries of dictionary `id`, if it is one.
@@ -154,12 +182,12 @@ impl Reader<'_> {
                     self.push(node);
                 }
                 b'F' => {
-                    self.line()?;
-                    self.push(Node::Opaque);
+                    let node = self.line()?.parse().map_or(Node::Opaque, Node::Float);
+                    self.push(node);
                 }
                 b'G' => {
-                    self.take::<8>()?;
-                    self.push(Node::Opaque);
+                    let value = f64::from_be_bytes(self.take()?);
+                    self.push(Node::Float(value));
                 }
                 b'X' | b'T' => self.string(4)?,
                 0x8c | b'U' => self.string(1)?,
@@ -310,7 +338,7 @@ impl Reader<'_> {
         self.stack.last().copied().ok_or_else(|| "stack is empty".into())
     }
 
-    /// Objects that are neither list nor dictionary swallow what is added to them.
+    /// Objects that are no list swallow what is added to them.
     fn extend_list(&mut self, items: Vec<Id>) -> Result1<()> {
         let top = self.top()?;
         if let Node::List(list) = &mut self.nodes[top] {
@@ -319,10 +347,13 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// An object that takes entries is a dictionary, of whatever class.
     fn extend_dict(&mut self, entries: Vec<(Id, Id)>) -> Result1<()> {
         let top = self.top()?;
-        if let Node::Dict(dict) = &mut self.nodes[top] {
-            dict.extend(entries);
+        match &mut self.nodes[top] {
+            Node::Dict(dict) => dict.extend(entries),
+            object @ Node::Call(..) => *object = Node::Dict(entries),
+            _ => {}
         }
         Ok(())
     }

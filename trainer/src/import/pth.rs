@@ -1,83 +1,23 @@
 //! PyTorch checkpoints (`.pth`), the zip format and the older one, read without executing anything.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use sorcen_runtime::OwnedBytes;
+use sorcen_runtime::{ModelConfig, OwnedBytes};
 
+use super::archive::{self, Archive, Storage};
 use super::optimizer::{Optimizer, Step};
 use super::pickle::{Id, Node, Pickle};
+use super::state::{self, StateDict};
+use super::tensor::{Element, Tensor, Value};
 use crate::checkpoint::{WeightSource, FIRST_MOMENT, SECOND_MOMENT};
 use crate::data::DataError;
-use crate::exchange::{IntFile, IntKind, Ints};
-use crate::zip::{self, Entry};
+use crate::exchange::{IntFile, Ints};
 
-/// First bytes of the zip format.
-const ZIP: &[u8] = b"PK";
-/// First bytes of the older format.
-const LEGACY: [u8; 14] = [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
-
-/// Element types of storages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Element {
-    F32,
-    F64,
-    F16,
-    Bf16,
-    Int(IntKind),
-    Other,
-}
-
-impl Element {
-    fn of(class: &str) -> Self {
-        match class {
-            "torch FloatStorage" => Self::F32,
-            "torch DoubleStorage" => Self::F64,
-            "torch HalfStorage" => Self::F16,
-            "torch BFloat16Storage" => Self::Bf16,
-            "torch LongStorage" => Self::Int(IntKind::I64),
-            "torch IntStorage" => Self::Int(IntKind::I32),
-            "torch ShortStorage" => Self::Int(IntKind::I16),
-            "torch CharStorage" => Self::Int(IntKind::I8),
-            "torch ByteStorage" | "torch BoolStorage" => Self::Int(IntKind::U8),
-            _ => Self::Other,
-        }
-    }
-
-    fn bytes(self) -> usize {
-        match self {
-            Self::F32 | Self::Other => 4,
-            Self::F64 => 8,
-            Self::F16 | Self::Bf16 => 2,
-            Self::Int(kind) => kind.bytes(),
-        }
-    }
-}
-
-/// A strided view of a storage.
-#[derive(Clone, Debug)]
-pub(super) struct Tensor {
-    element: Element,
-    storage: String,
-    offset: usize,
-    shape: Vec<usize>,
-    strides: Vec<usize>,
-}
-
-impl Tensor {
-    pub(super) fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    /// Whether its storage has a byte for each element. A view that repeats itself may have more elements, but
-    /// no checkpoint needs one, and a small file could ask for all memory with it.
-    fn has_room(&self, storages: &BTreeMap<String, Range<usize>>) -> bool {
-        let count = self.shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
-        count.is_some_and(|count| count <= storages.get(&self.storage).map_or(0, Range::len))
-    }
-}
+/// Name of the entry in which [`export`](crate::export) writes the sizes, as in `config.json`.
+pub const SIZES: &str = "config";
 
 /// A checkpoint's tensors: those of its `model` entry, or of the file itself where it is a bare state dict; and the
 /// moments of its `optimizer` entry as `optimizer.exp_avg.NAME` and `optimizer.exp_avg_sq.NAME`.
@@ -86,10 +26,16 @@ pub struct PthFile {
     path: PathBuf,
     bytes: OwnedBytes,
     tensors: BTreeMap<String, Tensor>,
-    storages: BTreeMap<String, Range<usize>>,
+    /// What may be tensors, and is not read, by name.
+    unread: BTreeMap<String, String>,
+    storages: BTreeMap<String, Storage>,
+    big_endian: bool,
     /// Names of the model's tensors, in its order.
     order: Vec<String>,
-    epoch: Option<u64>,
+    notes: Vec<String>,
+    config: Option<ModelConfig>,
+    /// Epochs done, or what the entry holds instead.
+    epochs: Result<u64, String>,
     /// Counters of the optimiser, one a parameter, or why they cannot be told.
     steps: Result<Vec<Step>, String>,
 }
@@ -106,7 +52,7 @@ pub struct History {
 impl PthFile {
     /// Whether a file that starts with `bytes` is meant to be a PyTorch one, of either format.
     pub fn is_one(bytes: &[u8]) -> bool {
-        bytes.starts_with(ZIP) || bytes.starts_with(&LEGACY)
+        archive::is_one(bytes)
     }
 
     /// Reads a file.
@@ -114,37 +60,49 @@ impl PthFile {
     /// # Errors
     /// [`DataError`] where it cannot be read or is not a PyTorch checkpoint.
     pub fn open(path: &Path) -> Result<Self, DataError> {
+        Self::open_at(path, None)
+    }
+
+    /// Reads the state dict at `key` of a file: an entry (`outer/inner` inside another), or the first part of names.
+    ///
+    /// # Errors
+    /// [`DataError`] where it cannot be read, is not a PyTorch checkpoint, or holds no such thing.
+    pub fn open_at(path: &Path, key: Option<&str>) -> Result<Self, DataError> {
         let bytes = OwnedBytes::read(path).map_err(DataError::io(path))?;
-        let parsed = if bytes.starts_with(ZIP) { zipped(&bytes) } else { legacy(&bytes) };
-        let (pickle, storages) =
-            parsed.map_err(|found| DataError::invalid(path, "contents", "a PyTorch checkpoint", found))?;
-        let model = tensors(&pickle);
-        if model.is_empty() {
-            return Err(DataError::invalid(path, "contents", "a state dict, bare or under `model`", "no tensor"));
+        let Archive { pickle, storages, big_endian } = archive::read(&bytes)
+            .map_err(|found| DataError::invalid(path, "contents", "a PyTorch checkpoint", found))?;
+        let StateDict { values, notes } = state::find(&pickle, key).map_err(|found| {
+            let expected = match key {
+                Some(key) => format!("a state dict at {key:?}"),
+                None => "a state dict, bare or under `model` or `state_dict` (`sorcen import --key NAME` takes \
+                         another)"
+                    .to_string(),
+            };
+            DataError::invalid(path, "contents", expected, found)
+        })?;
+        let order = values.iter().map(|(name, _)| name.clone()).collect();
+        let (mut model, mut unread) = (Vec::new(), BTreeMap::new());
+        for (name, value) in values {
+            match value {
+                Value::Tensor(tensor) => model.push((name, tensor)),
+                Value::Unread(what) => drop(unread.insert(name, what)),
+            }
         }
-        let order = model.iter().map(|(name, _)| name.clone()).collect();
-        let epoch = match entry(&pickle, "epoch").map(|id| pickle.get(id)) {
-            Some(Node::Int(epoch)) => u64::try_from(*epoch).ok(),
-            _ => None,
-        };
         let optimizer = entry(&pickle, "optimizer").map(|id| Optimizer::read(&pickle, id));
-        let (moments, steps) = match optimizer.map(|found| found.ok_or("no AdamW's state".to_string())) {
+        let (moments, steps) = match optimizer.map(|found| found.and_then(|optimizer| optimizer.named(&model))) {
             None => (BTreeMap::new(), Ok(Vec::new())),
-            Some(found) => match found.and_then(|optimizer| optimizer.named(&model)) {
-                Ok((moments, steps)) => (moments, Ok(steps)),
-                Err(error) => (BTreeMap::new(), Err(error)),
-            },
+            Some(Ok((moments, steps))) => (moments, Ok(steps)),
+            Some(Err(error)) => (BTreeMap::new(), Err(error)),
         };
         let mut tensors: BTreeMap<String, Tensor> = model.into_iter().collect();
         for (name, [first, second]) in moments {
             tensors.insert(format!("{FIRST_MOMENT}.{name}"), first);
             tensors.insert(format!("{SECOND_MOMENT}.{name}"), second);
         }
-        if let Some((name, tensor)) = tensors.iter().find(|(_, tensor)| !tensor.has_room(&storages)) {
-            let found = format!("shape {:?}", tensor.shape);
-            return Err(DataError::invalid(path, name, "no more elements than its storage has bytes", found));
-        }
-        Ok(Self { path: path.to_path_buf(), bytes, tensors, storages, order, epoch, steps })
+        check_room(path, &tensors, bytes.len())?;
+        let (config, epochs) = (config(&pickle), epochs(&pickle));
+        let path = path.to_path_buf();
+        Ok(Self { path, bytes, tensors, unread, storages, big_endian, order, notes, config, epochs, steps })
     }
 
     /// Names of the model's tensors, in its order.
@@ -152,70 +110,120 @@ impl PthFile {
         &self.order
     }
 
+    /// What was chosen among the file's contents, or is not read, in sentences.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The sizes that the file states, which are not checked; the official code's files state none.
+    pub fn config(&self) -> Option<ModelConfig> {
+        self.config
+    }
+
     /// How far the training was.
     ///
     /// # Errors
-    /// [`DataError`] where the optimiser's entry is not the official code's AdamW over this model.
+    /// [`DataError`] where the optimiser's entry is not the official code's AdamW over this model, its counters
+    /// differ, or the epoch is no count.
     pub fn history(&self) -> Result<History, DataError> {
-        const AT_MOST: f32 = 1e15;
+        const AT_MOST: f64 = 1e15;
         let steps = match &self.steps {
             Ok(steps) => steps,
             Err(found) => return self.invalid("optimizer", "AdamW with the official code's two groups", found),
         };
-        let mut updates = 0;
+        let mut updates = None;
         for step in steps {
             let count = match step {
-                Step::Number(count) => u64::try_from(*count).ok(),
+                Step::Number(count) => *count,
                 Step::Tensor(tensor) => match self.values_of("optimizer step", tensor)?[..] {
-                    [count] if (0.0..AT_MOST).contains(&count) => Some(count as u64),
-                    _ => None,
+                    [count] => count.into(),
+                    ref values => return self.invalid("optimizer step", "a count", format_args!("{values:?}")),
                 },
             };
-            let Some(count) = count else { return self.invalid("optimizer step", "a count", format!("{step:?}")) };
-            updates = updates.max(count);
+            if !(0.0..AT_MOST).contains(&count) || count.fract() != 0.0 {
+                return self.invalid("optimizer step", "a count", count);
+            }
+            match updates.replace(count as u64) {
+                Some(other) if other != count as u64 => {
+                    let found = format_args!("{other} and {count}");
+                    return self.invalid("optimizer step", "the same for all parameters", found);
+                }
+                _ => {}
+            }
         }
-        Ok(History { updates, epochs: self.epoch.map_or(0, |epoch| epoch.saturating_add(1)) })
+        match &self.epochs {
+            Ok(epochs) => Ok(History { updates: updates.unwrap_or(0), epochs: *epochs }),
+            Err(found) => self.invalid("epoch", "a count from 0", found),
+        }
     }
 
     /// The numbers of `tensor`, called `name`, row-major.
     fn values_of(&self, name: &str, tensor: &Tensor) -> Result<Vec<f32>, DataError> {
-        let size = tensor.element.bytes();
-        if matches!(tensor.element, Element::Int(_) | Element::Other) {
-            return self.invalid(name, "floating-point numbers", "another element type");
-        }
-        let Some(storage) = self.storages.get(&tensor.storage).map(|range| &self.bytes[range.clone()]) else {
-            return self.invalid(name, "a storage", format_args!("no storage {}", tensor.storage));
+        let view = &tensor.view;
+        let (element, size) = match (&tensor.element, tensor.element.bytes()) {
+            (element @ (Element::F32 | Element::F64 | Element::F16 | Element::Bf16), Some(size)) => (element, size),
+            (Element::Other(other), _) => {
+                let expected = "float32, float64, float16 or bfloat16; convert it in Python with .float()";
+                return self.invalid(name, expected, other);
+            }
+            (other, _) => return self.invalid(name, "floating-point numbers", format_args!("{other:?}")),
         };
+        let storage = self.storage(name, tensor)?;
         let available = storage.len() / size;
-        let span = tensor.shape.iter().zip(&tensor.strides).try_fold(tensor.offset, |last, (&n, &stride)| {
-            n.checked_sub(1).and_then(|steps| steps.checked_mul(stride)).and_then(|reach| last.checked_add(reach))
-        });
-        if span.is_none_or(|last| last >= available) {
+        let (Some(count), Some(0..)) = (view.count(), view.end().and_then(|end| available.checked_sub(end))) else {
             return self.invalid(name, "elements inside its storage", format_args!("{available} in the storage"));
-        }
+        };
         let element = |index: usize| {
-            let bytes = &storage[index * size..(index + 1) * size];
+            let mut bytes = [0; 8];
+            let bytes = &mut bytes[..size];
+            bytes.copy_from_slice(&storage[index * size..(index + 1) * size]);
+            if self.big_endian {
+                bytes.reverse();
+            }
             match *bytes {
-                [a, b] if tensor.element == Element::F16 => f16::from_le_bytes([a, b]).to_f32(),
+                [a, b] if *element == Element::F16 => f16::from_le_bytes([a, b]).to_f32(),
                 [a, b] => bf16::from_le_bytes([a, b]).to_f32(),
                 [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
                 _ => f64::from_le_bytes(std::array::from_fn(|i| bytes[i])) as f32,
             }
         };
-        let count: usize = tensor.shape.iter().product();
-        let index = |mut i: usize| {
-            let dims = tensor.shape.iter().zip(&tensor.strides).rev();
-            dims.fold(tensor.offset, |at, (&n, &stride)| {
-                let here = i % n;
-                i /= n;
-                at + here * stride
-            })
-        };
-        Ok((0..count).map(|i| element(index(i))).collect())
+        Ok(match view.is_contiguous() {
+            true => (0..count).map(|i| element(view.offset + i)).collect(),
+            false => (0..count).map(|i| element(view.at(i))).collect(),
+        })
     }
+
+    /// The bytes that `tensor`, called `name`, is a view of.
+    fn storage(&self, name: &str, tensor: &Tensor) -> Result<&[u8], DataError> {
+        match self.storages.get(&tensor.storage) {
+            Some(storage) => match storage.bytes(&self.bytes) {
+                Ok(bytes) => Ok(bytes),
+                Err(found) => self.invalid(name, "a storage as it was written", found),
+            },
+            None => self.invalid(name, "a storage", format_args!("no storage {}", tensor.storage)),
+        }
+    }
+
     fn invalid<T>(&self, name: &str, expected: &str, found: impl std::fmt::Display) -> Result<T, DataError> {
         Err(DataError::invalid(&self.path, name, expected, found))
     }
+}
+
+/// Views may repeat themselves, so that a small file could ask for all memory: refuses more elements than any honest
+/// file of `bytes` has.
+fn check_room(path: &Path, tensors: &BTreeMap<String, Tensor>, bytes: usize) -> Result<(), DataError> {
+    const SMALL: usize = 1 << 24;
+    let mut left = bytes.saturating_mul(4).saturating_add(SMALL);
+    for (name, tensor) in tensors {
+        match tensor.view.count().and_then(|count| left.checked_sub(count)) {
+            Some(rest) => left = rest,
+            None => {
+                let expected = format!("no more elements than a file of {bytes} bytes may have");
+                return Err(DataError::invalid(path, name, expected, format_args!("shape {:?}", tensor.view.shape)));
+            }
+        }
+    }
+    Ok(())
 }
 
 impl WeightSource for PthFile {
@@ -228,13 +236,20 @@ impl WeightSource for PthFile {
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.tensors.get(name).map(|tensor| tensor.shape.clone())
+        self.tensors.get(name).map(|tensor| tensor.view.shape.clone())
     }
 
     fn read(&self, name: &str) -> Result<Vec<f32>, DataError> {
         match self.tensors.get(name) {
             Some(tensor) => self.values_of(name, tensor),
-            None => self.invalid(name, "a tensor", "none of this name"),
+            None => self.invalid(name, "a tensor", WeightSource::absent(self, name)),
+        }
+    }
+
+    fn absent(&self, name: &str) -> String {
+        match self.unread.get(name) {
+            Some(what) => format!("an object made by {what}, which is not read"),
+            None => "none of this name".into(),
         }
     }
 }
@@ -245,7 +260,7 @@ impl IntFile for PthFile {
     }
 
     fn names(&self) -> Vec<String> {
-        WeightSource::names(self)
+        self.tensors.keys().chain(self.unread.keys()).cloned().collect()
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
@@ -253,96 +268,21 @@ impl IntFile for PthFile {
     }
 
     fn open_ints(&self, name: &str) -> Result<Ints<'_>, DataError> {
-        let Some(tensor) = self.tensors.get(name) else { return self.invalid(name, "a tensor", "none of this name") };
+        let Some(tensor) = self.tensors.get(name) else {
+            return self.invalid(name, "a tensor", WeightSource::absent(self, name));
+        };
         let Element::Int(kind) = tensor.element else {
             return self.invalid(name, "integers", format_args!("{:?}", tensor.element));
         };
-        let Some(storage) = self.storages.get(&tensor.storage).map(|range| &self.bytes[range.clone()]) else {
-            return self.invalid(name, "a storage", format_args!("no storage {}", tensor.storage));
-        };
-        let rows_follow = (0..tensor.shape.len()).all(|i| {
-            let next = tensor.shape[i + 1..].iter().try_fold(1usize, |n, &size| n.checked_mul(size));
-            tensor.shape[i] <= 1 || next == Some(tensor.strides[i])
-        });
-        if !rows_follow {
-            return self.invalid(
-                name,
-                "rows one after another (contiguous)",
-                format_args!("strides {:?}", tensor.strides),
-            );
+        let (storage, view) = (self.storage(name, tensor)?, &tensor.view);
+        if !view.is_contiguous() {
+            let storage = Cow::Borrowed(storage);
+            return Ints::of_view(&self.path, name, kind, self.big_endian, storage, view.clone());
         }
-        let start = tensor.offset.checked_mul(kind.bytes()).and_then(|start| storage.get(start..));
-        match start {
-            Some(bytes) => Ok(Ints::new(&self.path, name, kind, Box::new(bytes))),
-            None => self.invalid(name, "elements inside its storage", format_args!("offset {}", tensor.offset)),
+        match view.offset.checked_mul(kind.bytes()).and_then(|start| storage.get(start..)) {
+            Some(bytes) => Ok(Ints::new(&self.path, name, kind, self.big_endian, Box::new(bytes))),
+            None => self.invalid(name, "elements inside its storage", format_args!("offset {}", view.offset)),
         }
-    }
-}
-
-type Parsed = (Pickle, BTreeMap<String, Range<usize>>);
-
-/// PyTorch 1.6 and later: a zip of `NAME/data.pkl` and `NAME/data/KEY`.
-fn zipped(bytes: &[u8]) -> Result<Parsed, String> {
-    let entries = zip::entries(bytes)?;
-    let (name, entry) = entries.iter().find(|(name, _)| name.ends_with("/data.pkl")).ok_or("a zip without data.pkl")?;
-    let pickle = Pickle::read(&bytes[entry.stored()?])?;
-    let folder = name.replace("/data.pkl", "/data/");
-    let key = |(name, entry): (&String, &Entry)| {
-        let key = name.strip_prefix(&folder)?.to_string();
-        Some(entry.stored().map(|range| (key, range)))
-    };
-    let storages = entries.iter().filter_map(key).collect::<Result<_, _>>()?;
-    Ok((pickle, storages))
-}
-
-/// Older: magic number, protocol, system, contents, list of storage keys (all pickles), then the storages.
-fn legacy(bytes: &[u8]) -> Result<Parsed, String> {
-    if !bytes.starts_with(&LEGACY) {
-        return Err("neither a zip nor PyTorch's older format".into());
-    }
-    let mut at = 0;
-    let mut next = || {
-        let pickle = Pickle::read(&bytes[at..])?;
-        at += pickle.length;
-        Ok::<_, String>(pickle)
-    };
-    let (_magic, _protocol, _system) = (next()?, next()?, next()?);
-    let (contents, keys) = (next()?, next()?);
-    let elements = storage_elements(&contents);
-    let mut storages = BTreeMap::new();
-    for &key in keys.list(keys.root).ok_or("no list of storages")? {
-        let key = keys.str(key).ok_or("a storage key that is no text")?;
-        let header = bytes.get(at..at + 8).and_then(|b| <[u8; 8]>::try_from(b).ok()).ok_or("file ends in a storage")?;
-        let count = usize::try_from(u64::from_le_bytes(header)).map_err(|_| "storage too large")?;
-        // The size of an element is known from the tensors alone.
-        let size = elements.get(key).copied().unwrap_or(0);
-        let end = count.checked_mul(size).and_then(|n| n.checked_add(at + 8)).filter(|&end| end <= bytes.len());
-        let end = end.ok_or("file ends in a storage")?;
-        storages.insert(key.to_string(), at + 8..end);
-        at = end;
-    }
-    Ok((contents, storages))
-}
-
-/// Bytes of an element of each storage that the pickle mentions.
-fn storage_elements(pickle: &Pickle) -> BTreeMap<String, usize> {
-    let mut sizes = BTreeMap::new();
-    for id in 0..pickle.count() {
-        if let Node::Persistent(id) = *pickle.get(id) {
-            if let Some((class, key)) = storage(pickle, id) {
-                sizes.insert(key.to_string(), Element::of(class).bytes());
-            }
-        }
-    }
-    sizes
-}
-
-/// Class and key of the storage in a persistent id: `('storage', class, key, location, count)`.
-fn storage(pickle: &Pickle, id: Id) -> Option<(&str, &str)> {
-    let [_, class, key, ..] = *pickle.list(id)? else { return None };
-    match pickle.get(class) {
-        Node::Global(class) => Some((class, pickle.str(key)?)),
-        _ => None,
     }
 }
 
@@ -351,39 +291,43 @@ fn entry(pickle: &Pickle, name: &str) -> Option<Id> {
     pickle.dict(pickle.root)?.iter().find(|(key, _)| pickle.str(*key) == Some(name)).map(|&(_, value)| value)
 }
 
-/// The tensors of the `model` entry, or of the whole, in order.
-fn tensors(pickle: &Pickle) -> Vec<(String, Tensor)> {
-    let state = entry(pickle, "model").or_else(|| entry(pickle, "state_dict")).unwrap_or(pickle.root);
-    let state = pickle.dict(state).unwrap_or_default();
-    state.iter().filter_map(|&(key, value)| Some((pickle.str(key)?.to_string(), tensor(pickle, value)?))).collect()
-}
-
-/// A tensor, or a parameter around one.
-pub(super) fn tensor(pickle: &Pickle, id: Id) -> Option<Tensor> {
-    match call(pickle, id)? {
-        ("torch._utils _rebuild_parameter", arguments) => rebuilt(pickle, *arguments.first()?),
-        _ => rebuilt(pickle, id),
+/// Epochs done: one more than the number of the last.
+fn epochs(pickle: &Pickle) -> Result<u64, String> {
+    const AT_MOST: i64 = 1 << 40;
+    match entry(pickle, "epoch").map(|id| (pickle.get(id), id)) {
+        None => Ok(0),
+        Some((&Node::Int(epoch @ 0..AT_MOST), _)) => Ok(epoch as u64 + 1),
+        Some((_, id)) => Err(pickle.describe(id)),
     }
 }
 
-/// `_rebuild_tensor_v2(storage, offset, size, stride, …)`
-fn rebuilt(pickle: &Pickle, id: Id) -> Option<Tensor> {
-    let ("torch._utils _rebuild_tensor_v2" | "torch._utils _rebuild_tensor", arguments) = call(pickle, id)? else {
-        return None;
+/// The sizes, where all of them are there.
+fn config(pickle: &Pickle) -> Option<ModelConfig> {
+    let id = entry(pickle, SIZES)?;
+    let field = |name: &str| {
+        let value = pickle.dict(id)?.iter().find(|(key, _)| pickle.str(*key) == Some(name))?.1;
+        Some(pickle.get(value))
     };
-    let [persistent, offset, shape, strides, ..] = *arguments else { return None };
-    let Node::Persistent(persistent) = *pickle.get(persistent) else { return None };
-    let (class, key) = storage(pickle, persistent)?;
-    let Node::Int(offset) = *pickle.get(offset) else { return None };
-    let (shape, strides) = (pickle.sizes(shape)?, pickle.sizes(strides)?);
-    let fits = shape.len() == strides.len();
-    let offset = usize::try_from(offset).ok()?;
-    fits.then(|| Tensor { element: Element::of(class), storage: key.to_string(), offset, shape, strides })
-}
-
-/// Function and arguments of a call.
-fn call(pickle: &Pickle, id: Id) -> Option<(&str, &[Id])> {
-    let Node::Call(function, arguments) = *pickle.get(id) else { return None };
-    let Node::Global(function) = pickle.get(function) else { return None };
-    Some((function, pickle.list(arguments)?))
+    let size = |name: &str| match field(name) {
+        Some(Node::Int(value)) => usize::try_from(*value).ok(),
+        _ => None,
+    };
+    Some(ModelConfig {
+        grid: size("grid")?,
+        codebook_size: size("codebook_size")?,
+        vocab_size: size("vocab_size")?,
+        class_token_id: size("class_token_id")?,
+        mask_token_id: size("mask_token_id")?,
+        embed_dim: size("embed_dim")?,
+        depth: size("depth")?,
+        num_heads: size("num_heads")?,
+        decoder_embed_dim: size("decoder_embed_dim")?,
+        decoder_depth: size("decoder_depth")?,
+        decoder_num_heads: size("decoder_num_heads")?,
+        mlp_ratio: size("mlp_ratio")?,
+        layer_norm_eps: match field("layer_norm_eps")? {
+            Node::Float(eps) => *eps as f32,
+            _ => return None,
+        },
+    })
 }

@@ -145,7 +145,7 @@ fn check_ids(ids: &[u16], grid: usize, codes: usize) -> Result<(), TokenizerErro
 }
 
 /// Opens a tokenizer: what `sorcen tokenizer train` wrote, the one in a pack (`.srcn`), or the weights of an official VQGAN
-/// (`.ckpt`, `.pth`, `.safetensors`), bare, under `state_dict`, or as `vqgan.*` inside a MAGE checkpoint.
+/// (PyTorch's or safetensors), bare, under `state_dict`, or as `vqgan.*` inside a MAGE checkpoint.
 /// Of a folder, its `tokenizer.safetensors` (or that of the `checkpoint` in it) or `model.safetensors` is taken, else
 /// the only file of weights.
 ///
@@ -205,9 +205,10 @@ pub fn write_onnx(path: &Path, side: usize, out: &Path, licence: &str) -> Result
     }
     let write = |weights: &TokenizerWeights| write_tokenizer(weights, side / stride, out, &fingerprint, licence);
     if format == Format::Vqgan {
-        let (source, prefix) = vqgan::open_weights(&path)?;
+        let (file, prefix) = vqgan::open_weights(&path)?;
+        let source = file.source();
         let get = |name: &str| {
-            let name = crate::model::weight::join(prefix, name);
+            let name = crate::model::weight::join(&prefix, name);
             let shape = source.shape(&name)?;
             source.values(&name, &shape).ok().map(|values| (shape, values))
         };
@@ -231,7 +232,7 @@ fn file_of(path: &Path) -> Result<PathBuf, DataError> {
     }
     let weights = |file: &PathBuf| {
         let extension = file.extension().and_then(|extension| extension.to_str());
-        matches!(extension, Some("safetensors" | "ckpt" | "pth" | "pt"))
+        matches!(extension, Some("safetensors" | "ckpt" | "pth" | "pt" | "bin"))
     };
     let entries = path.read_dir().map_err(DataError::io(path))?;
     let files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(weights).collect();

@@ -7,6 +7,7 @@
 mod config;
 mod layers;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use burn::tensor::backend::Backend;
@@ -17,10 +18,9 @@ pub use config::VqganConfig;
 use layers::{Decoder, Encoder};
 
 use super::{Autoencoder, Learned};
-use crate::checkpoint::{fill, TensorFile, TensorList, WeightSource};
+use crate::checkpoint::{fill, TensorList, WeightSource};
 use crate::data::DataError;
-use crate::files::first_bytes;
-use crate::import::PthFile;
+use crate::import::WeightFile;
 use crate::model::weight::{weights, Weight, Weights as _};
 
 /// Name of the codebook `[K, z]` in files.
@@ -106,35 +106,42 @@ impl<B: Backend> Autoencoder<B> for Net<B> {
     }
 }
 
-/// Opens a file of weights; the names of a MAGE checkpoint's start with the prefix that is returned.
-pub(super) fn open_weights(path: &Path) -> Result<(Box<dyn WeightSource>, &'static str), DataError> {
-    let start = first_bytes(path, 64).map_err(DataError::io(path))?;
-    let source: Box<dyn WeightSource> = match PthFile::is_one(&start) {
-        true => Box::new(PthFile::open(path)?),
-        false => Box::new(TensorFile::open(path)?),
+/// Opens a file of weights, and tells the part of the names that stands before those of a VQGAN, as `vqgan` in a MAGE
+/// checkpoint.
+pub(super) fn open_weights(path: &Path) -> Result<(WeightFile, String), DataError> {
+    let file = WeightFile::open(path, None)?;
+    let before = |name: &String| {
+        let first = name.strip_suffix(CODEBOOK).or_else(|| name.strip_suffix("encoder.conv_in.weight"))?;
+        Some(first.trim_end_matches('.').to_string())
     };
-    let prefix = match source.shape("vqgan.encoder.conv_in.weight") {
-        Some(_) => "vqgan",
-        None => "",
-    };
-    Ok((source, prefix))
+    let prefixes: BTreeSet<String> = file.source().names().iter().filter_map(before).collect();
+    let prefixes: Vec<String> = prefixes.into_iter().collect();
+    match &prefixes[..] {
+        [] => Ok((file, String::new())),
+        [first, ..] if first.is_empty() => Ok((file, String::new())),
+        [only] => Ok((file, only.clone())),
+        _ => Err(DataError::invalid(path, "tensors", "one VQGAN", prefixes.join(", "))),
+    }
 }
 
 impl<B: Backend> Vqgan<B> {
     /// Loads official weights: a PyTorch file of either format (read as data, nothing in it is executed) or
     /// safetensors; a bare state dict, one under `state_dict` or `model`, or the `vqgan.*` of a MAGE checkpoint.
-    /// Sizes are read from the shapes. At most `batch` images are worked on together; with `batch` 1 each has a
+    /// What only training needs (`loss.*`, a discriminator) is left out, with a note on standard error. Sizes are read
+    /// from the shapes. At most `batch` images are worked on together; with `batch` 1 each has a
     /// thread of its own.
     ///
     /// # Errors
     /// [`DataError`] names the file and the tensor that is missing, of the wrong shape, or not part of this model.
     pub fn open(path: &Path, batch: usize, device: B::Device) -> Result<Self, DataError> {
-        let (source, prefix) = open_weights(path)?;
-        let source = source.as_ref();
-        let config = VqganConfig::of(source, prefix)?;
+        let (file, prefix) = open_weights(path)?;
+        let source = file.source();
+        let config = VqganConfig::of(source, &prefix)?;
         let mut net = Net::new(&config, &device);
-        fill(source, &mut net, prefix, &device)?;
-        refuse_strangers(source, &net, prefix)?;
+        fill(source, &mut net, &prefix, &device)?;
+        let left_out = strangers(source, &net, &prefix)?;
+        let notes = file.notes().iter().cloned().chain(left_out);
+        notes.for_each(|note| eprintln!("note: {}: {note}", path.display()));
         let fingerprint = net.fingerprint();
         Ok(Self::new(net, fingerprint, batch, device))
     }
@@ -145,15 +152,32 @@ impl<B: Backend> Vqgan<B> {
     }
 }
 
-/// Refuses tensors that this model does not have: with them it would be another model.
-fn refuse_strangers<B: Backend>(source: &dyn WeightSource, net: &Net<B>, prefix: &str) -> Result<(), DataError> {
-    let mut known = std::collections::BTreeSet::new();
+/// First parts of the names of what a VQGAN is trained with and does not run with.
+const TRAINING_ONLY: [&str; 7] =
+    ["loss", "discriminator", "perceptual_loss", "lpips", "logvar", "model_ema", "optimizer"];
+
+/// Tells what only training needs, which is left out; refuses other tensors that this model does not have: with them
+/// it would be another model.
+fn strangers<B: Backend>(source: &dyn WeightSource, net: &Net<B>, prefix: &str) -> Result<Option<String>, DataError> {
+    let mut known = BTreeSet::new();
     net.visit(prefix, &mut |name, _| {
         known.insert(name.to_string());
     });
-    let inside = |name: &String| prefix.is_empty() || name.strip_prefix(prefix).is_some_and(|n| n.starts_with('.'));
-    match source.names().into_iter().filter(inside).find(|name| !known.contains(name)) {
-        Some(name) => Err(DataError::invalid(source.path(), name, "no such tensor in this kind of VQGAN", "it")),
-        None => Ok(()),
+    let mut left_out = BTreeMap::<&str, usize>::new();
+    for name in source.names().into_iter().filter(|name| !known.contains(name)) {
+        let Some(inside) = (match prefix {
+            "" => Some(name.as_str()),
+            prefix => name.strip_prefix(prefix).and_then(|name| name.strip_prefix('.')),
+        }) else {
+            continue;
+        };
+        match TRAINING_ONLY.into_iter().find(|part| inside.split('.').next() == Some(part)) {
+            Some(part) => *left_out.entry(part).or_default() += 1,
+            None => {
+                return Err(DataError::invalid(source.path(), name, "no such tensor in this kind of VQGAN", "it"));
+            }
+        }
     }
+    let parts = left_out.into_iter().map(|(part, count)| format!("{part} ({count})")).collect::<Vec<_>>();
+    Ok((!parts.is_empty()).then(|| format!("left out: {}, which only training needs", parts.join(", "))))
 }
