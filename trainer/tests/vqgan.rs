@@ -151,7 +151,8 @@ fn what_only_training_needs_is_left_out() {
         write(prefix, &training);
         let (code, out, error) = run("v.ckpt");
         assert_eq!(code, 0, "{error}");
-        assert_eq!(out, expected, "the same tokenizer");
+        let numbers = |report: &str| report.split("\"encode_ms").next().unwrap().to_string(); // what follows are times
+        assert_eq!(numbers(&out), numbers(&expected), "the same tokenizer");
         assert!(error.contains("left out: discriminator (1), loss (2), which only training needs"), "{error}");
         let renamed = error.contains(&format!("all names start with `{prefix}`, which is taken away"));
         assert_eq!(renamed, !prefix.is_empty(), "{error}");

@@ -206,10 +206,8 @@ fn spec(
     };
     let grid = tokens.isqrt();
     if tokens == 0 || grid * grid != tokens || grid > 64 {
-        let expected = format!(
-            "[{count}, T] (as many rows as labels), T the square of 1 to 64: the model's tokens lie in a square grid, as \
-             those of 1-D tokenizers do not"
-        );
+        let square = "the square of 1 to 64 (a square grid, which the tokens of 1-D tokenizers have not)";
+        let expected = format!("[{count}, T] (as many rows as labels), T {square}");
         return Err(DataError::invalid(file.path(), array, expected, format_args!("{shape:?}")));
     }
     let codebook_size = match options.codes.get(name) {
