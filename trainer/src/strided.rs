@@ -32,9 +32,9 @@ impl Strided {
         if self.shape.contains(&0) {
             return Some(0);
         }
-        let steps = self.shape.iter().zip(&self.strides);
+        let mut steps = self.shape.iter().zip(&self.strides);
         let last =
-            steps.fold(Some(self.offset), |last, (&size, &stride)| last?.checked_add((size - 1).checked_mul(stride)?));
+            steps.try_fold(self.offset, |last, (&size, &stride)| last.checked_add((size - 1).checked_mul(stride)?));
         last?.checked_add(1)
     }
 

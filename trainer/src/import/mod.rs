@@ -165,7 +165,8 @@ fn left_out(source: &dyn WeightSource, config: &ModelConfig, with_training_state
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for name in source.names() {
         let training = is_training(&name) || official::is_of(&name, "optimizer");
-        if !known.contains(&name) && !official::is_unused(&name, config) && !(training && with_training_state) {
+        let taken = known.contains(&name) || training && with_training_state;
+        if !taken && !official::is_unused(&name, config) {
             *counts.entry(name.split('.').next().unwrap_or_default().to_string()).or_default() += 1;
         }
     }

@@ -12,7 +12,7 @@ use crate::files::first_bytes;
 #[derive(Debug)]
 pub enum WeightFile {
     /// PyTorch's, of either format.
-    Torch(PthFile),
+    Torch(Box<PthFile>),
     /// Safetensors.
     Safetensors(Renamed),
 }
@@ -26,7 +26,7 @@ impl WeightFile {
     pub fn open(path: &Path, key: Option<&str>) -> Result<Self, DataError> {
         let start = first_bytes(path, 64).map_err(DataError::io(path))?;
         match () {
-            () if PthFile::is_one(&start) => Ok(Self::Torch(PthFile::open_at(path, key)?)),
+            () if PthFile::is_one(&start) => Ok(Self::Torch(Box::new(PthFile::open_at(path, key)?))),
             // The length of the header, then the header.
             () if start.get(8) == Some(&b'{') => Ok(Self::Safetensors(Renamed::open(path, key)?)),
             () => {
@@ -39,7 +39,7 @@ impl WeightFile {
     /// Its tensors.
     pub fn source(&self) -> &dyn WeightSource {
         match self {
-            Self::Torch(file) => file,
+            Self::Torch(file) => file.as_ref(),
             Self::Safetensors(file) => file,
         }
     }
