@@ -18,10 +18,8 @@ use crate::masking::{Crop, MaskOptions};
 use crate::model::layers::Dropout;
 use crate::model::precision::product;
 use crate::model::Precision;
-use crate::optim::AdamW;
 use crate::replicas::Peers;
-use crate::step::{Echo, HeadSizes, LossOptions, Method, Networks, Pretraining, StepInputs};
-use crate::teacher::Teacher;
+use crate::step::{Echo, HeadSizes, LossOptions, Method, Pretraining, StepInputs};
 
 /// Classes of the online classifier: ImageNet-1k's.
 const CLASSES: usize = 1000;
@@ -124,16 +122,8 @@ fn time_steps<B: TrainBackend>(options: &BenchOptions, peers: Peers) -> (f64, Cl
     let (model, device) = (&options.model, peers.device::<B>());
     let (rank, devices) = (peers.rank() as u64, peers.size() as u64);
     let losses = LossOptions { method: options.method, ..LossOptions::default() };
-    let mut run = Pretraining::<B> {
-        config: *model,
-        options: losses,
-        networks: Networks::new(model, &head_sizes(model), CLASSES, 0, &device),
-        teacher: Teacher::new(model, losses.teacher, 0, &device),
-        optimizer: AdamW::new(Default::default()),
-        precision: options.precision,
-        peers,
-        device: device.clone(),
-    };
+    let mut run = Pretraining::<B>::new(model, losses, &head_sizes(model), CLASSES, 0, &device);
+    (run.precision, run.peers) = (options.precision, peers);
     let mut step = 0;
     let mut one = |clock: &mut Clock| {
         let inputs = [random_inputs(options, step * devices + rank)];

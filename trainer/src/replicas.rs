@@ -94,14 +94,31 @@ impl Peers {
         B::sum_over_replicas(mine.reshape([count]), self).reshape(shape)
     }
 
+    /// What the first replica gives, the same bits for each. All call it, with the same shape.
+    pub fn first<B: Kernels, const D: usize>(&self, mine: Tensor<B, D>) -> Tensor<B, D> {
+        match self.rank {
+            0 => self.sum(mine),
+            _ => self.sum(mine.zeros_like()),
+        }
+    }
+
+    /// For each replica, in how many of its numbers it differs from the first one. All call it, with the same shapes.
+    pub fn differences<B: Kernels>(&self, mine: Vec<Tensor<B, 2>>) -> Vec<f32> {
+        if self.size() == 1 || mine.is_empty() {
+            return vec![0.0; self.size()];
+        }
+        let mine = flat(mine);
+        let count = mine.clone().not_equal(self.first(mine)).float().sum();
+        self.gather(count.unsqueeze::<2>()).into_data().convert::<f32>().to_vec().unwrap_or_default()
+    }
+
     /// The mean of what all replicas give, tensor by tensor: one sum of everything.
     pub fn mean<B: Kernels>(&self, mine: Vec<Tensor<B, 2>>) -> Vec<Tensor<B, 2>> {
         if self.size() == 1 || mine.is_empty() {
             return mine;
         }
         let dims: Vec<[usize; 2]> = mine.iter().map(Tensor::dims).collect();
-        let flat = mine.into_iter().zip(&dims).map(|(tensor, [rows, columns])| tensor.reshape([rows * columns]));
-        let mean = self.sum(Tensor::cat(flat.collect(), 0)) / self.size() as f64;
+        let mean = self.sum(flat(mine)) / self.size() as f64;
         let mut at = 0;
         let part = |[rows, columns]: [usize; 2]| {
             let first = at;
@@ -173,6 +190,15 @@ impl Drop for Presence {
             self.0.meeting.changed.notify_all();
         }
     }
+}
+
+/// All numbers of `tensors`, one after another.
+fn flat<B: Backend>(tensors: Vec<Tensor<B, 2>>) -> Tensor<B, 1> {
+    let flat = tensors.into_iter().map(|tensor| {
+        let [rows, columns] = tensor.dims();
+        tensor.reshape([rows * columns])
+    });
+    Tensor::cat(flat.collect(), 0)
 }
 
 /// The backend's device number `rank`; on backends with one device, that one.

@@ -16,7 +16,7 @@ use crate::model::heads::{Classifier, Projector};
 use crate::model::layers::Dropout;
 use crate::model::weight::{weights, Weights};
 use crate::model::{indices, pool, Layout, Precision, Sorcen};
-use crate::optim::{self, AdamW};
+use crate::optim::{self, AdamW, AdamWOptions};
 use crate::replicas::Peers;
 use crate::teacher::{follow, Teacher, TeacherKind};
 
@@ -79,8 +79,8 @@ impl Default for LossOptions {
     }
 }
 
-/// Widths of the heads that only pretraining needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Widths of the heads that only Sorcen's pretraining needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeadSizes {
     /// Hidden width of `projector` and `momentum_projector` (official 4096).
     pub projector_hidden: usize,
@@ -97,6 +97,13 @@ pub struct HeadSizes {
 pub struct Networks<B: burn::tensor::backend::Backend> {
     /// Encoder and decoder.
     pub student: Sorcen<B>,
+    /// Absent for MAGE.
+    pub heads: Option<Heads<B>>,
+}
+
+/// What Sorcen trains beside the student.
+#[derive(Clone, Debug)]
+pub struct Heads<B: burn::tensor::backend::Backend> {
     /// Anchor side.
     pub projector: Projector<B>,
     /// Echo side: follows `projector` *and* is trained (official quirk).
@@ -107,8 +114,9 @@ pub struct Networks<B: burn::tensor::backend::Backend> {
     pub classifier: Option<Classifier<B>>,
 }
 
-weights!(Networks {
-    student => "",
+weights!(Networks { student => "", heads => "" });
+
+weights!(Heads {
     projector => "projector",
     momentum_projector => "momentum_projector",
     predictor => "predictor",
@@ -116,22 +124,36 @@ weights!(Networks {
 });
 
 impl<B: TrainBackend> Networks<B> {
-    /// Initial values; a pure function of (config, sizes, classes, seed).
-    pub fn new(config: &ModelConfig, sizes: &HeadSizes, classes: usize, seed: u64, device: &B::Device) -> Self {
-        let projector = || Projector::new(config.embed_dim, sizes.projector_hidden, sizes.projector_dim, device);
-        let classifier = || Classifier::new(config.embed_dim, sizes.classifier_hidden, classes, device);
-        let mut networks = Self {
-            student: Sorcen::new(config, device),
-            projector: projector(),
-            momentum_projector: projector(),
-            predictor: Projector::new(sizes.projector_dim, sizes.predictor_hidden, sizes.projector_dim, device),
-            classifier: (classes > 0).then(classifier),
-        };
+    /// Initial values; a pure function of (config, sizes, classes, seed). Without `sizes` there are no heads.
+    pub fn new(config: &ModelConfig, sizes: Option<&HeadSizes>, classes: usize, seed: u64, device: &B::Device) -> Self {
+        let heads = |sizes| Heads::zeros(config.embed_dim, sizes, classes, device);
+        let mut networks = Self { student: Sorcen::new(config, device), heads: sizes.map(heads) };
         networks.initialise("", seed, device);
-        if let Some(classifier) = &mut networks.classifier {
+        if let Some(classifier) = networks.heads.as_mut().and_then(|heads| heads.classifier.as_mut()) {
             classifier.initialise_like_pytorch("classifier", seed, device);
         }
         networks
+    }
+}
+
+impl<B: TrainBackend> Heads<B> {
+    /// Zeros, beside a model `width` wide.
+    fn zeros(width: usize, sizes: &HeadSizes, classes: usize, device: &B::Device) -> Self {
+        let HeadSizes { projector_hidden, projector_dim, predictor_hidden, classifier_hidden } = *sizes;
+        let classifier = || Classifier::new(width, classifier_hidden, classes, device);
+        Self {
+            projector: Projector::new(width, projector_hidden, projector_dim, device),
+            momentum_projector: Projector::new(width, projector_hidden, projector_dim, device),
+            predictor: Projector::new(projector_dim, predictor_hidden, projector_dim, device),
+            classifier: (classes > 0).then(classifier),
+        }
+    }
+
+    /// Running BatchNorm statistics take in those of a batch.
+    fn update_statistics(&mut self, batch: Statistics<B>) {
+        self.projector.update_statistics(batch.projector);
+        self.momentum_projector.update_statistics(batch.momentum_projector);
+        self.predictor.update_statistics(batch.predictor);
     }
 }
 
@@ -171,7 +193,7 @@ pub const REPORT: [&str; 6] =
 /// The terms of one step, `[1]` each.
 #[derive(Clone, Debug)]
 pub struct Losses<B: TrainBackend> {
-    /// Cross-entropy over masked tokens.
+    /// Cross-entropy over masked tokens. Of MAGE this is all: the other terms are 0.
     pub reconstruction: Tensor<B, 1>,
     /// Weighted uniformity term.
     pub uniformity: Tensor<B, 1>,
@@ -210,11 +232,17 @@ struct Pair<B: TrainBackend> {
 /// What the networks make of one batch.
 struct Forward<B: TrainBackend> {
     reconstruction: Tensor<B, 1>,
+    /// Absent for MAGE.
+    beside: Option<Beside<B>>,
+}
+
+/// What Sorcen has beside the reconstruction.
+struct Beside<B: TrainBackend> {
     classifier: Tensor<B, 1>,
     /// Mean of all tokens of the normed latent, `[B, D]`.
     pooled: Tensor<B, 2>,
-    /// Absent for MAGE.
-    pair: Option<(Pair<B>, Statistics<B>)>,
+    pair: Pair<B>,
+    statistics: Statistics<B>,
 }
 
 /// The state of pretraining: networks, teacher, optimiser.
@@ -226,8 +254,8 @@ pub struct Pretraining<B: TrainBackend> {
     pub options: LossOptions,
     /// What the optimiser moves.
     pub networks: Networks<B>,
-    /// What follows.
-    pub teacher: Teacher<B::InnerBackend>,
+    /// What follows; absent for MAGE.
+    pub teacher: Option<Teacher<B::InnerBackend>>,
     /// Moments and update count.
     pub optimizer: AdamW<B>,
     /// What matrix products take.
@@ -239,6 +267,29 @@ pub struct Pretraining<B: TrainBackend> {
 }
 
 impl<B: TrainBackend> Pretraining<B> {
+    /// A run alone before its first step, with an official optimiser, in `f32`. Teacher and heads are there for Sorcen
+    /// only, with a classifier where there are `classes`.
+    pub fn new(
+        config: &ModelConfig,
+        options: LossOptions,
+        sizes: &HeadSizes,
+        classes: usize,
+        seed: u64,
+        device: &B::Device,
+    ) -> Self {
+        let sizes = (options.method == Method::Sorcen).then_some(sizes);
+        Self {
+            config: *config,
+            options,
+            networks: Networks::new(config, sizes, classes, seed, device),
+            teacher: sizes.map(|_| Teacher::new(config, options.teacher, seed, device)),
+            optimizer: AdamW::new(AdamWOptions::default()),
+            precision: Precision::default(),
+            peers: Peers::default(),
+            device: device.clone(),
+        }
+    }
+
     /// One step: for each batch the teacher follows, forward, backward; then one update with the mean of the
     /// gradients, over the batches and over all replicas. Returns the means of the numbers named in [`REPORT`], on
     /// the device.
@@ -269,24 +320,41 @@ impl<B: TrainBackend> Pretraining<B> {
         }
         gradients.average(&self.peers);
         let report = self.peers.sum(report) / self.peers.size() as f64;
-        let norm = self.optimizer.apply(&mut self.networks, gradients, lr);
+        // One norm for all: devices may add in another order, and replicas that clip differently drift apart.
+        let norm = self.peers.first(gradients.norm());
+        self.optimizer.apply(&mut self.networks, gradients, norm.clone(), lr);
         clock.lap::<B>(Phase::Optimizer, &self.device);
         Tensor::cat(vec![report, norm], 0)
     }
 
-    /// Teacher and momentum projector follow the student.
+    /// Teacher and momentum projector follow the student, where there are any.
     pub fn follow(&mut self, momentum: f64) {
-        if self.options.method == Method::Sorcen {
-            self.teacher.follow(&self.networks.student, momentum);
-            follow(&mut self.networks.momentum_projector, &self.networks.projector, momentum);
+        if let Some(teacher) = &mut self.teacher {
+            teacher.follow(&self.networks.student, momentum);
         }
+        if let Some(heads) = &mut self.networks.heads {
+            follow(&mut heads.momentum_projector, &heads.projector, momentum);
+        }
+    }
+
+    /// For each replica, in how many numbers its weights, the teacher's too, differ from those of the first: none should.
+    /// All call it. Running statistics of BatchNorm are each replica's own.
+    pub fn drift(&self) -> Vec<f32> {
+        let mut weights = Vec::new();
+        self.networks.visit("", &mut |_, weight| {
+            if weight.is_trained() {
+                weights.push(weight.get().inner());
+            }
+        });
+        self.teacher.visit("", &mut |_, weight| weights.push(weight.get()));
+        self.peers.differences(weights)
     }
 
     /// Running BatchNorm statistics take in those of a batch.
     pub fn update_statistics(&mut self, batch: Statistics<B>) {
-        self.networks.projector.update_statistics(batch.projector);
-        self.networks.momentum_projector.update_statistics(batch.momentum_projector);
-        self.networks.predictor.update_statistics(batch.predictor);
+        if let Some(heads) = &mut self.networks.heads {
+            heads.update_statistics(batch);
+        }
     }
 
     /// The forward pass; changes nothing.
@@ -295,12 +363,11 @@ impl<B: TrainBackend> Pretraining<B> {
     }
 
     fn losses_timed(&self, inputs: &StepInputs, clock: &mut Clock) -> (Losses<B>, Option<Statistics<B>>) {
-        let Forward { reconstruction, classifier, pooled, pair } = self.forward(inputs, clock);
-        let zero = || Tensor::zeros([1], &self.device);
-        let Some((pair, statistics)) = pair else {
-            let total = reconstruction.clone() + classifier.clone();
-            let losses = Losses { reconstruction, uniformity: zero(), contrast: zero(), classifier, total };
-            return (losses, None);
+        let Forward { reconstruction, beside } = self.forward(inputs, clock);
+        let Some(Beside { classifier, pooled, pair, statistics }) = beside else {
+            let [uniformity, contrast, classifier] = [(); 3].map(|()| Tensor::zeros([1], &self.device));
+            let total = reconstruction.clone();
+            return (Losses { reconstruction, uniformity, contrast, classifier, total }, None);
         };
         let (uniformity, contrast) = match self.peers.size() {
             1 => self.between_images(pooled, pair, 0),
@@ -329,37 +396,38 @@ impl<B: TrainBackend> Pretraining<B> {
         let reconstruction =
             B::smoothed_cross_entropy(logits.clone(), &targets, &inputs.masks.masked, options.label_smoothing);
         clock.lap::<B>(Phase::Decoder, device);
+        let (Some(heads), Some(teacher)) = (&networks.heads, &self.teacher) else {
+            return Forward { reconstruction, beside: None };
+        };
+
         // Pooled twice: with the class token for uniformity and classifier, without it for the contrast.
         let pooled = pool(latent.clone(), 0);
-
-        let classifier = match &networks.classifier {
+        let classifier = match &heads.classifier {
             None => Tensor::zeros([1], device),
             Some(classifier) => {
                 let labels: Vec<i32> = inputs.labels.iter().map(|&label| i32::from(label)).collect();
                 losses::cross_entropy(classifier.forward(pooled.clone()), indices(&labels, device))
             }
         };
-        if options.method == Method::Mage {
-            return Forward { reconstruction, classifier, pooled, pair: None };
-        }
 
         // Teacher: the echo, seen through the kept square.
         let echo = self.echo_ids(inputs, logits.inner());
         let ids = echo::teacher_ids(config, echo, &inputs.crop, device);
         let positions = echo::whole_positions(config, layout.batch, device);
-        let teacher = self.precision.view(&self.teacher);
+        let teacher = self.precision.view(teacher);
         let teacher = teacher.forward(student, ids, positions, layout.batch, &inputs.dropout);
 
         // Contrast: echoes are rows, anchors columns. The momentum projector gets a gradient too (official).
-        let (echoes, momentum_projector) = networks.momentum_projector.forward(Tensor::from_inner(teacher));
+        let (echoes, momentum_projector) = heads.momentum_projector.forward(Tensor::from_inner(teacher));
         let echoes = match options.teacher {
             TeacherKind::Blocks => echoes,
             TeacherKind::Whole => echoes.detach(),
         };
-        let (anchors, projector) = networks.projector.forward(pool(latent, 1));
-        let (anchors, predictor) = networks.predictor.forward(anchors);
-        let pair = Some((Pair { echoes, anchors }, Statistics { projector, momentum_projector, predictor }));
-        Forward { reconstruction, classifier, pooled, pair }
+        let (anchors, projector) = heads.projector.forward(pool(latent, 1));
+        let (anchors, predictor) = heads.predictor.forward(anchors);
+        let statistics = Statistics { projector, momentum_projector, predictor };
+        let beside = Beside { classifier, pooled, pair: Pair { echoes, anchors }, statistics };
+        Forward { reconstruction, beside: Some(beside) }
     }
 
     /// Uniformity (weighted) and contrast of pooled features `[N, D]` and anchors `[N, P]` of all images, and the

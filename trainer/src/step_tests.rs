@@ -27,17 +27,7 @@ fn config() -> ModelConfig {
 }
 
 fn run(peers: Peers, options: LossOptions) -> Pretraining<B> {
-    let device = Default::default();
-    Pretraining {
-        config: config(),
-        options,
-        networks: Networks::new(&config(), &SIZES, 3, 1, &device),
-        teacher: Teacher::new(&config(), options.teacher, 1, &device),
-        optimizer: AdamW::new(Default::default()),
-        precision: Precision::F32,
-        peers,
-        device,
-    }
+    Pretraining { peers, ..Pretraining::new(&config(), options, &SIZES, 3, 1, &Default::default()) }
 }
 
 /// Batch number `batch`, with a mask ratio and a square of its own.
@@ -73,8 +63,9 @@ fn replicas<T: Send>(options: LossOptions, compute: impl Fn(Pretraining<B>) -> T
 fn whole(options: LossOptions) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
     let run = run(Peers::default(), options);
     let halves = [0, 1].map(|batch| run.forward(&inputs(batch), &mut Clock::off()));
-    let pairs = halves.each_ref().map(|half| half.pair.as_ref().unwrap().0.clone());
-    let pooled = Tensor::cat(halves.iter().map(|half| half.pooled.clone()).collect(), 0);
+    let beside = halves.each_ref().map(|half| half.beside.as_ref().unwrap());
+    let pairs = beside.map(|beside| beside.pair.clone());
+    let pooled = Tensor::cat(beside.iter().map(|beside| beside.pooled.clone()).collect(), 0);
     let anchors = Tensor::cat(pairs.iter().map(|pair| pair.anchors.clone()).collect(), 0);
     let mut total = Tensor::zeros([1], &run.device);
     let mut terms = Vec::new();
@@ -82,7 +73,7 @@ fn whole(options: LossOptions) -> (Vec<Vec<f32>>, Vec<Vec<f32>>) {
         let pair = Pair { anchors: anchors.clone(), ..pair };
         let (uniformity, contrast) = run.between_images(pooled.clone(), pair, rank * BATCH);
         let of_rank = half.reconstruction.clone() + uniformity.clone() + contrast.clone() * options.lambda;
-        let of_rank = of_rank + half.classifier.clone();
+        let of_rank = of_rank + beside[rank].classifier.clone();
         terms.push([uniformity, contrast, of_rank.clone()].map(|term| numbers(term.inner())[0]).to_vec());
         total = total + of_rank * 0.5;
     }
@@ -125,6 +116,54 @@ fn two_replicas_derive_what_one_process_derives_from_both_batches() {
         }
         assert!(found[0].1 == found[1].1, "the same bits");
     }
+}
+
+/// The norm that clips is one replica's for all, and a number that has drifted is found where it is.
+#[test]
+fn a_weight_that_drifts_is_counted() {
+    let found = replicas(LossOptions::default(), |mut run| {
+        let rank = run.peers.rank() as u64;
+        let step = |run: &mut Pretraining<B>, number: u64| {
+            numbers(run.step(&[inputs(2 * number + rank)], 0.9, 1e-3, &mut Clock::off()))
+        };
+        let norm = *step(&mut run, 0).last().unwrap();
+        let same = run.drift();
+        let device = Default::default();
+        let plant = |run: &mut Pretraining<B>| {
+            run.networks.visit_mut("", &mut |name, weight| {
+                if name == "blocks.0.mlp.fc1.weight" {
+                    let mut values = weight.to_vec();
+                    values[7] = values[7].next_up();
+                    values[9] = -values[9];
+                    weight.set_from(values, &device);
+                }
+            });
+            run.teacher.visit_mut("", &mut |name, weight| {
+                if name == "blocks_momentum.0.norm1.weight" {
+                    let mut values = weight.to_vec();
+                    values[0] = f32::NAN;
+                    weight.set_from(values, &device);
+                }
+            });
+        };
+        if rank == 1 {
+            plant(&mut run);
+        }
+        (norm, same, run.drift())
+    });
+    assert_eq!(found[0].0, found[1].0);
+    for (_, same, drifted) in found {
+        assert_eq!((same, drifted), (vec![0.0, 0.0], vec![0.0, 3.0]));
+    }
+}
+
+#[test]
+fn the_norm_is_that_of_the_first() {
+    let norms = replicas(LossOptions::default(), |run| {
+        let own = Tensor::<Flex, 1>::from_floats([0.1 + run.peers.rank() as f32], &run.device);
+        numbers(run.peers.first(own))
+    });
+    assert_eq!(norms, [[0.1], [0.1]]);
 }
 
 #[test]

@@ -16,8 +16,7 @@ use sorcen_trainer::masking::{Crop, MaskOptions};
 use sorcen_trainer::model::layers::Dropout;
 use sorcen_trainer::model::weight::Weights;
 use sorcen_trainer::model::Weight;
-use sorcen_trainer::step::{Echo, HeadSizes, LossOptions, Networks, Pretraining, StepInputs};
-use sorcen_trainer::teacher::{Teacher, TeacherKind};
+use sorcen_trainer::step::{Echo, HeadSizes, LossOptions, Pretraining, StepInputs};
 
 type B = Autodiff<Flex>;
 
@@ -56,8 +55,7 @@ fn configs() -> [ModelConfig; 2] {
 fn write_random(config: &ModelConfig, path: &Path) {
     let sizes = HeadSizes { projector_hidden: 20, projector_dim: 12, predictor_hidden: 16, classifier_hidden: 9 };
     let device = Default::default();
-    let networks = Networks::<B>::new(config, &sizes, 4, 0, &device);
-    let teacher = Teacher::<Flex>::new(config, TeacherKind::Blocks, 0, &device);
+    let run = Pretraining::<B>::new(config, LossOptions::default(), &sizes, 4, 0, &device);
     let (mut list, mut number) = (TensorList::default(), 0);
     let mut push = |name: &str, dims: &[usize]| {
         number += 1;
@@ -68,8 +66,8 @@ fn write_random(config: &ModelConfig, path: &Path) {
         let value = |i: u64| if is_scale { 1.0 + 0.3 * rng.uniform(i) } else { deviation * rng.normal(i) } as f32;
         list.push(name, dims, &(0..count as u64).map(value).collect::<Vec<_>>());
     };
-    networks.visit("", &mut |name, weight: &Weight<B>| push(name, weight.dims()));
-    teacher.visit("", &mut |name, weight: &Weight<Flex>| push(name, weight.dims()));
+    run.networks.visit("", &mut |name, weight: &Weight<B>| push(name, weight.dims()));
+    run.teacher.visit("", &mut |name, weight: &Weight<Flex>| push(name, weight.dims()));
     list.write(path).unwrap();
 }
 
@@ -153,7 +151,8 @@ fn gradients_are_those_of_the_losses() {
     for config in configs() {
         let dir = tempfile::tempdir().unwrap();
         let model = import(&config, dir.path());
-        let mut run: Pretraining<B> = checkpoint::open_training(Path::new(&model), &Default::default()).unwrap();
+        let (mut run, note) = checkpoint::open_training::<B>(Path::new(&model), &Default::default()).unwrap();
+        assert_eq!(note, None);
         run.options = LossOptions { lambda: 1.0, uniformity: 1.0, ..run.options };
         let (batch, tokens) = (4, config.tokens());
         let rng = Rng::new(5, Stream::Evaluation, 1);

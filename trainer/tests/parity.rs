@@ -11,10 +11,9 @@ use sorcen_trainer::masking::{Crop, MaskOptions};
 use sorcen_trainer::model::layers::Dropout;
 use sorcen_trainer::model::weight::Weights;
 use sorcen_trainer::model::{indices, Layout, Sorcen};
-use sorcen_trainer::optim::{AdamW, AdamWOptions};
 use sorcen_trainer::schedule::teacher_momentum;
-use sorcen_trainer::step::{Echo, HeadSizes, LossOptions, Networks, Pretraining, StepInputs};
-use sorcen_trainer::teacher::{Teacher, TeacherKind, TEACHER};
+use sorcen_trainer::step::{Echo, HeadSizes, LossOptions, Pretraining, StepInputs};
+use sorcen_trainer::teacher::TEACHER;
 
 type B = Autodiff<Flex>;
 const DEVICE: FlexDevice = FlexDevice;
@@ -33,16 +32,7 @@ fn config() -> ModelConfig {
 
 fn pretraining() -> Pretraining<B> {
     let sizes = HeadSizes { projector_hidden: 128, projector_dim: 32, predictor_hidden: 64, classifier_hidden: 32 };
-    let mut run = Pretraining {
-        config: config(),
-        options: LossOptions::default(),
-        networks: Networks::new(&config(), &sizes, 1000, 0, &DEVICE),
-        teacher: Teacher::new(&config(), TeacherKind::Blocks, 0, &DEVICE),
-        optimizer: AdamW::new(AdamWOptions::default()),
-        precision: Default::default(),
-        peers: Default::default(),
-        device: DEVICE,
-    };
+    let mut run = Pretraining::new(&config(), LossOptions::default(), &sizes, 1000, 0, &DEVICE);
     let weights = TensorFile::open(&fixture("T/weights.safetensors")).unwrap();
     fill(&weights, &mut run.networks, "", &DEVICE).unwrap();
     fill(&weights, &mut run.teacher, "", &DEVICE).unwrap();

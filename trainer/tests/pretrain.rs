@@ -347,5 +347,5 @@ fn curves_of_a_run_show_its_total_loss_and_what_else_it_has() {
         picture.height() / first.height()
     };
     assert_eq!(panels("sorcen"), 5);
-    assert_eq!(panels("mage"), 4, "no contrast");
+    assert_eq!(panels("mage"), 3, "neither contrast nor classifier");
 }

@@ -55,9 +55,47 @@ fn two_replicas_stop_and_go_on_to_the_same_bits() {
     let alone = PretrainOptions { devices: 1, batch_size: 16, ..options(dir.path(), "alone") };
     pretrain(&alone, &mut |_| ControlFlow::Continue(())).unwrap();
     assert!(files(&straight) != files(&alone), "masks and BatchNorm are each replica's own");
-    let other = PretrainOptions { resume: true, ..options(dir.path(), "alone") };
-    let error = pretrain(&other, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string();
-    assert!(error.contains("devices: expected 1") || error.contains("batch_size: expected 16"), "{error}");
+}
+
+/// The images of an update may be shared out anew, and it is said; another number of them is another run.
+#[test]
+fn a_run_goes_on_over_other_devices_with_the_same_images() {
+    let dir = tempfile::tempdir().unwrap();
+    dataset(&dir.path().join("data"));
+    let run = |name: &str, shares: (usize, usize, usize), stop: u64| {
+        let mut options = PretrainOptions { resume: true, ..options(dir.path(), name) };
+        options.losses.method = Method::Mage;
+        (options.batch_size, options.accum_iter, options.devices) = shares;
+        let mut notes = Vec::new();
+        pretrain(&options, &mut |progress| {
+            notes.extend_from_slice(&progress.notes);
+            match progress.step == stop {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        })?;
+        Ok::<_, sorcen_trainer::train::TrainError>(notes)
+    };
+    assert_eq!(run("straight", (8, 2, 1), 8).unwrap(), [""; 0]);
+    assert_eq!(run("moved", (8, 2, 1), 3).unwrap(), [""; 0]);
+    let notes = run("moved", (8, 1, 2), 6).unwrap();
+    let [note] = &notes[..] else { panic!("{notes:?}") };
+    assert!(note.contains("8 × 1 × 2 = 16, where the run was begun with 8 × 2 × 1 = 16"), "{note}");
+    // Batches of MAGE, on whatever device, are the same, and the weights but for the order of sums.
+    assert_eq!(run("moved", (8, 2, 1), 8).unwrap(), [""; 0]);
+    let weights = |name: &str| TensorFile::open(&dir.path().join(name).join("checkpoint/model.safetensors")).unwrap();
+    let (straight, moved) = (weights("straight"), weights("moved"));
+    for name in straight.names() {
+        let (a, b) = (straight.read(&name).unwrap(), moved.read(&name).unwrap());
+        assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-6), "{name}");
+    }
+
+    for shares in [(8, 1, 1), (4, 2, 1), (16, 2, 1)] {
+        let error = run("straight", shares, 8).unwrap_err().to_string();
+        let now = shares.0 * shares.1 * shares.2;
+        assert!(error.contains("expected 8 × 2 × 1 = 16, as the run was begun with, found"), "{error}");
+        assert!(error.contains(&format!("= {now}")), "{error}");
+    }
 }
 
 /// Without terms between images, two replicas are two accumulated batches: the numbers of the batches are the same.

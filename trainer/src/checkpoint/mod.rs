@@ -6,14 +6,15 @@
 //!   model.safetensors      encoder and decoder, linears [out, in]
 //!   training_state/
 //!     state.json           step, seed
-//!     state.safetensors    blocks_momentum.*, projector.*, momentum_projector.*, predictor.*, classifier.*,
-//!                          token_emb_momentum.*, norm_momentum.* (of a whole teacher),
-//!                          optimizer.exp_avg.NAME, optimizer.exp_avg_sq.NAME
+//!     state.safetensors    optimizer.exp_avg.NAME, optimizer.exp_avg_sq.NAME; of Sorcen also
+//!                          blocks_momentum.*, projector.*, momentum_projector.*, predictor.*, classifier.*,
+//!                          token_emb_momentum.*, norm_momentum.* (of a whole teacher)
 //! ```
 //!
 //! A checkpoint is replaced as a whole, and older ones may be kept: [`kept`].
 
 pub mod kept;
+mod start;
 mod tensors;
 
 use std::fs;
@@ -29,10 +30,10 @@ use crate::data::DataError;
 use crate::kernels::{Kernels, TrainBackend};
 use crate::model::weight::{join, Weights as _};
 use crate::model::Sorcen;
-use crate::optim::{AdamW, AdamWOptions};
-use crate::step::{HeadSizes, LossOptions, Networks, Pretraining};
-use crate::teacher::{Teacher, TeacherKind};
+use crate::step::{HeadSizes, LossOptions, Method, Pretraining};
+use crate::teacher::TeacherKind;
 pub use kept::{find, still_to_come, Keep};
+pub use start::{go_on, initialise};
 pub use tensors::{fill, TensorFile, TensorList, WeightSource};
 
 /// The configuration.
@@ -107,10 +108,7 @@ pub fn write_training<B: TrainBackend>(dir: &Path, run: &Pretraining<B>, state: 
     fs::create_dir_all(&dir).map_err(DataError::io(&dir))?;
     let mut tensors = TensorList::default();
     tensors.push_all(&run.teacher, "", "");
-    tensors.push_all(&run.networks.projector, "projector", "");
-    tensors.push_all(&run.networks.momentum_projector, "momentum_projector", "");
-    tensors.push_all(&run.networks.predictor, "predictor", "");
-    tensors.push_all(&run.networks.classifier, "classifier", "");
+    tensors.push_all(&run.networks.heads, "", "");
     for (name, (first, second)) in &run.optimizer.moments {
         let values = |t: &Tensor<B::InnerBackend, 2>| t.to_data().convert::<f32>().to_vec::<f32>().unwrap_or_default();
         tensors.push(&join(FIRST_MOMENT, name), &first.dims(), &values(first));
@@ -153,16 +151,21 @@ pub fn load_model<B: Kernels>(dir: &Path, device: &B::Device) -> Result<(ModelCo
     Ok((config, model))
 }
 
-/// Loads everything that [`save`] wrote into `run`, whose sizes must be the same.
+/// Loads everything that [`save`] wrote into `run`, whose sizes must be the same. What the training state holds beside
+/// that comes back as a note.
 ///
 /// # Errors
 /// [`DataError`] names the file and the first tensor that is missing or wrong.
-pub fn restore<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<State, DataError> {
+pub fn restore<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<(State, Option<String>), DataError> {
     let state = read_state(dir)?;
-    let tensors = restore_networks(dir, run)?;
+    let device = run.device.clone();
+    fill(&TensorFile::open(&dir.join(MODEL))?, &mut run.networks.student, "", &device)?;
+    let tensors = TensorFile::open(&dir.join(TRAINING_STATE).join(STATE_TENSORS))?;
+    fill(&tensors, &mut run.teacher, "", &device)?;
+    fill(&tensors, &mut run.networks.heads, "", &device)?;
     run.optimizer.updates = state.updates;
     fill_moments(&tensors, run)?;
-    Ok(state)
+    Ok((state, start::not_taken(&tensors, run)))
 }
 
 /// Loads the moments that a file has: as we write them, or in the shapes of their weights.
@@ -198,28 +201,48 @@ pub fn read_state(dir: &Path) -> Result<State, DataError> {
     read_json(&dir.join(TRAINING_STATE).join(STATE_JSON))
 }
 
-/// Opens a checkpoint with its training state; the widths of the heads are read from the file.
+/// Opens a checkpoint with its training state; method and widths of the heads are read from the file. What it holds
+/// beside that comes back as a note.
 ///
 /// # Errors
 /// [`DataError`] where it has none, or a tensor is missing or wrong.
-pub fn open_training<B: TrainBackend>(dir: &Path, device: &B::Device) -> Result<Pretraining<B>, DataError> {
+pub fn open_training<B: TrainBackend>(
+    dir: &Path,
+    device: &B::Device,
+) -> Result<(Pretraining<B>, Option<String>), DataError> {
     let config = read_config(dir)?;
     let state = TensorFile::open(&dir.join(TRAINING_STATE).join(STATE_TENSORS))?;
     let mut run = empty_training(&config, &state, device)?;
-    restore(dir, &mut run)?;
-    Ok(run)
+    let (_, note) = restore(dir, &mut run)?;
+    Ok((run, note))
 }
 
-/// Initial networks whose heads are as wide as those in `source`; official constants.
+/// What was learned in the run of a training state: MAGE's has neither teacher nor heads, or, written by earlier
+/// versions, some that were never trained.
+pub fn method_of(source: &dyn WeightSource) -> Method {
+    let names = source.names();
+    let moments = |part: &str| names.iter().any(|name| name.starts_with(&join(FIRST_MOMENT, part)));
+    let untrained = moments("norm.") && !["projector.", "momentum_projector.", "predictor."].into_iter().any(moments);
+    match names.iter().any(|name| start::is_sorcens(name)) && !untrained {
+        true => Method::Sorcen,
+        false => Method::Mage,
+    }
+}
+
+/// Initial networks of the method of `source`, with heads as wide as those in it; official constants.
 ///
 /// # Errors
-/// [`DataError`] where a head is missing or out of range.
+/// [`DataError`] where a head of Sorcen is missing or out of range.
 pub fn empty_training<B: TrainBackend>(
     config: &ModelConfig,
     source: &dyn WeightSource,
     device: &B::Device,
 ) -> Result<Pretraining<B>, DataError> {
     const WIDEST: usize = 65_536;
+    if method_of(source) == Method::Mage {
+        let options = LossOptions { method: Method::Mage, ..LossOptions::default() };
+        return Ok(Pretraining::new(config, options, &HeadSizes::default(), 0, 0, device));
+    }
     let rows = |name: &str| match source.shape(name).as_deref() {
         Some(&[rows @ 1..=WIDEST, _]) => Ok(rows),
         Some(other) => {
@@ -242,67 +265,8 @@ pub fn empty_training<B: TrainBackend>(
         Some(_) => TeacherKind::Whole,
         None => TeacherKind::Blocks,
     };
-    Ok(Pretraining {
-        config: *config,
-        options: LossOptions { teacher, ..LossOptions::default() },
-        networks: Networks::new(config, &sizes, classes, 0, device),
-        teacher: Teacher::new(config, teacher, 0, device),
-        optimizer: AdamW::new(AdamWOptions::default()),
-        precision: Default::default(),
-        peers: Default::default(),
-        device: device.clone(),
-    })
-}
-
-/// Loads model, teacher and heads, but not the optimiser; returns the file of the training state.
-fn restore_networks<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<TensorFile, DataError> {
-    let device = run.device.clone();
-    fill(&TensorFile::open(&dir.join(MODEL))?, &mut run.networks.student, "", &device)?;
-    let tensors = TensorFile::open(&dir.join(TRAINING_STATE).join(STATE_TENSORS))?;
-    fill(&tensors, &mut run.teacher, "", &device)?;
-    fill(&tensors, &mut run.networks.projector, "projector", &device)?;
-    fill(&tensors, &mut run.networks.momentum_projector, "momentum_projector", &device)?;
-    fill(&tensors, &mut run.networks.predictor, "predictor", &device)?;
-    fill(&tensors, &mut run.networks.classifier, "classifier", &device)?;
-    Ok(tensors)
-}
-
-/// Starts `run` from another run's checkpoint: its teacher and heads too where they are there and fit;
-/// else the teacher starts as a copy of the loaded student. The optimiser starts fresh.
-///
-/// # Errors
-/// [`DataError`] where the model cannot be loaded or has other sizes.
-pub fn initialise<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<(), DataError> {
-    check_config(dir, run)?;
-    let mut whole = run.clone();
-    if restore_networks(dir, &mut whole).is_ok() {
-        *run = whole;
-        return Ok(());
-    }
-    let device = run.device.clone();
-    fill(&TensorFile::open(&dir.join(MODEL))?, &mut run.networks.student, "", &device)?;
-    run.follow(0.0);
-    Ok(())
-}
-
-/// Starts `run` where another run's checkpoint, of the same sizes, stopped: its optimiser too.
-///
-/// # Errors
-/// [`DataError`] where anything is missing or has other sizes.
-pub fn go_on<B: TrainBackend>(dir: &Path, run: &mut Pretraining<B>) -> Result<(), DataError> {
-    check_config(dir, run)?;
-    restore(dir, run).map(drop)
-}
-
-fn check_config<B: TrainBackend>(dir: &Path, run: &Pretraining<B>) -> Result<(), DataError> {
-    let config = read_config(dir)?;
-    match first_difference(&run.config, &config) {
-        None => Ok(()),
-        Some((field, now, found)) => {
-            let expected = format!("{now}, as in this run's --model");
-            Err(DataError::invalid(&dir.join(CONFIG), field, expected, found))
-        }
-    }
+    let options = LossOptions { teacher, ..LossOptions::default() };
+    Ok(Pretraining::new(config, options, &sizes, classes, 0, device))
 }
 
 /// The first field in which two records differ, with both of its values.

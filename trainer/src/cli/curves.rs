@@ -20,7 +20,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", required = true)]
     runs: Vec<PathBuf>,
     /// Fields of the log, one panel each [default: train_loss, train_rec_loss, train_nn_loss, train_class_loss and
-    /// train_grad_norm, those that a run has: MAGE has no contrast, train_nn_loss].
+    /// train_grad_norm, those that a run has: MAGE has neither contrast, train_nn_loss, nor classifier].
     #[arg(long, value_delimiter = ',')]
     fields: Vec<String>,
     /// The PNG to write.

@@ -30,11 +30,14 @@ pub struct Args {
 /// # Errors
 /// A damaged checkpoint, or a file that cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let Exported { tensors, with_training_state, left_out } = export(&args.checkpoint, &args.out)?;
+    let Exported { tensors, with_training_state, left_out, note } = export(&args.checkpoint, &args.out)?;
     if left_out > 0 {
         eprintln!(
             "note: left out: {left_out} tensors of the teacher's own embedding and norm, unknown to the official code"
         );
+    }
+    if let Some(note) = note {
+        eprintln!("note: {note}");
     }
     let with = if with_training_state { "with" } else { "without" };
     println!("{}: {tensors} tensors, {with} the state of training", args.out.display());

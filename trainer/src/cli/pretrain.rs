@@ -306,6 +306,12 @@ pub fn pretrain_with_bar(options: &PretrainOptions, stop: &AtomicBool) -> anyhow
     let report = train::pretrain(options, &mut |progress| {
         bar.set_length(progress.steps);
         bar.set_position(progress.step);
+        for note in &progress.notes {
+            let _ = match bar.is_hidden() {
+                true => writeln!(std::io::stderr(), "{note}"),
+                false => Ok(bar.println(note)),
+            };
+        }
         if let Some(told) = tell(progress, options.images_per_step()) {
             if bar.is_hidden() {
                 // A full disk behind standard error is no reason to stop training.
@@ -328,9 +334,10 @@ fn tell(progress: &Progress, images_per_step: usize) -> Option<String> {
     let line = progress.line.as_ref()?;
     let left = (progress.steps - progress.step) as f64 * images_per_step as f64 / line.img_per_s.max(1e-9);
     let left = HumanDuration(Duration::from_secs_f64(left.min(1e9)));
-    let (loss, rec, nn) = (line.train_loss, line.train_rec_loss, line.train_nn_loss);
+    let (loss, rec) = (line.train_loss, line.train_rec_loss);
+    let nn = line.train_nn_loss.map_or(String::new(), |nn| format!(", nn {nn:.3}"));
     let knn = line.knn_accuracy.map_or(String::new(), |share| format!(", k-NN {:.1} %", 100.0 * share));
-    Some(format!("{:.0} img/s, {left} left, loss {loss:.3} (rec {rec:.3}, nn {nn:.3}){knn}", line.img_per_s))
+    Some(format!("{:.0} img/s, {left} left, loss {loss:.3} (rec {rec:.3}{nn}){knn}", line.img_per_s))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `sorcen step`: one training step with all randomness given, for testers.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{ensure, Context};
 use burn::backend::Autodiff;
@@ -13,10 +13,8 @@ use crate::masking::{Crop, MaskOptions};
 use crate::model::layers::Dropout;
 use crate::model::weight::Weights as _;
 use crate::model::Precision;
-use crate::optim::{AdamW, AdamWOptions};
 use crate::schedule::teacher_momentum;
-use crate::step::{Echo, HeadSizes, LossOptions, Method, Networks, Pretraining, StepInputs};
-use crate::teacher::{Teacher, TeacherKind};
+use crate::step::{Echo, HeadSizes, LossOptions, Method, Pretraining, StepInputs};
 
 /// One training step, dropout off, with every random choice read from a file.
 ///
@@ -26,7 +24,8 @@ use crate::teacher::{Teacher, TeacherKind};
 /// training_state (`sorcen import --with_training_state` makes one).
 ///
 /// MAGE reads `token_ids`, `all_mask` and `noise` alone and gives `loss_rec` and `loss_total`, the same
-/// number: it has no teacher, no projectors and no classifier. Its optimiser starts fresh.
+/// number: it has no teacher, no projectors and no classifier. Its optimiser starts fresh where the checkpoint has no
+/// training_state of MAGE.
 ///
 /// Example: sorcen step --checkpoint imported --input step.safetensors --epoch 50 --lr 1e-3 --output out.safetensors
 #[derive(clap::Args)]
@@ -44,7 +43,7 @@ pub struct Args {
     /// Learning rate.
     #[arg(long)]
     lr: f64,
-    /// What is learned [default: sorcen; mage where the checkpoint has no training_state].
+    /// What is learned [default: sorcen; mage where the checkpoint has no training_state of Sorcen].
     #[arg(long, value_enum)]
     method: Option<Method>,
     /// Output tensors (safetensors).
@@ -74,14 +73,8 @@ fn step<B: TrainBackend>(args: &Args) -> anyhow::Result<()> {
     if let Some(folder) = args.output.parent() {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     }
-    let method = args.method.unwrap_or(match args.checkpoint.join(checkpoint::TRAINING_STATE).exists() {
-        true => Method::Sorcen,
-        false => Method::Mage,
-    });
-    let mut run: Pretraining<B> = match method {
-        Method::Sorcen => checkpoint::open_training(&args.checkpoint, &Default::default())?,
-        Method::Mage => open_mage(&args.checkpoint)?,
-    };
+    let mut run: Pretraining<B> = open(args)?;
+    let method = run.options.method;
     run.precision = args.precision;
     let inputs = read_inputs(args, method, run.config.grid, run.config.codebook_size)?;
 
@@ -108,37 +101,38 @@ fn step<B: TrainBackend>(args: &Args) -> anyhow::Result<()> {
         run.update_statistics(statistics);
     }
     run.optimizer.update(&mut run.networks, &mut grads, args.lr);
-    match method {
-        Method::Sorcen => {
-            out.push_all(&run.networks, "", "param/");
-            out.push_all(&run.teacher, "", "param/");
-        }
-        Method::Mage => out.push_all(&run.networks.student, "", "param/"),
-    }
+    out.push_all(&run.networks, "", "param/");
+    out.push_all(&run.teacher, "", "param/");
     let partial = args.output.with_extension("partial");
     out.write(&partial)?;
     std::fs::rename(&partial, &args.output).with_context(|| args.output.display().to_string())
 }
 
-/// Encoder and decoder of a checkpoint, official constants, a fresh optimiser; no classifier, and no use
-/// for the other heads.
-fn open_mage<B: TrainBackend>(dir: &Path) -> anyhow::Result<Pretraining<B>> {
-    const UNUSED: HeadSizes =
-        HeadSizes { projector_hidden: 1, projector_dim: 1, predictor_hidden: 1, classifier_hidden: 0 };
-    let config = checkpoint::read_config(dir)?;
-    let device = B::Device::default();
-    let mut networks = Networks::new(&config, &UNUSED, 0, 0, &device);
-    checkpoint::fill(&checkpoint::TensorFile::open(&dir.join(checkpoint::MODEL))?, &mut networks.student, "", &device)?;
-    Ok(Pretraining {
-        config,
-        options: LossOptions { method: Method::Mage, ..LossOptions::default() },
-        networks,
-        teacher: Teacher::new(&config, TeacherKind::default(), 0, &device),
-        optimizer: AdamW::new(AdamWOptions::default()),
-        precision: Default::default(),
-        peers: Default::default(),
-        device,
-    })
+/// The checkpoint's run, with its training state where that is of the method; of MAGE else encoder and decoder, official
+/// constants, a fresh optimiser.
+fn open<B: TrainBackend>(args: &Args) -> anyhow::Result<Pretraining<B>> {
+    let (dir, device) = (&args.checkpoint, B::Device::default());
+    let state = dir.join(checkpoint::TRAINING_STATE).exists();
+    if state {
+        let (run, note) = checkpoint::open_training(dir, &device)?;
+        if args.method.is_none_or(|method| method == run.options.method) {
+            if let Some(note) = note {
+                eprintln!("{note}");
+            }
+            return Ok(run);
+        }
+    }
+    usage_unless!(
+        args.method != Some(Method::Sorcen),
+        "--method sorcen: expected a checkpoint with Sorcen's training_state, found {}{}",
+        dir.display(),
+        if state { ", whose training_state is MAGE's" } else { " without a training_state" }
+    );
+    let (config, student) = checkpoint::load_model(dir, &device)?;
+    let options = LossOptions { method: Method::Mage, ..LossOptions::default() };
+    let mut run = Pretraining::new(&config, options, &HeadSizes::default(), 0, 0, &device);
+    run.networks.student = student;
+    Ok(run)
 }
 
 fn read_inputs(args: &Args, method: Method, grid: usize, codes: usize) -> anyhow::Result<StepInputs> {

@@ -27,14 +27,16 @@ struct Entry {
 }
 
 /// What was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exported {
     /// Tensors of the model.
     pub tensors: usize,
-    /// Whether teacher, heads and optimiser are among them.
+    /// Whether the optimiser, and Sorcen's teacher and heads, are with them.
     pub with_training_state: bool,
     /// Tensors of a teacher with its own embedding and norm, which the official model has not.
     pub left_out: usize,
+    /// What of the training state is not.
+    pub note: Option<String>,
 }
 
 /// Writes the checkpoint folder `dir` as the file `out`, which is replaced as a whole.
@@ -49,8 +51,10 @@ pub fn export(dir: &Path, out: &Path) -> Result<Exported, DataError> {
     let device = Default::default();
     let with_training_state = dir.join(TRAINING_STATE).exists();
     let mut left_out = 0;
+    let mut note = None;
     let (config, model, history) = if with_training_state {
-        let run: Run = checkpoint::open_training(dir, &device)?;
+        let run: Run;
+        (run, note) = checkpoint::open_training(dir, &device)?;
         let mut model = entries(&run.networks);
         let (teacher, others): (Vec<_>, _) =
             entries(&run.teacher).into_iter().partition(|entry| entry.name.starts_with(TEACHER));
@@ -76,7 +80,7 @@ pub fn export(dir: &Path, out: &Path) -> Result<Exported, DataError> {
         model.into_iter().map(|Entry { name, dims, numbers }| (Value::Text(name), Value::Tensor(dims, numbers)));
     root.insert(0, ("model", Value::Dict(state.collect())));
     atomic::write_with(out, |file| torch::write("checkpoint", &Value::dict(root), file))?;
-    Ok(Exported { tensors, with_training_state, left_out })
+    Ok(Exported { tensors, with_training_state, left_out, note })
 }
 
 /// The fields of `config.json`.

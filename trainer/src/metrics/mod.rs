@@ -22,20 +22,24 @@ pub struct LogLine {
     pub epoch: f64,
     /// What is differentiated.
     pub train_loss: f64,
-    /// Reconstruction and uniformity (the official log's sum).
+    /// Reconstruction and uniformity (the official log's sum); of MAGE the reconstruction, which is all that it has.
     pub train_rec_loss: f64,
-    /// The uniformity term alone.
-    pub train_uniformity_loss: f64,
-    /// The contrast, with its weight.
-    pub train_nn_loss: f64,
-    /// The online classifier's cross-entropy.
-    pub train_class_loss: f64,
+    /// The uniformity term alone. Absent for MAGE.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_uniformity_loss: Option<f64>,
+    /// The contrast, with its weight. Absent for MAGE.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_nn_loss: Option<f64>,
+    /// The online classifier's cross-entropy; 0 where the dataset has no classes. Absent for MAGE.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_class_loss: Option<f64>,
     /// Learning rate of the last step.
     pub train_lr: f64,
     /// Global norm of the gradients, before clipping.
     pub train_grad_norm: f64,
-    /// Momentum of the teacher in the last step.
-    pub teacher_momentum: f64,
+    /// Momentum of the teacher in the last step. Absent for MAGE.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher_momentum: Option<f64>,
     /// Share of `val` images that their nearest neighbours in `train` classify rightly, where it was asked for
     /// and an epoch ends here.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -54,7 +54,7 @@ impl<B: TrainBackend> AdamW<B> {
         Self { options, updates: 0, moments: BTreeMap::new() }
     }
 
-    /// [`apply`](Self::apply) with the gradients of one backward pass.
+    /// [`apply`](Self::apply) with the gradients of one backward pass, of one replica alone.
     pub fn update(
         &mut self,
         module: &mut dyn Weights<B>,
@@ -63,24 +63,23 @@ impl<B: TrainBackend> AdamW<B> {
     ) -> Tensor<B::InnerBackend, 1> {
         let mut gradients = Gradients::default();
         gradients.add(module, grads);
-        self.apply(module, gradients, lr)
+        let norm = gradients.norm();
+        self.apply(module, gradients, norm.clone(), lr);
+        norm
     }
 
-    /// Clips all gradients together and moves every weight that has one.
+    /// Clips all gradients together, by their global norm `[1]`, and moves every weight that has one.
     ///
     /// Weights without a gradient are left alone altogether: no decay either.
-    /// Returns the global norm before clipping, `[1]`.
     pub fn apply(
         &mut self,
         module: &mut dyn Weights<B>,
         gradients: Gradients<B>,
+        norm: Tensor<B::InnerBackend, 1>,
         lr: f64,
-    ) -> Tensor<B::InnerBackend, 1> {
-        let gradients = gradients.0;
-        let squares = gradients.iter().flatten().map(|g: &Tensor<_, 2>| g.clone().square().sum());
-        let norm = Tensor::cat(squares.collect(), 0).sum().sqrt();
+    ) {
         let factor = match self.options.grad_clip {
-            clip if clip > 0.0 => ((norm.clone() + 1e-6).recip() * clip).clamp_max(1.0),
+            clip if clip > 0.0 => ((norm + 1e-6).recip() * clip).clamp_max(1.0),
             _ => norm.ones_like(),
         };
 
@@ -89,7 +88,7 @@ impl<B: TrainBackend> AdamW<B> {
         let correction = |beta: f64| 1.0 - beta.powf(self.updates as f64);
         let (correction1, correction2) = (correction(beta1), correction(beta2));
         let mut update = Update { factor, lr, decay: 0.0, beta1, beta2, eps, correction1, correction2 };
-        let mut gradients = gradients.into_iter();
+        let mut gradients = gradients.0.into_iter();
         module.visit_mut("", &mut |name, weight| {
             if let Some(gradient) = gradients.next().flatten() {
                 update.decay = if weight.decays(name) { weight_decay } else { 0.0 };
@@ -99,7 +98,6 @@ impl<B: TrainBackend> AdamW<B> {
                 weight.set(Tensor::from_inner(value));
             }
         });
-        norm
     }
 }
 
@@ -129,6 +127,12 @@ impl<B: TrainBackend> Gradients<B> {
     /// Those that there are.
     pub fn iter(&self) -> impl Iterator<Item = &Tensor<B::InnerBackend, 2>> {
         self.0.iter().flatten()
+    }
+
+    /// The L2 norm of all of them together, `[1]`.
+    pub fn norm(&self) -> Tensor<B::InnerBackend, 1> {
+        let squares = self.iter().map(|gradient| gradient.clone().square().sum());
+        Tensor::cat(squares.collect(), 0).sum().sqrt()
     }
 
     /// Puts the means over all replicas in their place.

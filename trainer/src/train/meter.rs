@@ -8,7 +8,7 @@ use super::TrainError;
 use crate::config::{Plan, PretrainOptions};
 use crate::kernels::TrainBackend;
 use crate::metrics::LogLine;
-use crate::step::REPORT;
+use crate::step::{Method, REPORT};
 
 /// The reports of the steps since the last line of the log.
 pub struct Meter<B: TrainBackend> {
@@ -60,17 +60,18 @@ impl<B: TrainBackend> Meter<B> {
         let seconds = self.since.elapsed().as_secs_f64();
         self.since = Instant::now();
         let [reconstruction, uniformity, contrast, classifier, total, norm] = mean;
+        let of_sorcen = |number: f64| (options.losses.method == Method::Sorcen).then_some(number);
         Ok(LogLine {
             step: last + 1,
             epoch: (last + 1) as f64 / plan.steps_per_epoch as f64,
             train_loss: total,
             train_rec_loss: reconstruction + uniformity,
-            train_uniformity_loss: uniformity,
-            train_nn_loss: contrast * f64::from(options.losses.lambda),
-            train_class_loss: classifier,
+            train_uniformity_loss: of_sorcen(uniformity),
+            train_nn_loss: of_sorcen(contrast * f64::from(options.losses.lambda)),
+            train_class_loss: of_sorcen(classifier),
             train_lr: plan.learning_rate(last),
             train_grad_norm: norm,
-            teacher_momentum: plan.momentum(last),
+            teacher_momentum: of_sorcen(plan.momentum(last)),
             knn_accuracy: None,
             img_per_s: (count * options.images_per_step()) as f64 / seconds.max(1e-9),
             time_s: now_s(),

@@ -25,8 +25,8 @@ use crate::metrics::tensorboard::Events;
 use crate::metrics::{Log, LogLine};
 use crate::optim::AdamW;
 use crate::replicas::Peers;
-use crate::step::{Networks, Pretraining};
-use crate::teacher::{Teacher, TeacherInit};
+use crate::step::Pretraining;
+use crate::teacher::TeacherInit;
 use crate::tokenizer::TokenizerError;
 pub use batches::Batches;
 pub(crate) use meter::now_s;
@@ -66,6 +66,19 @@ pub enum TrainError {
         /// What to try.
         hint: &'static str,
     },
+    /// Replicas that should be the same are not: what each computes of the same numbers has become different.
+    #[error(
+        "step {step}: the weights of replica{} {} are no longer those of replica 0; nothing is saved of this step: the \
+         same command with --resume auto goes on from the last checkpoint, in which they were the same",
+        if apart.len() == 1 { "" } else { "s" },
+        apart.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Drift {
+        /// Steps done.
+        step: u64,
+        /// Their ranks.
+        apart: Vec<usize>,
+    },
     /// The disk has too little room for the checkpoints.
     #[error(
         "{}: {reason}, for {count} checkpoint{} of {:.3} GB: those that are to stay (--keep_last, --keep_every), and \
@@ -95,6 +108,9 @@ pub enum TrainError {
     },
 }
 
+/// Steps after which replicas are compared, besides before each checkpoint.
+const COMPARE_EVERY: u64 = 100;
+
 /// How far a run is.
 #[derive(Clone, Debug)]
 pub struct Progress {
@@ -106,6 +122,8 @@ pub struct Progress {
     pub images: u64,
     /// The newest line of the log, where this step wrote one.
     pub line: Option<LogLine>,
+    /// Before the first step: what a person should know of how the run begins. Else empty.
+    pub notes: Vec<String>,
 }
 
 /// What a run did.
@@ -133,7 +151,8 @@ pub struct PretrainReport {
     pub last: Option<LogLine>,
 }
 
-/// Trains. `progress` is called after every step and may break to stop early; a checkpoint is then written.
+/// Trains. `progress` is called after every step and may break to stop early; a checkpoint is then written. Where there
+/// are notes, it is called with them before the first step; whether that breaks is not looked at.
 ///
 /// # Errors
 /// [`TrainError`]: an option out of range, a dataset that does not fit the model, a damaged checkpoint to
@@ -160,8 +179,13 @@ fn run<B: TrainBackend>(
 
     let started = Instant::now();
     let earlier = if options.resume { checkpoint::find(&out.join(CHECKPOINT)) } else { None };
+    let mut notes = Vec::new();
     let earlier = match &earlier {
-        Some(dir) => Some((dir.as_path(), record::resumed_plan(&out.join(RUN), options, &model, &dataset)?)),
+        Some(dir) => {
+            let (plan, note) = record::resumed_plan(&out.join(RUN), options, &model, &dataset)?;
+            notes.extend(note);
+            Some((dir.as_path(), plan))
+        }
         None => None,
     };
     let start = Start { options, model: &model, dataset: &dataset, earlier };
@@ -170,7 +194,7 @@ fn run<B: TrainBackend>(
     thread::scope(|scope| {
         let _here = mine.presence();
         let others = Others::begin::<B>(scope, &start, places)?;
-        train::<B>(&start, mine, &others, started, progress)
+        train::<B>(&start, mine, &others, started, notes, progress)
     })
 }
 
@@ -185,17 +209,19 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
-    /// A replica, and the steps that its checkpoint has behind it.
-    fn replica<B: TrainBackend>(&self, peers: Peers) -> Result<(Pretraining<B>, u64), TrainError> {
+    /// A replica, the steps that its checkpoint has behind it, and a note on what was taken of that.
+    fn replica<B: TrainBackend>(&self, peers: Peers) -> Result<(Pretraining<B>, u64, Option<String>), TrainError> {
         let mut training = new_run::<B>(self.options, self.model, self.dataset, peers);
-        let mut step = 0;
-        match (self.earlier, &self.options.init) {
-            (Some((dir, _)), _) => step = checkpoint::restore(dir, &mut training)?.step,
-            (None, Some(dir)) if self.options.start_epoch > 0 => checkpoint::go_on(dir, &mut training)?,
-            (None, Some(dir)) => checkpoint::initialise(dir, &mut training)?,
-            (None, None) => {}
-        }
-        Ok((training, step))
+        let (step, note) = match (self.earlier, &self.options.init) {
+            (Some((dir, _)), _) => {
+                let (state, note) = checkpoint::restore(dir, &mut training)?;
+                (state.step, note)
+            }
+            (None, Some(dir)) if self.options.start_epoch > 0 => (0, checkpoint::go_on(dir, &mut training)?),
+            (None, Some(dir)) => (0, Some(checkpoint::initialise(dir, &mut training)?)),
+            (None, None) => (0, None),
+        };
+        Ok((training, step, note))
     }
 }
 
@@ -205,13 +231,14 @@ fn train<B: TrainBackend>(
     peers: Peers,
     others: &Others,
     started: Instant,
+    mut notes: Vec<String>,
     progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<PretrainReport, TrainError> {
     let Start { options, model, dataset, earlier } = *start;
     let out = &options.output_dir;
     let mut batches = Batches::new(dataset, options, peers.rank());
     let watch = Watch::open(options, model, dataset)?;
-    let (mut training, behind) = start.replica::<B>(peers)?;
+    let (mut training, behind, note) = start.replica::<B>(peers)?;
     let (plan, mut step) = match earlier {
         Some((_, plan)) => (plan, behind),
         None => {
@@ -234,6 +261,11 @@ fn train<B: TrainBackend>(
     let (mut log, lines) = Log::open(&log_path, step)?;
     let events_path = out.join(TENSORBOARD);
     let mut events = Events::create(&events_path, &lines, now_s())?;
+    notes.extend(note);
+    if !notes.is_empty() {
+        let images = step * options.images_per_step() as u64;
+        let _ = progress(&Progress { step, steps: plan.steps, images, line: None, notes });
+    }
     let mut meter = Meter::<B>::new();
     let (first_step, mut last) = (step, None);
     while step < plan.steps {
@@ -255,7 +287,8 @@ fn train<B: TrainBackend>(
             meter.restart(); // looking is no training time
         }
         let images = step * options.images_per_step() as u64;
-        let asked = progress(&Progress { step, steps: plan.steps, images, line: line.clone() }).is_break();
+        let told = Progress { step, steps: plan.steps, images, line: line.clone(), notes: Vec::new() };
+        let asked = progress(&told).is_break();
         let stop = asked || out_of_time(options, started);
         if stop && line.is_none() {
             line = Some(meter.line(&plan, options)?);
@@ -264,6 +297,9 @@ fn train<B: TrainBackend>(
             log.write(&line).map_err(DataError::io(&log_path))?;
             events.write(&line).map_err(DataError::io(&events_path))?;
             last = Some(line);
+        }
+        if stop || save || step % COMPARE_EVERY == 0 {
+            others.agree_with(&training, step)?;
         }
         if stop || save {
             let state =
@@ -332,17 +368,10 @@ fn new_run<B: TrainBackend>(
     peers: Peers,
 ) -> Pretraining<B> {
     let device = peers.device::<B>();
-    let sizes = options.head_sizes(model.embed_dim);
-    let mut run = Pretraining {
-        config: *model,
-        options: options.losses,
-        networks: Networks::new(model, &sizes, dataset.class_names().len(), options.seed, &device),
-        teacher: Teacher::new(model, options.losses.teacher, options.seed, &device),
-        optimizer: AdamW::new(options.adamw),
-        precision: options.precision,
-        peers,
-        device,
-    };
+    let (sizes, classes) = (options.head_sizes(model.embed_dim), dataset.class_names().len());
+    let mut run = Pretraining::new(model, options.losses, &sizes, classes, options.seed, &device);
+    run.optimizer = AdamW::new(options.adamw);
+    (run.precision, run.peers) = (options.precision, peers);
     if options.teacher_init == TeacherInit::Student {
         run.follow(0.0);
     }

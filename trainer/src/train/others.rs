@@ -11,7 +11,16 @@ use crate::replicas::Peers;
 use crate::step::Pretraining;
 
 /// Their threads' ends: they stop when this is dropped.
-pub struct Others(Vec<Sender<(Plan, u64)>>);
+pub struct Others(Vec<Sender<Order>>);
+
+/// What all replicas do together.
+#[derive(Clone, Copy)]
+enum Order {
+    /// A step of a plan.
+    Step(Plan, u64),
+    /// [`Pretraining::drift`].
+    Compare,
+}
 
 impl Others {
     /// Starts a replica for each of `places`; returns once all are ready.
@@ -29,15 +38,15 @@ impl Others {
             let start = *start;
             scope.spawn(move || {
                 let _here = place.presence();
-                let batches = Batches::new(start.dataset, start.options, place.rank());
+                let mut batches = Batches::new(start.dataset, start.options, place.rank());
                 let replica = start.replica::<B>(place);
                 let (training, started) = match replica {
-                    Ok((training, _)) => (Some(training), Ok(())),
+                    Ok((training, ..)) => (Some(training), Ok(())),
                     Err(error) => (None, Err(error)),
                 };
                 let told = tell.send(started);
-                if let (Some(training), Ok(())) = (training, told) {
-                    obey(training, batches, &take);
+                if let (Some(mut training), Ok(())) = (training, told) {
+                    obey(&mut training, &mut batches, &take);
                 }
             });
             orders.push(give);
@@ -50,15 +59,111 @@ impl Others {
 
     /// Has all of them make step `step`.
     pub fn step(&self, plan: &Plan, step: u64) {
-        for order in &self.0 {
-            let _ = order.send((*plan, step)); // a replica that is gone breaks the step's first sum
+        self.order(Order::Step(*plan, step));
+    }
+
+    /// That all have the weights of `first`, which has done `step` steps.
+    ///
+    /// # Errors
+    /// [`TrainError::Drift`] names those that have not.
+    pub fn agree_with<B: TrainBackend>(&self, first: &Pretraining<B>, step: u64) -> Result<(), TrainError> {
+        self.order(Order::Compare);
+        let counts = first.drift();
+        let apart: Vec<usize> = (0..counts.len()).filter(|&rank| counts[rank] != 0.0).collect();
+        match apart.is_empty() {
+            true => Ok(()),
+            false => Err(TrainError::Drift { step, apart }),
+        }
+    }
+
+    fn order(&self, order: Order) {
+        for replica in &self.0 {
+            let _ = replica.send(order); // one that is gone breaks the first sum
         }
     }
 }
 
-fn obey<B: TrainBackend>(mut training: Pretraining<B>, mut batches: Batches<'_>, orders: &Receiver<(Plan, u64)>) {
-    for (plan, step) in orders {
-        let inputs = batches.of_step(&plan, step);
-        training.step(&inputs, plan.momentum(step), plan.learning_rate(step), &mut Clock::off());
+fn obey<B: TrainBackend>(training: &mut Pretraining<B>, batches: &mut Batches<'_>, orders: &Receiver<Order>) {
+    for order in orders {
+        match order {
+            Order::Step(plan, step) => {
+                let inputs = batches.of_step(&plan, step);
+                training.step(&inputs, plan.momentum(step), plan.learning_rate(step), &mut Clock::off());
+            }
+            Order::Compare => drop(training.drift()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::{Autodiff, Flex};
+
+    use super::*;
+    use crate::config::{Duration, ModelChoice, PretrainOptions};
+    use crate::data::{StreamSpec, TokenDataset, TokenDatasetWriter};
+    use crate::model::weight::Weights as _;
+
+    type B = Autodiff<Flex>;
+
+    /// Two replicas; the weights of the second become others before step 2.
+    #[test]
+    fn a_replica_that_drifts_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let spec = StreamSpec { name: "vqgan".into(), grid: 4, codebook_size: 16, tokenizer: None };
+        let mut writer = TokenDatasetWriter::create(&data, vec!["a".into()], &[spec]).unwrap();
+        for image in 0..16u16 {
+            writer.push(0, &[&(0..16).map(|t| (image + t) % 16).collect::<Vec<_>>()]).unwrap();
+        }
+        writer.finish(None).unwrap();
+        let dataset = TokenDataset::open(&data).unwrap();
+        let mut options = PretrainOptions::new(&data, dir.path(), ModelChoice::Micro, Duration::Steps(4));
+        (options.batch_size, options.devices) = (4, 2);
+        let model = options.model.config(4, 16).unwrap();
+        let plan = Plan::new(&options, &model, 4, 2);
+        let start = Start { options: &options, model: &model, dataset: &dataset, earlier: None };
+
+        let mut places = Peers::of_run(2);
+        let (second, first) = (places.pop().unwrap(), places.pop().unwrap());
+        std::thread::scope(|scope| {
+            let (give, take) = channel();
+            let start = &start;
+            scope.spawn(move || {
+                let _here = second.presence();
+                let (mut training, ..) = start.replica::<B>(second).unwrap();
+                let mut batches = Batches::new(start.dataset, start.options, 1);
+                for order in &take {
+                    if let Order::Step(_, 2) = order {
+                        training.networks.visit_mut("", &mut |name, weight| {
+                            if name == "norm.bias" {
+                                weight.set(weight.get() + 1e-6);
+                            }
+                        });
+                    }
+                    let (once, orders) = channel();
+                    once.send(order).unwrap();
+                    drop(once);
+                    obey(&mut training, &mut batches, &orders);
+                }
+            });
+            let others = Others(vec![give]);
+            let _here = first.presence();
+            let (mut training, ..) = start.replica::<B>(first).unwrap();
+            let mut batches = Batches::new(&dataset, &options, 0);
+            let mut errors = Vec::new();
+            for step in 0..4 {
+                others.step(&plan, step);
+                let inputs = batches.of_step(&plan, step);
+                training.step(&inputs, 0.9, plan.learning_rate(step), &mut Clock::off());
+                errors.push(others.agree_with(&training, step + 1).map_err(|error| error.to_string()));
+            }
+            assert_eq!(errors[..2], [Ok(()), Ok(())]);
+            let message = errors[2].clone().unwrap_err();
+            assert!(
+                message.starts_with("step 3: the weights of replica 1 are no longer those of replica 0"),
+                "{message}"
+            );
+        });
     }
 }

@@ -91,8 +91,8 @@ pub fn write(
     Ok(atomic::write_bytes(path, (json + "\n").as_bytes())?)
 }
 
-/// The plan of the run to go on with; its options and data must be those of now, but for where and when
-/// things are written.
+/// The plan of the run to go on with; its options and data must be those of now, but for where and when things are
+/// written, and how the images of an update are shared out: of another way to do that comes a note.
 ///
 /// # Errors
 /// [`DataError`] names the first that is another.
@@ -101,7 +101,7 @@ pub fn resumed_plan(
     options: &PretrainOptions,
     model: &ModelConfig,
     dataset: &TokenDataset,
-) -> Result<Plan, DataError> {
+) -> Result<(Plan, Option<String>), DataError> {
     let record: Record = checkpoint::read_json(path)?;
     let differs = |item: &str, begun: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
         Err(DataError::invalid(path, item, format!("{begun}, as the run was begun with"), now))
@@ -113,9 +113,46 @@ pub fn resumed_plan(
     if record.dataset != dataset {
         return differs("dataset", &format!("{:?}", record.dataset), &format!("{dataset:?}"));
     }
-    match checkpoint::first_difference(&comparable(&record.options), &comparable(options)) {
-        Some((name, begun, now)) => differs(&name, &begun, &now),
-        None => Ok(record.plan),
+    let shares = [&record.options, options].map(Shares::of);
+    let [begun, now] = shares.map(|shares| shares.images());
+    if begun != now {
+        let [begun, now] = shares.map(|shares| shares.to_string());
+        return differs("images of an update (--batch_size × --accum_iter × --devices)", &begun, &now);
+    }
+    if let Some((name, begun, now)) = checkpoint::first_difference(&comparable(&record.options), &comparable(options)) {
+        return differs(&name, &begun, &now);
+    }
+    let [begun, now] = shares;
+    let note = format!(
+        "--batch_size × --accum_iter × --devices: {now}, where the run was begun with {begun}; updates have the images \
+         they would have had, while masks, BatchNorm and negatives go by batch and device as they are now"
+    );
+    Ok((record.plan, (begun != now).then_some(note)))
+}
+
+/// How the images of an update are shared out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Shares {
+    batch_size: usize,
+    accum_iter: usize,
+    devices: usize,
+}
+
+impl Shares {
+    fn of(options: &PretrainOptions) -> Self {
+        let PretrainOptions { batch_size, accum_iter, devices, .. } = *options;
+        Self { batch_size, accum_iter, devices }
+    }
+
+    fn images(self) -> usize {
+        self.batch_size * self.accum_iter * self.devices
+    }
+}
+
+impl std::fmt::Display for Shares {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { batch_size, accum_iter, devices } = self;
+        write!(f, "{batch_size} × {accum_iter} × {devices} = {}", self.images())
     }
 }
 
@@ -125,6 +162,9 @@ fn comparable(options: &PretrainOptions) -> PretrainOptions {
         data: PathBuf::new(),
         output_dir: PathBuf::new(),
         model: ModelChoice::Micro, // compared as sizes
+        batch_size: 1,             // compared as images of an update
+        accum_iter: 1,
+        devices: 1,
         init: None,
         resume: true,
         save_every: 1,
