@@ -199,6 +199,9 @@ impl<'p> Sections<'p> {
         }
         let file_len = usize::try_from(u64_at(head, header::FILE_LEN)).unwrap_or(usize::MAX);
         let file = bytes.get(..file_len).ok_or(truncated(file_len))?;
+        if file_len < section::TABLE_END {
+            return Err(Error::Field { field: "length of the file", found: file_len as u64 });
+        }
         if !(bytes.as_ptr() as usize).is_multiple_of(4) {
             return Err(Error::Alignment { item: "pack", needed: 4 });
         }

@@ -173,7 +173,7 @@ fn each_field_is_checked_behind_the_checksums() {
         let at = file.section_start(section) + at;
         file.bytes_mut()[at..at + 4].copy_from_slice(&value.to_le_bytes());
     }
-    let cases: [(&str, Edit, &str); 34] = [
+    let cases: [(&str, Edit, &str); 35] = [
         ("magic", |f| f.bytes_mut()[0] = b'X', "magic"),
         ("version", |f| f.bytes_mut()[header::VERSION] = 9, "version"),
         ("sections", |f| f.bytes_mut()[header::SECTIONS] = 200, "section count"),
@@ -267,6 +267,11 @@ fn each_field_is_checked_behind_the_checksums() {
                 f.bytes_mut()[offset + 7] = 0x80;
             },
             "tensor #0: expected int8 weights of -127 to 127, found one of -128",
+        ),
+        (
+            "a file shorter than its table",
+            |f| f.bytes_mut()[header::FILE_LEN..][..8].copy_from_slice(&100u64.to_le_bytes()),
+            "length of the file",
         ),
         ("reserved in the header", |f| f.bytes_mut()[header::END] = 1, "reserved bytes of the header"),
         ("an entry that is not counted", |f| f.bytes_mut()[section::TABLE_END - 1] = 1, "unused entries"),
