@@ -8,7 +8,7 @@ use sorcen_runtime::{
     quant::{self, Layout},
 };
 
-use crate::{error::Error, tensors::TensorFile};
+use crate::{error::Error, fingerprint::CHECKPOINT, tensors::TensorFile};
 
 /// The head's BatchNorm where the file does not say (the official code's).
 const BATCH_NORM_EPS: f64 = 1e-6;
@@ -24,13 +24,15 @@ pub struct LinearHead {
     bias: Vec<f32>,
     /// One a line.
     names: Option<String>,
+    /// SHA-256 of the weights whose features it was trained on.
+    checkpoint: Option<String>,
 }
 
 impl LinearHead {
     /// Reads a safetensors file: `head.weight` `[classes, D]` and `head.bias` `[classes]`; or what `sorcen linprobe`
     /// writes, a BatchNorm without affine part and then a linear: `head.0.running_mean`, `head.0.running_var` `[D]`,
     /// `head.1.weight`, `head.1.bias`, with `batch_norm_eps` in the metadata. Both of any float dtype, for features `dim`
-    /// wide. `class_names` in the metadata is a JSON list.
+    /// wide. `class_names` in the metadata is a JSON list, `checkpoint_sha256` says whose features they are.
     ///
     /// # Errors
     /// Any [`Error`] naming the file and what is wrong in it.
@@ -92,7 +94,13 @@ impl LinearHead {
         let bias = finite(bias_name, bias)?.into_iter().map(|value| value as f32).collect();
         let (mut int8, mut scales) = (vec![0; classes * dim], vec![0.0; classes]);
         quant::quantise_matrix(&weight, (classes, dim), Layout::ROW_MAJOR, &mut int8, &mut scales)?;
-        Ok(Self { dim, weight, int8: (int8, scales), bias, names })
+        let checkpoint = metadata.get(CHECKPOINT).cloned();
+        Ok(Self { dim, weight, int8: (int8, scales), bias, names, checkpoint })
+    }
+
+    /// SHA-256 of the checkpoint's weights whose features it was trained on, where the file says.
+    pub fn checkpoint(&self) -> Option<&str> {
+        self.checkpoint.as_deref()
     }
 
     /// The classifier as a pack of this precision holds it: f32 in a float pack, else int8.

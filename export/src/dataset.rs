@@ -31,6 +31,15 @@ struct Stream {
     grid: usize,
     bits: u32,
     codebook_size: usize,
+    tokenizer: Option<String>,
+}
+
+/// Fingerprint of the tokenizer that made a dataset, where it is known.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::Json`], naming the file.
+pub fn tokenizer(dir: &Path) -> Result<Option<String>, Error> {
+    Ok(read_meta(dir)?.streams.remove(STREAM).and_then(|stream| stream.tokenizer))
 }
 
 /// Token maps `[images, T]` from a dataset folder, evenly over all of it; all, where there are fewer.

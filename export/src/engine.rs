@@ -1,9 +1,9 @@
 //! One interface over everything that can run the model: tensors in, the same tensors out.
 
-use ndarray::{Array, Array2, Array3, ArrayView2, ArrayView3, Axis, Dimension, Ix2, RemoveAxis};
+use ndarray::{Array, Array2, Array3, ArrayView2, ArrayView3, Axis, Dimension, RemoveAxis};
 use sorcen_runtime::ModelConfig;
 
-use crate::{error::Error, tensors::TensorFile};
+use crate::{error::Error, ids, tensors::TensorFile};
 
 /// Something that computes the model: the float reference, ONNX files, a pack.
 pub trait Engine {
@@ -120,20 +120,23 @@ impl Kept {
         drop_mask: Option<ArrayView2<bool>>,
         config: &ModelConfig,
     ) -> Result<Self, Error> {
-        Self::named(token_ids, drop_mask, config, |name| format!("`{name}`"))
+        Self::named(token_ids, drop_mask, config, ["`token_ids`", "`drop_mask`"])
     }
 
-    /// From `token_ids` and, where it is there, `drop_mask` (non-zero: dropped) of a file.
+    /// From the ids (see [`ids::read`]) and, where it is there, `drop_mask` (of their shape; non-zero: dropped) of a
+    /// file.
     ///
     /// # Errors
     /// As [`of`](Self::of), and those of [`TensorFile`]; the file is named.
     pub fn read(file: &TensorFile, config: &ModelConfig) -> Result<Self, Error> {
-        let ids = file.ints_as::<Ix2>("token_ids")?;
-        let dropped = match file.has("drop_mask") {
-            true => Some(file.numbers_as::<Ix2>("drop_mask")?.mapv(|value| value != 0.0)),
+        const MASK: &str = "drop_mask";
+        let (name, ids) = ids::read(file)?;
+        let dropped = match file.has(MASK) {
+            true => Some(ids::maps(file, MASK, |rank| file.numbers(MASK, rank))?.mapv(|value| value != 0.0)),
             false => None,
         };
-        Self::named(ids.view(), dropped.as_ref().map(|mask| mask.view()), config, |name| file.item(name))
+        let mask = dropped.as_ref().map(|mask| mask.view());
+        Self::named(ids.view(), mask, config, [&file.item(name), &file.item(MASK)])
     }
 
     /// Whether no token was dropped.
@@ -141,15 +144,21 @@ impl Kept {
         self.ids.ncols() == self.source.ncols()
     }
 
-    /// As [`of`](Self::of); `item` says how errors call a tensor.
+    /// Bytes of what a model makes of it in f32: latent, features, and logits with a decoder.
+    pub(crate) fn output_bytes(&self, config: &ModelConfig, has_decoder: bool) -> u64 {
+        let logits = if has_decoder { config.tokens() * config.codebook_size } else { 0 };
+        let numbers = (self.ids.ncols() + 2) * config.embed_dim + logits;
+        (self.ids.nrows() * numbers * size_of::<f32>()) as u64
+    }
+
+    /// As [`of`](Self::of); `items` is what errors call the two.
     fn named(
         token_ids: ArrayView2<i64>,
         drop_mask: Option<ArrayView2<bool>>,
         config: &ModelConfig,
-        item: impl Fn(&str) -> String,
+        [ids_item, mask_item]: [&str; 2],
     ) -> Result<Self, Error> {
-        check_images(config, token_ids, &item("token_ids"))?;
-        let mask_item = item("drop_mask");
+        check_images(config, token_ids, ids_item)?;
         let (batch, tokens) = token_ids.dim();
         if let Some(mask) = drop_mask.filter(|mask| mask.dim() != token_ids.dim()) {
             let expected = format!("shape [{batch}, {tokens}]");

@@ -220,8 +220,8 @@ fn inspect_onnx(dir: &Path) -> Result<Inspection, Error> {
     let others = others.into_iter().filter(|name| dir.join(name).exists());
     for path in [onnx::ENCODER_FILE, onnx::DECODER_FILE].into_iter().chain(others).map(|name| dir.join(name)) {
         inspection.files.push(file_info(&path)?);
-        if onnx::data_file(&path).exists() {
-            inspection.files.push(file_info(&onnx::data_file(&path))?);
+        for data in onnx::data_files(&path) {
+            inspection.files.push(file_info(&data)?);
         }
     }
     inspection.card = Some(metadata.card);

@@ -22,7 +22,7 @@ use crate::{
     classifier::LinearHead,
     engine::{check_decode, check_encode, stack, Encoded, Engine},
     error::Error,
-    file, found,
+    file, fingerprint, found,
     quantize::{self, Int4, Rule},
     tokenizer::AnyTokenizer,
 };
@@ -85,7 +85,8 @@ pub struct PackOptions<'a> {
     pub self_test: Array2<i64>,
     /// The terms of the weights, for the model card.
     pub licence: Option<&'a str>,
-    /// More entries for the model card; see [`card::of`] for those that it has anyway.
+    /// More entries for the model card; see [`card::of`] for those that it has anyway. With a tokenizer, there is its
+    /// fingerprint, too.
     pub card: Card,
 }
 
@@ -136,7 +137,10 @@ impl PackOptions<'_> {
 pub fn write(checkpoint: &Checkpoint, path: &Path, options: &PackOptions) -> Result<u64, Error> {
     let config = &checkpoint.config;
     options.tokenizer.map_or(Ok(()), |tokenizer| tokenizer.check_fit(config.codebook_size, config.grid))?;
-    let card = card::of(checkpoint, options.precision.name(), options.licence, &options.card)?;
+    let mut card = card::of(checkpoint, options.precision.name(), options.licence, &options.card)?;
+    if let Some(tokenizer) = options.tokenizer {
+        card.insert(fingerprint::TOKENIZER.into(), tokenizer.fingerprint().into());
+    }
     let card = serde_json::Value::Object(card).to_string();
 
     let mut bytes = 0;

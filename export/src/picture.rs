@@ -150,9 +150,18 @@ pub fn fill_unknown(rgb: &mut [u8], ids: &[u16], grid: usize, unknown: usize) {
 /// # Errors
 /// [`Error::Io`], naming the file.
 pub fn save_png(picture: &Picture, path: &Path) -> Result<(), Error> {
-    let mut bytes = Vec::new();
-    encode(picture, &mut bytes).map_err(|error| Error::io(path, "write")(std::io::Error::other(error)))?;
+    let bytes = png(picture).map_err(|error| Error::io(path, "write")(error))?;
     atomic::write_bytes(path, &bytes)
+}
+
+/// A PNG file in memory.
+///
+/// # Errors
+/// A picture without pixels, or of more than PNG can say.
+pub fn png(picture: &Picture) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    encode(picture, &mut bytes).map_err(std::io::Error::other)?;
+    Ok(bytes)
 }
 
 fn encode(picture: &Picture, bytes: &mut Vec<u8>) -> Result<(), png::EncodingError> {

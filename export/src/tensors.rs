@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -10,7 +10,7 @@ use half::{bf16, f16};
 use ndarray::{Array, ArrayD, ArrayView, Dimension, IxDyn};
 use safetensors::{tensor::TensorView, Dtype, SafeTensorError, SafeTensors};
 
-use crate::{atomic, error::Error};
+use crate::{atomic::Pending, error::Error};
 
 /// A safetensors file in memory.
 pub struct TensorFile {
@@ -38,6 +38,25 @@ impl TensorFile {
     /// Whether a tensor of this name is there.
     pub fn has(&self, name: &str) -> bool {
         self.parsed().is_ok_and(|file| file.tensor(name).is_ok())
+    }
+
+    /// The shape of a tensor, where it is there.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.parsed().ok()?.tensor(name).ok().map(|view| view.shape().to_vec())
+    }
+
+    /// That the file has no such tensor; it is said which it has.
+    pub(crate) fn lacks(&self, expected: &str) -> Error {
+        let file = self.parsed();
+        let mut names = file.as_ref().map_or(Vec::new(), SafeTensors::names);
+        names.sort_unstable();
+        Error::value(format!("{}: tensors", self.path.display()), expected, names.join(", "))
+    }
+
+    /// That a tensor has another shape.
+    pub(crate) fn wrong_shape(&self, name: &str, expected: &str) -> Error {
+        let (path, tensor) = (self.path.clone(), name.to_owned());
+        Error::Shape { path, tensor, expected: expected.to_owned(), found: self.shape(name).unwrap_or_default() }
     }
 
     /// The metadata: texts by name; empty where there is none.
@@ -132,12 +151,7 @@ impl TensorFile {
 
     fn view(&self, name: &str, rank: usize) -> Result<TensorView<'_>, Error> {
         let file = self.parsed()?;
-        let view = file.tensor(name).map_err(|_| {
-            let mut names = file.names();
-            names.sort_unstable();
-            let item = format!("{}: tensors", self.path.display());
-            Error::value(item, format!("one called `{name}`"), names.join(", "))
-        })?;
+        let view = file.tensor(name).map_err(|_| self.lacks(&format!("one called `{name}`")))?;
         if view.shape().len() != rank {
             return Err(Error::Shape {
                 path: self.path.clone(),
@@ -169,6 +183,7 @@ fn convert<T, const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec
 #[derive(Default)]
 pub struct TensorWriter {
     tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
+    metadata: Option<HashMap<String, String>>,
 }
 
 impl TensorWriter {
@@ -184,18 +199,37 @@ impl TensorWriter {
         self.tensors.push((name.into(), Dtype::I64, values.shape().to_vec(), bytes));
     }
 
+    /// Adds an entry to the metadata, where there is something to say.
+    pub fn note(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.metadata.get_or_insert_default().insert(key.into(), value.into());
+        }
+    }
+
     /// Writes the file, whole or not at all.
     ///
     /// # Errors
     /// [`Error::Io`], naming the file.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
-        atomic::write(path, |temporary| {
-            let failed = |error: SafeTensorError| Error::io(path, "write")(std::io::Error::other(error));
-            let views = self.tensors.iter().map(|(name, dtype, shape, bytes)| {
-                TensorView::new(*dtype, shape.clone(), bytes).map(|view| (name, view))
-            });
-            let views = views.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-            safetensors::serialize_to_file(views, None, temporary).map_err(failed)
-        })
+        self.write_into(Pending::create(path)?)
+    }
+
+    /// Writes the file that was begun before the work.
+    ///
+    /// # Errors
+    /// [`Error::Io`], naming the file.
+    pub fn write_into(&self, file: Pending) -> Result<(), Error> {
+        let failed = |error: SafeTensorError| match error {
+            SafeTensorError::IoError(error) => error,
+            other => io::Error::other(other),
+        };
+        let views = self
+            .tensors
+            .iter()
+            .map(|(name, dtype, shape, bytes)| TensorView::new(*dtype, shape.clone(), bytes).map(|view| (name, view)));
+        let views = views.collect::<Result<Vec<_>, _>>();
+        let written = views.and_then(|views| safetensors::serialize_to_file(views, self.metadata.clone(), file.path()));
+        written.map_err(|error| Error::io(file.target(), "write")(failed(error)))?;
+        file.finish()
     }
 }

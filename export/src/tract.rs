@@ -48,6 +48,11 @@ impl Tract {
         let step = Some(path(onnx::STEP_FILE)).filter(|step| step.exists());
         Ok(Self { name: format!("ONNX {} in tract", metadata.precision), metadata, encoder, decoder, step })
     }
+
+    /// The model card of the files.
+    pub fn card(&self) -> &serde_json::Value {
+        &self.metadata.card
+    }
 }
 
 /// What a tokenizer's encoder in an export folder makes of images `[B, 3, side, side]`, 0 to 1: ids `[B, grid, grid]`.

@@ -96,6 +96,84 @@ fn a_full_disk_is_named_and_the_old_file_stays() {
     assert_eq!(fs::read_dir(dir.join("onnx")).unwrap().count(), 1, "nothing half-written");
 }
 
+/// An output that cannot be is found before the work: here work that would fail by itself (there is no decoder to draw
+/// with), so that what is said shows what was looked at first.
+#[test]
+#[cfg(unix)]
+fn outputs_are_looked_at_before_the_work() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    common::checkpoint(&dir.join("model"), 1);
+    succeed(dir, "pack --checkpoint model --encoder_only --out e.srcn");
+    let mut ids = TensorWriter::default();
+    ids.ints("token_ids", Array2::from_elem((1, 9), 3).view());
+    ids.write(&dir.join("ids.st")).unwrap();
+    fs::create_dir(dir.join("folder.st")).unwrap();
+    for line in [
+        "generate --pack e.srcn --images 90",
+        "inpaint --pack e.srcn --input ids.st --region 0,0,1,1 --images 90",
+        "outpaint --pack e.srcn --input ids.st --images 90",
+        "reconstruct --pack e.srcn --input ids.st --images 90",
+    ] {
+        fail(dir, &format!("{line} --out o.st"), 1, &["decoder"]);
+        fail(dir, &format!("{line} --out folder.st"), 1, &["folder.st: cannot write"]);
+        fail(dir, &format!("{line} --out e.srcn/o.st"), 1, &["e.srcn: cannot create the folder"]);
+        let limited = format!("trap '' XFSZ; ulimit -f 1; exec \"$0\" {line} --out o.st");
+        let program = env!("CARGO_BIN_EXE_sorcen-export");
+        let out = Command::new("bash").args(["-c", &limited, program]).current_dir(dir).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(1), "{line}: {said}");
+        assert!(said.contains("o.st: cannot write: expected room for "), "{line}: {said}");
+    }
+    let left: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().starts_with('.')), "nothing begun is left: {left:?}");
+}
+
+/// As in `sorcen-export … > /dev/full`: a message and exit code 1, whatever was to be printed.
+#[test]
+#[cfg(target_os = "linux")]
+fn what_cannot_be_printed_is_an_error() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    common::checkpoint(&dir.join("model"), 1);
+    succeed(dir, "pack --checkpoint model --out m.srcn");
+    let mut ids = TensorWriter::default();
+    ids.ints("token_ids", Array2::from_elem((1, 9), 3).view());
+    ids.write(&dir.join("ids.st")).unwrap();
+    for line in [
+        "--help",
+        "--version",
+        "help pack",
+        "inspect --help",
+        "inspect m.srcn",
+        "inspect m.srcn --json",
+        "inspect m.srcn --as_rust",
+        "inspect model --tensors",
+        "onnx --checkpoint model --out onnx",
+        "pack --checkpoint model --out n.srcn",
+        "verify --checkpoint model --pack m.srcn --images 1",
+        "run --pack m.srcn --input ids.st --output o.st",
+        "generate --pack m.srcn --steps 2 --out g.st",
+        "inpaint --pack m.srcn --input ids.st --region 0,0,1,1 --steps 2 --out g.st",
+        "outpaint --pack m.srcn --input ids.st --steps 2 --out g.st",
+        "reconstruct --pack m.srcn --input ids.st --steps 2 --out g.st",
+    ] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let program = env!("CARGO_BIN_EXE_sorcen-export");
+        let mut command = Command::new(program);
+        let out = command.args(line.split(' ')).current_dir(dir).stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(1), "{line}: {said}");
+        let said: Vec<&str> = said.lines().filter(|line| !line.starts_with("note: ")).collect();
+        assert!(said.len() == 1 && said[0].starts_with("error: failed printing to stdout: "), "{line}: {said:?}");
+        // Nor is it worse where errors cannot be printed either.
+        let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(program);
+        command.args(line.split(' ')).current_dir(dir).stdout(full()).stderr(full());
+        assert_eq!(command.status().unwrap().code(), Some(1), "{line}");
+    }
+}
+
 /// A folder or file of one kind where another is expected: what it is, and where the right one lies.
 #[test]
 fn what_lies_there_instead_is_named() {

@@ -39,6 +39,14 @@ fn the_demo_pack_is_made_from_the_bundled_checkpoint() {
         assert_eq!(demo.precision(param), again.precision(param), "{param}");
         assert_eq!(format!("{:?}", demo.matrix(param)), format!("{:?}", again.matrix(param)), "{param}");
     }
+    // Where it comes from, and what may be done with it.
+    assert_eq!(demo.card(), again.card());
+    let (card, train) = (demo.card().unwrap(), TokenDataset::open(&bundled().join("train")).unwrap());
+    let tokenizer = train.tokenizer().unwrap();
+    for part in [&format!("\"sha256\":\"{}\"", train.digest()), &format!("\"tokenizer\":\"{tokenizer}\"")] {
+        assert!(card.contains(part), "{part} not in {card}");
+    }
+    assert!(card.contains("\"licence\":") && card.contains("CC-BY 4.0") && card.contains("\"runs\":"), "{card}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use include_dir::{include_dir, Dir};
+use sorcen_export::atomic;
 
 static EMOJI: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/assets/emoji");
 
@@ -28,6 +29,10 @@ pub const PACK: &str = "demo.srcn";
 /// # Errors
 /// Where the folder cannot be written.
 pub fn unpack(dir: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(dir).with_context(|| format!("{}: cannot create", dir.display()))?;
-    EMOJI.extract(dir).with_context(|| format!("{}: cannot write the bundled files", dir.display()))
+    write(&EMOJI, dir).with_context(|| format!("{}: cannot write the bundled files", dir.display()))
+}
+
+fn write(from: &Dir, to: &Path) -> Result<(), sorcen_export::Error> {
+    from.files().try_for_each(|file| atomic::write_bytes(&to.join(file.path()), file.contents()))?;
+    from.dirs().try_for_each(|folder| write(folder, to)) // paths are below the root's
 }

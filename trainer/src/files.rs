@@ -1,10 +1,14 @@
-//! Folders that appear whole or not at all, that one process writes to, and that have room; and how a file begins.
+//! Folders that appear whole or not at all, and that one process writes to; and how a file begins.
 //! Single files are written by [`sorcen_export::atomic`].
 
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+
+use sorcen_export::atomic;
+pub use sorcen_export::atomic::expect_room;
+use tempfile::TempDir;
 
 /// The first `limit` bytes of a file, or all of a shorter one: enough to tell what it is.
 ///
@@ -31,42 +35,19 @@ pub fn claim(folder: &Path) -> io::Result<File> {
     }
 }
 
-/// That so many `bytes` can be written below `folder`, which exists: asked before long work, so that a full disk does
-/// not show at its end. Where the system does not say what is free, anything goes.
-///
-/// # Errors
-/// [`io::ErrorKind::StorageFull`] with both numbers.
-pub fn expect_room(folder: &Path, bytes: u64) -> io::Result<()> {
-    match free_bytes(folder) {
-        Some(free) if free < bytes => {
-            let gb = |bytes: u64| bytes as f64 / 1e9;
-            let message = format!("expected {:.3} GB free on the disk, found {:.3} GB", gb(bytes), gb(free));
-            Err(io::Error::new(io::ErrorKind::StorageFull, message))
-        }
-        _ => Ok(()),
-    }
-}
-
-#[cfg(unix)]
-fn free_bytes(folder: &Path) -> Option<u64> {
-    let disk = rustix::fs::statvfs(folder).ok()?;
-    disk.f_bavail.checked_mul(disk.f_frsize)
-}
-
-#[cfg(not(unix))]
-fn free_bytes(_folder: &Path) -> Option<u64> {
-    None
-}
-
 /// A folder being filled: removed when dropped, unless [`finish`](Self::finish)ed.
+///
+/// It lies beside its place under a random name, locked by its writer, as files that are being written do.
 #[derive(Debug)]
 pub struct PartialDir {
-    partial: PathBuf,
+    partial: TempDir,
     target: PathBuf,
+    /// Holds the lock.
+    _lock: Option<File>,
 }
 
 impl PartialDir {
-    /// Makes a temporary folder beside `target`.
+    /// Makes a temporary folder beside `target`; what killed writers of it left behind is removed.
     ///
     /// # Errors
     /// [`io::ErrorKind::AlreadyExists`] where `target` exists and is not an empty folder.
@@ -74,41 +55,110 @@ impl PartialDir {
         if target.exists() && target.read_dir().map_or(true, |mut entries| entries.next().is_some()) {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "expected a new or empty folder"));
         }
-        let partial = partial_name(target)?;
-        std::fs::create_dir(&partial)?;
-        Ok(Self { partial, target: target.to_path_buf() })
+        let name = target
+            .file_name()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "expected a path that ends in a name"))?;
+        let parent = parent_of(target);
+        std::fs::create_dir_all(parent)?;
+        let mut start = OsString::from(".");
+        start.push(name);
+        start.push(".partial-");
+        atomic::remove_stale(parent, &start.to_string_lossy(), "");
+        loop {
+            let mut builder = tempfile::Builder::new();
+            builder.prefix(&start).rand_bytes(atomic::RANDOM);
+            #[cfg(unix)]
+            builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777)); // less the umask, as any folder
+            let partial = builder.tempdir_in(parent)?;
+            let lock = if cfg!(unix) { Some(File::open(partial.path())?) } else { None }; // elsewhere folders are no files
+            let is_mine = match &lock {
+                Some(lock) => atomic::is_mine(lock)?,
+                None => true,
+            };
+            if is_mine {
+                return Ok(Self { partial, target: target.to_path_buf(), _lock: lock });
+            }
+        }
     }
 
     /// Where to write meanwhile.
     pub fn path(&self) -> &Path {
-        &self.partial
+        self.partial.path()
     }
 
-    /// Gives the folder its name.
+    /// Gives the folder its name, once everything in it is on the disk.
     ///
     /// # Errors
     /// Whatever the file system reports; the temporary folder is then removed.
     pub fn finish(self) -> io::Result<()> {
-        std::fs::rename(&self.partial, &self.target)
+        flush(self.path())?;
+        std::fs::rename(self.path(), &self.target)?;
+        let _ = self.partial.keep(); // there is nothing of that name any more
+        atomic::sync_folder(parent_of(&self.target))
     }
 }
 
-impl Drop for PartialDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.partial); // gone already after `finish`
+/// Waits until everything in a folder is on the disk.
+///
+/// # Errors
+/// Whatever the file system reports.
+pub fn flush(dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            flush(&path)?;
+        } else {
+            File::open(&path)?.sync_all()?;
+        }
+    }
+    atomic::sync_folder(dir)
+}
+
+/// The folder that a path's name is in.
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
     }
 }
 
-/// `folder/.name.partial-PID`, in a folder that exists.
-fn partial_name(path: &Path) -> io::Result<PathBuf> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "expected a path that ends in a name"))?;
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_appears_whole_or_not_at_all() {
+        let temp = tempfile::tempdir().unwrap();
+        let target = temp.path().join("new/folder");
+        let entries = |folder: &Path| folder.read_dir().unwrap().count();
+        let given_up = PartialDir::create(&target).unwrap();
+        std::fs::write(given_up.path().join("a"), "half").unwrap();
+        assert!(!target.exists());
+        drop(given_up);
+        assert_eq!(entries(&temp.path().join("new")), 0);
+
+        let partial = PartialDir::create(&target).unwrap();
+        std::fs::create_dir(partial.path().join("b")).unwrap();
+        std::fs::write(partial.path().join("b/a"), "whole").unwrap();
+        partial.finish().unwrap();
+        assert_eq!(std::fs::read(target.join("b/a")).unwrap(), b"whole");
+        assert_eq!(entries(&temp.path().join("new")), 1);
+        assert_eq!(PartialDir::create(&target).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
     }
-    let mut partial = OsString::from(".");
-    partial.push(name);
-    partial.push(format!(".partial-{}", std::process::id()));
-    Ok(path.with_file_name(partial))
+
+    /// What a killed writer left is removed, what a living one has is not: in whatever container it runs.
+    #[test]
+    #[cfg(unix)]
+    fn writers_of_one_folder_do_not_meet() {
+        let temp = tempfile::tempdir().unwrap();
+        let target = temp.path().join("folder");
+        let litter = temp.path().join(".folder.partial-0123456789aB");
+        std::fs::create_dir_all(litter.join("half")).unwrap();
+        let (one, other) = (PartialDir::create(&target).unwrap(), PartialDir::create(&target).unwrap());
+        assert!(!litter.exists() && one.path().exists() && other.path().exists());
+        assert_ne!(one.path(), other.path());
+        let mode = |path: &Path| std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions());
+        std::fs::create_dir(temp.path().join("plain")).unwrap();
+        assert_eq!(mode(one.path()), mode(&temp.path().join("plain")));
+    }
 }

@@ -97,9 +97,30 @@ fn a_quickstart_that_cannot_begin_removes_nothing() {
 #[test]
 fn output_that_cannot_be_written_is_a_failure() {
     let full = || fs::File::options().write(true).open("/dev/full").unwrap();
-    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/emoji/val");
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_sorcen")).args(["tokens", "inspect", data]).stdout(full()).output().unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && stderr.starts_with("error: failed printing to stdout"), "{stderr}");
+    let emoji = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/emoji");
+    let dir = tempfile::tempdir().unwrap();
+    for line in [
+        "--help",
+        "tokens --help",
+        "--version",
+        "tokens inspect val",
+        "tokens verify val",
+        "inspect demo.srcn",
+        "knn --data . --bank val --split val --only subcategory=animal-mammal",
+        "decode --data val --count 1 --tokenizer tokenizer.safetensors --out OUT/x.png",
+        "generate --pack demo.srcn --steps 1 --out OUT/x.st",
+        "pack --checkpoint checkpoint --out OUT/x.srcn",
+        "run --checkpoint checkpoint --input OUT/x.st --output OUT/y.st",
+    ] {
+        let line = line.replace("OUT", dir.path().to_str().unwrap());
+        let run =
+            |command: &mut Command| command.args(line.split(' ')).current_dir(emoji).stdout(full()).output().unwrap();
+        let output = run(&mut Command::new(env!("CARGO_BIN_EXE_sorcen")));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let said: Vec<&str> = stderr.lines().filter(|line| !line.starts_with("note: ")).collect();
+        assert!(said.len() == 1 && said[0].starts_with("error: failed printing to stdout"), "{line}: {stderr}");
+        assert_eq!(output.status.code(), Some(1), "{line}");
+        let output = run(Command::new(env!("CARGO_BIN_EXE_sorcen")).stderr(full()));
+        assert_eq!(output.status.code(), Some(1), "{line}");
+    }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use sorcen_trainer::data::TokenDataset;
-use sorcen_trainer::tokenizer::{PatchTokenizer, Tokenizer as _};
+use sorcen_trainer::tokenizer::PatchTokenizer;
 
 /// Runs `sorcen` in `dir`: exit code, standard output, standard error.
 fn sorcen(dir: &Path, args: &str) -> (i32, String, String) {

@@ -18,9 +18,12 @@ use super::{
     source::Opened,
 };
 use crate::{
+    atomic::Pending,
+    error::Error,
+    fingerprint::{self, Fingerprint, Kind},
     generate::{generate, generate_pack, Generated, Randomness},
     given,
-    picture::{interleaved, painted, save_png, Grid},
+    picture::{interleaved, painted, png, Grid},
     tensors::TensorWriter,
     tokenizer::{AnyTokenizer, Painter},
 };
@@ -110,6 +113,10 @@ pub struct OutputArgs {
     /// Tokenizer for the pictures (tokenizer.safetensors, of patches or a ViT) [default: the pack's].
     #[arg(long, value_name = "FILE|DIR")]
     tokenizer: Option<PathBuf>,
+    /// Take a tokenizer, or ids, that say by their fingerprints that the model learned another tokenizer's codes: an
+    /// error without.
+    #[arg(long = "allow_other_tokenizer")]
+    pub allow_other_tokenizer: bool,
     /// Side of the square that each pixel becomes in a sheet, 1 to 255.
     #[arg(long, value_name = "N", default_value_t = 2,
         value_parser = within(1u8.., "a whole number from 1 to 255"))]
@@ -119,6 +126,9 @@ pub struct OutputArgs {
         value_parser = within(1u8.., "a whole number from 1 to 255"))]
     columns: u8,
 }
+
+/// How many times smaller a PNG of pictures is than its pixels at best: room for so little is there at least.
+const PNG_AT_BEST: usize = 16;
 
 /// What to draw.
 pub struct Job {
@@ -138,30 +148,62 @@ impl OutputArgs {
         Ok(self.tokenizer.as_deref().map(AnyTokenizer::open).transpose()?)
     }
 
+    /// What paints the codes of a model: the tokenizer that was named, or else the pack's.
+    pub fn painter<'c>(&'c self, opened: &Opened<'c>, named: Option<&'c AnyTokenizer>) -> anyhow::Result<Painter<'c>> {
+        let config = opened.engine().config();
+        let (painter, fingerprint) = match (named, &self.tokenizer, opened.pack()) {
+            (Some(named), Some(path), _) => {
+                named.check_fit(config.codebook_size, config.grid)?;
+                (Some(Painter::of(named)?), Some(Fingerprint::of_tokenizer(path, named)))
+            }
+            (_, _, Some((engine, path))) => {
+                let pack = engine.model().pack();
+                (Painter::of_pack(pack), Some(Fingerprint::of_tokenizer_in(path, pack)))
+            }
+            _ => (None, None),
+        };
+        let both = painter.zip(fingerprint);
+        let (painter, fingerprint) =
+            both.context("pictures need a tokenizer: expected --tokenizer FILE or a pack that holds one")?;
+        painter.check_fit(config.codebook_size, config.grid)?;
+        opened.codes.expect(&fingerprint, Kind::Tokenizer, self.allow_other_tokenizer)?;
+        Ok(painter)
+    }
+
     /// Draws, writes every output, and says what was made.
     pub fn draw(&self, opened: &Opened, named: Option<&AnyTokenizer>, job: &Job) -> anyhow::Result<Generated> {
-        let mut pictures = self.output.iter().filter(|path| is_picture(path)).peekable();
         let config = opened.engine().config();
-        // Looked for before the work is done.
-        let painter = match pictures.peek() {
+        // What can be wrong with the outputs is found before the work is done.
+        let painter = match self.output.iter().find(|path| is_picture(path)) {
             Some(path) => {
-                let painter = painter(opened, named).with_context(|| path.display().to_string())?;
+                let painter = self.painter(opened, named).with_context(|| path.display().to_string())?;
                 self.check_sheet(job, config.grid * painter.stride())?;
                 Some(painter)
             }
             None => None,
         };
-        let made = match opened {
-            Opened::Pack(engine) => generate_pack(engine, job.start.view(), &job.options, &job.randomness)?,
-            Opened::Host(engine) => generate(*engine, job.start.view(), &job.options, &job.randomness)?,
+        let side = painter.as_ref().map_or(0, |painter| config.grid * painter.stride());
+        let begin = |path: &PathBuf| -> Result<Pending, Error> {
+            let file = Pending::create(path)?;
+            let room = if is_picture(path) { self.sheet_bytes(job, side) / PNG_AT_BEST } else { tensor_bytes(job) };
+            file.expect_room(room as u64)?;
+            Ok(file)
+        };
+        let files = self.output.iter().map(begin).collect::<Result<Vec<_>, _>>()?;
+
+        let made = match opened.pack() {
+            Some((engine, _)) => generate_pack(engine, job.start.view(), &job.options, &job.randomness)?,
+            None => generate(opened.engine(), job.start.view(), &job.options, &job.randomness)?,
         };
         let given = job.start.mapv(|id| id != config.mask_token_id as i64);
-        for path in self.output.iter().filter(|path| !is_picture(path)) {
+        let (pictures, tensors): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| is_picture(file.target()));
+        for file in tensors {
             let mut out = TensorWriter::default();
             out.ints("input_ids", made.input_ids.view());
             out.ints("final_ids", made.final_ids.view());
             out.ints("given", given.mapv(i64::from).view());
-            out.write(path)?;
+            out.note(fingerprint::TOKENIZER, opened.codes.value());
+            out.write_into(file)?;
         }
         if let Some(painter) = painter {
             let decode = |ids: &Array2<i64>| -> Result<Vec<Vec<u8>>, sorcen_runtime::Error> {
@@ -179,18 +221,23 @@ impl OutputArgs {
             let columns = usize::from(self.columns).min(job.start.nrows());
             let rows: Vec<&[Vec<u8>]> = rows.iter().map(Vec::as_slice).collect();
             let grid = Grid { columns, scale: self.scale.into(), ..Grid::default() };
-            let sheet = grid.draw(&interleaved(&rows, columns), config.grid * painter.stride());
-            self.output.iter().filter(|path| is_picture(path)).try_for_each(|path| save_png(&sheet, path))?;
+            let sheet = png(&grid.draw(&interleaved(&rows, columns), side))?;
+            pictures.into_iter().try_for_each(|file| file.finish_with(&sheet))?;
         }
         self.report(opened, &given, config.grid);
         Ok(made)
+    }
+
+    /// Bytes of the pixels of a sheet, up to three pictures an image, each of `side` pixels.
+    fn sheet_bytes(&self, job: &Job, side: usize) -> usize {
+        job.start.nrows() * 9 * side * side * usize::from(self.scale).pow(2)
     }
 
     /// Refuses a sheet of more than 1 GB: pictures of `side` pixels, up to three an image.
     fn check_sheet(&self, job: &Job, side: usize) -> anyhow::Result<()> {
         const MAX: usize = 1 << 30;
         let images = job.start.nrows();
-        let most = MAX / (9 * side * side * usize::from(self.scale).pow(2));
+        let most = MAX / (self.sheet_bytes(job, side) / images);
         anyhow::ensure!(
             images <= most,
             "--scale: a sheet holds at most {most} images of {side}x{side} pixels at {} times their size, found {images}",
@@ -226,19 +273,7 @@ fn is_picture(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png"))
 }
 
-/// What paints the codes: the tokenizer that was named, or else the pack's.
-pub fn painter<'c>(opened: &Opened<'c>, named: Option<&'c AnyTokenizer>) -> anyhow::Result<Painter<'c>> {
-    let config = opened.engine().config();
-    let painter = match (named, opened) {
-        (Some(named), _) => {
-            named.check_fit(config.codebook_size, config.grid)?;
-            Some(Painter::of(named)?)
-        }
-        (None, Opened::Pack(engine)) => Painter::of_pack(engine.model().pack()),
-        (None, Opened::Host(_)) => None,
-    };
-    let painter = painter.context("pictures need a tokenizer: expected --tokenizer FILE or a pack that holds one")?;
-    let expected = config.codebook_size;
-    anyhow::ensure!(painter.codes() == expected, "tokenizer: expected {expected} codes, found {}", painter.codes());
-    Ok(painter)
+/// Bytes of what is written as tensors, up to the header.
+fn tensor_bytes(job: &Job) -> usize {
+    (job.options.steps + 2) * job.start.len() * size_of::<i64>()
 }

@@ -11,7 +11,7 @@ use sorcen_runtime::{
 };
 
 use super::{
-    draw::{painter, DrawArgs, Job, OutputArgs},
+    draw::{DrawArgs, Job, OutputArgs},
     number::{self, within},
     source::{Opened, Source},
     tokens::read_ids,
@@ -19,7 +19,6 @@ use super::{
 use crate::{
     given::{check_region, parse_region},
     picture::read_png,
-    tensors::TensorFile,
     tokenizer::AnyTokenizer,
 };
 
@@ -98,7 +97,8 @@ struct Common {
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 struct Originals {
-    /// Images as tokens: `token_ids` [B, T] or `final_ids` (as `generate` writes it) in a safetensors file.
+    /// Images as tokens in a safetensors file: `token_ids` [B, T], or `final_ids` as `generate` writes it, or `ids`
+    /// [B, h, h] as `tokenizer run` does.
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// An image as PNG, of the size that the model draws, to be turned into tokens by the tokenizer; more than
@@ -171,7 +171,7 @@ impl Common {
         let tokenizer = self.output.open_tokenizer()?;
         self.source.with(|opened| {
             let config = opened.engine().config();
-            let originals = self.originals.read(&opened, tokenizer.as_ref())?;
+            let originals = self.originals.read(&opened, tokenizer.as_ref(), &self.output)?;
             let count = self.images.unwrap_or(originals.nrows());
             self.draw.check_size(count, config)?;
             let in_turn: Vec<usize> = (0..count).map(|image| image % originals.nrows()).collect();
@@ -192,14 +192,17 @@ impl Common {
 
 impl Originals {
     /// The images as tokens `[B, T]`, at least one.
-    fn read(&self, opened: &Opened, tokenizer: Option<&AnyTokenizer>) -> anyhow::Result<Array2<i64>> {
+    fn read(
+        &self,
+        opened: &Opened,
+        tokenizer: Option<&AnyTokenizer>,
+        output: &OutputArgs,
+    ) -> anyhow::Result<Array2<i64>> {
         let config = opened.engine().config();
         if let Some(path) = &self.input {
-            let file = TensorFile::open(path)?;
-            let name = if !file.has("token_ids") && file.has("final_ids") { "final_ids" } else { "token_ids" };
-            return Ok(read_ids(&file, name, config)?);
+            return Ok(read_ids(path, config, &opened.codes, output.allow_other_tokenizer)?);
         }
-        let painter = painter(opened, tokenizer)?;
+        let painter = output.painter(opened, tokenizer)?;
         let side = config.grid * painter.stride();
         let mut all = Array2::zeros((self.image.len(), config.tokens()));
         for (path, mut row) in self.image.iter().zip(all.rows_mut()) {

@@ -32,7 +32,8 @@ pub struct Args {
     /// Number of images, 1 to 100000, where no file says.
     #[arg(long, value_name = "B", default_value_t = 1, value_parser = number::images)]
     images: usize,
-    /// Known tokens to start from: `token_ids` [B, T], the mask id where unknown.
+    /// Known tokens to start from: `token_ids` [B, T], or `final_ids`, or `ids` [B, h, h] as `tokenizer run` writes them;
+    /// the mask id where unknown.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["replay", "images"])]
     input: Option<PathBuf>,
     /// Replay `raw_sampled_ids` and `gumbel` [N, B, T]; the first row of `input_ids`, if there, is the start.
@@ -55,7 +56,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let (mut start, mut randomness) = (nothing(args.images), args.draw.randomness());
         let mut count_from = None;
         if let Some(path) = &args.input {
-            start = read_ids(&TensorFile::open(path)?, "token_ids", config)?;
+            start = read_ids(path, config, &opened.codes, args.output.allow_other_tokenizer)?;
             args.draw.check_size(start.nrows(), config)?;
         }
         if let Some(path) = &args.replay {

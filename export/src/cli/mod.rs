@@ -7,6 +7,7 @@ pub mod generate;
 pub mod inspect;
 pub mod number;
 pub mod onnx;
+pub mod output;
 pub mod pack;
 mod parse;
 pub mod run;
@@ -14,7 +15,7 @@ mod source;
 mod tokens;
 pub mod verify;
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -50,6 +51,7 @@ enum Verb {
 
 /// Parses the arguments and runs the verb: exit code 0 ok, 1 failed, 2 usage (clap's own).
 pub fn main() -> ExitCode {
+    output::fail_without_panic();
     let cli: Cli = parse();
     let result = match &cli.verb {
         Verb::Onnx(args) => onnx::run(args),
@@ -62,10 +64,10 @@ pub fn main() -> ExitCode {
         Verb::Outpaint(args) => fill::outpaint(args),
         Verb::Reconstruct(args) => fill::reconstruct(args),
     };
-    match result {
+    match output::finish(result) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "error: {error:#}"); // nobody is left to tell
             ExitCode::FAILURE
         }
     }
@@ -73,7 +75,7 @@ pub fn main() -> ExitCode {
 
 /// Ends the program as clap does where flags do not go together.
 fn conflict(message: &str) -> ! {
-    clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, format!("{message}\n")).exit()
+    output::end(&clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, format!("{message}\n")))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::{conflict, number::within, tokens::TokenArgs};
 use crate::{
     calibrate::Ranges,
     checkpoint::Checkpoint,
+    fingerprint::{Fingerprint, Kind},
     onnx::{self, OnnxOptions, Weights},
     tokenizer::AnyTokenizer,
 };
@@ -89,20 +90,25 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     let checkpoint = Arc::new(Checkpoint::open(&args.checkpoint)?);
     let tokenizer = args.tokenizer.as_deref().map(AnyTokenizer::open).transpose()?;
+    if let (Some(path), Some(tokenizer)) = (&args.tokenizer, &tokenizer) {
+        let codes = Fingerprint::of_checkpoint(&args.checkpoint, &checkpoint.config)?;
+        let found = Fingerprint::of_tokenizer(path, tokenizer);
+        codes.expect(&found, Kind::Tokenizer, args.calibration.allow_other_tokenizer)?;
+    }
     let ranges;
     let weights = match args.precision {
         Precision::F32 => Weights::F32,
         Precision::F16 => Weights::F16,
         Precision::Int8 => {
-            let tokens = args.calibration.read(&checkpoint.config)?;
+            let tokens = args.calibration.read(&checkpoint)?;
             ranges = Ranges::measure(&checkpoint, tokens.view(), args.covered.unwrap_or(1.0))?;
             Weights::Int8(&ranges)
         }
     };
     let options = OnnxOptions { weights, licence: &args.licence, tokenizer: tokenizer.as_ref() };
     for path in onnx::write(&checkpoint, &args.out, &options)? {
-        let files = [onnx::data_file(&path), path];
-        for path in files.into_iter().rev().filter(|path| path.exists()) {
+        let data = onnx::data_files(&path);
+        for path in std::iter::once(path).chain(data) {
             println!("{}: {} bytes", path.display(), std::fs::metadata(&path)?.len());
         }
     }

@@ -19,9 +19,9 @@ use crate::{
     calibrate::Grams,
     checkpoint::Checkpoint,
     classifier::LinearHead,
+    fingerprint::{Fingerprint, Kind},
     pack::{write, PackOptions, Target},
     quantize::Rule,
-    tensors::TensorFile,
     tokenizer::AnyTokenizer,
     verify::random_tokens,
 };
@@ -55,7 +55,7 @@ pub struct Args {
     #[arg(long, value_name = "PATTERN")]
     pub int4: Vec<String>,
     /// Images that decide how int4 weights are rounded, so that products come out closer: a token dataset (the folder
-    /// that `sorcen tokenize` writes) or a safetensors file with `token_ids` [B, T].
+    /// that `sorcen tokenize` writes) or a safetensors file with `token_ids` [B, T] (or `final_ids`, or `ids`).
     #[arg(long, value_name = "DIR|FILE")]
     pub calibrate: Option<PathBuf>,
     /// How many of them, 1 to 100000; of fewer, all.
@@ -72,10 +72,17 @@ pub struct Args {
     /// become int8 in an int8 or int4 pack).
     #[arg(long, value_name = "FILE|DIR")]
     pub tokenizer: Option<PathBuf>,
+    /// Take a tokenizer, or images, that say by their fingerprints that the checkpoint learned another tokenizer's
+    /// codes: an error without.
+    #[arg(long = "allow_other_tokenizer")]
+    pub allow_other_tokenizer: bool,
     /// Put a linear head for the probe's feature in, so that the device names the class: head.safetensors of `sorcen
     /// linprobe`, or any with `head.weight` [classes, D] and `head.bias`; class names from the metadata.
     #[arg(long, value_name = "FILE")]
     pub classifier: Option<PathBuf>,
+    /// Take a head that says by its fingerprint that it knows another checkpoint's features: an error without.
+    #[arg(long = "allow_other_checkpoint", requires = "classifier")]
+    pub allow_other_checkpoint: bool,
     /// Put golden inputs and what this machine makes of them in, so that a device can test itself (the runtime's
     /// `Model::self_test`): so many images (1 to 65535), of --self_test_tokens, or random with a third of the tokens
     /// masked.
@@ -145,15 +152,25 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     options.encoder_only = args.encoder_only;
     args.check_patterns(&options, &checkpoint.config)?;
     options.tokenizer = tokenizer.as_ref();
+    let codes = Fingerprint::of_checkpoint(&args.checkpoint, &checkpoint.config)?;
+    if let (Some(path), Some(tokenizer)) = (&args.tokenizer, &tokenizer) {
+        let found = Fingerprint::of_tokenizer(path, tokenizer);
+        codes.expect(&found, Kind::Tokenizer, args.allow_other_tokenizer)?;
+    }
     let dim = checkpoint.config.embed_dim;
     let head = args.classifier.as_deref().map(|path| LinearHead::open(path, dim)).transpose()?;
+    if let (Some(path), Some(head)) = (&args.classifier, &head) {
+        let own = Fingerprint::new(args.checkpoint.display(), Some(checkpoint.sha256()));
+        let found = Fingerprint::new(path.display(), head.checkpoint().map(str::to_owned));
+        own.expect(&found, Kind::Checkpoint, args.allow_other_checkpoint)?;
+    }
     options.classifier = head.as_ref();
     if let Some(inputs) = args.self_test {
-        options.self_test = args.golden_inputs(inputs.into(), &checkpoint)?;
+        options.self_test = args.golden_inputs(inputs.into(), &checkpoint, &codes)?;
     }
     let grams;
     if let Some(path) = &args.calibrate {
-        let tokens = read_tokens(path, &checkpoint.config, args.images)?;
+        let tokens = read_tokens(path, &checkpoint, args.images, args.allow_other_tokenizer)?;
         let is_int4 = |param| options.precision_of(param) == Some(pack::Precision::Int4);
         anyhow::ensure!(
             schema::params(&checkpoint.config).any(is_int4),
@@ -198,14 +215,14 @@ impl Args {
     }
 
     /// The images of the self-test `[N, T]`.
-    fn golden_inputs(&self, count: usize, checkpoint: &Checkpoint) -> anyhow::Result<Array2<i64>> {
+    fn golden_inputs(&self, count: usize, checkpoint: &Checkpoint, codes: &Fingerprint) -> anyhow::Result<Array2<i64>> {
         let Some(path) = &self.self_test_tokens else {
             let mut tokens = random_tokens(&checkpoint.config, count, 0);
             let mask = checkpoint.config.mask_token_id as i64;
             tokens.slice_mut(s![.., ..;3]).fill(mask); // as in generation
             return Ok(tokens);
         };
-        let tokens = read_ids(&TensorFile::open(path)?, "token_ids", &checkpoint.config)?;
+        let tokens = read_ids(path, &checkpoint.config, codes, self.allow_other_tokenizer)?;
         let found = tokens.nrows();
         anyhow::ensure!(found >= count, "{}: expected at least {count} images, found {found}", path.display());
         Ok(tokens.slice_move(s![..count, ..]))

@@ -2,13 +2,15 @@
 
 use clap::{builder::StyledStr, Arg, Command, CommandFactory, FromArgMatches};
 
+use super::output::end;
+
 /// Columns of a usage line.
 const WIDTH: usize = 80;
 
 /// The arguments of this process; ends it where they are wrong (exit code 2) or help was asked for (0).
 pub fn parse<C: CommandFactory + FromArgMatches>() -> C {
-    let matches = prepared(C::command()).get_matches();
-    C::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    let parsed = prepared(C::command()).try_get_matches().and_then(|matches| C::from_arg_matches(&matches));
+    parsed.unwrap_or_else(|error| end(&error))
 }
 
 /// With numbers that may be negative, and usage lines that fit.

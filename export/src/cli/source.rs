@@ -1,11 +1,15 @@
 //! `--checkpoint`, `--onnx` or `--pack`: which engine runs.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::{
     checkpoint::Checkpoint,
     engine::Engine,
     error::Error,
+    fingerprint::Fingerprint,
     pack::{PackEngine, PackFile},
     reference::Reference,
     tract::Tract,
@@ -27,19 +31,34 @@ pub struct Source {
 }
 
 /// The engine that was asked for.
-pub enum Opened<'e> {
+pub struct Opened<'e> {
+    engine: Which<'e>,
+    /// The tokenizer whose codes its model has learned.
+    pub codes: Fingerprint,
+}
+
+#[derive(Clone, Copy)]
+enum Which<'e> {
     /// Reference or tract.
     Host(&'e dyn Engine),
     /// The runtime.
-    Pack(&'e PackEngine<'e>),
+    Pack(&'e PackEngine<'e>, &'e Path),
 }
 
 impl<'e> Opened<'e> {
     /// As any engine.
     pub fn engine(&self) -> &'e dyn Engine {
-        match self {
-            Opened::Host(engine) => *engine,
-            Opened::Pack(engine) => *engine,
+        match self.engine {
+            Which::Host(engine) => engine,
+            Which::Pack(engine, _) => engine,
+        }
+    }
+
+    /// The runtime with a pack, and the pack's file, if it is that.
+    pub fn pack(&self) -> Option<(&'e PackEngine<'e>, &'e Path)> {
+        match self.engine {
+            Which::Host(_) => None,
+            Which::Pack(engine, path) => Some((engine, path)),
         }
     }
 }
@@ -49,16 +68,21 @@ impl Source {
     pub fn with<R>(&self, use_it: impl FnOnce(Opened) -> anyhow::Result<R>) -> anyhow::Result<R> {
         if let Some(dir) = &self.checkpoint {
             let checkpoint = Arc::new(Checkpoint::open(dir)?);
-            return use_it(Opened::Host(&Reference::new(checkpoint)));
+            let codes = Fingerprint::of_checkpoint(dir, &checkpoint.config)?;
+            return use_it(Opened { engine: Which::Host(&Reference::new(checkpoint)), codes });
         }
         if let Some(dir) = &self.onnx {
-            return use_it(Opened::Host(&Tract::open(dir)?));
+            let tract = Tract::open(dir)?;
+            let card = tract.card().as_object().cloned().unwrap_or_default();
+            return use_it(Opened { engine: Which::Host(&tract), codes: Fingerprint::of_card(dir, &card) });
         }
         let path = self.pack.as_deref().ok_or_else(|| {
             Error::value("engine", "one of --checkpoint, --onnx and --pack", "none")
             // clap asks for one
         })?;
         let file = PackFile::open(path)?;
-        use_it(Opened::Pack(&PackEngine::new(file.pack(path)?)))
+        let pack = file.pack(path)?;
+        let codes = Fingerprint::of_pack(path, &pack);
+        use_it(Opened { engine: Which::Pack(&PackEngine::new(pack), path), codes })
     }
 }

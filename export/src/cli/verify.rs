@@ -91,7 +91,7 @@ fn spinner() -> ProgressBar {
 /// Bad files, numbers out of tolerance, or an artefact of another checkpoint.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let checkpoint = Arc::new(Checkpoint::open(&args.checkpoint)?);
-    let tokens = args.tokens.read(&checkpoint.config)?;
+    let tokens = args.tokens.read(&checkpoint)?;
     let config = &checkpoint.config;
     let most = MAX_LOGITS / (2 * config.tokens() * config.codebook_size);
     anyhow::ensure!(

@@ -10,8 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use onnx_protobuf::{tensor_proto::DataLocation, GraphProto, Message, ModelProto, OperatorSetIdProto};
+use onnx_protobuf::{tensor_proto::DataLocation, GraphProto, Message, ModelProto, OperatorSetIdProto, TensorProto};
 use protobuf::MessageField;
+use sha2::{Digest, Sha256};
 use sorcen_runtime::schema;
 
 use crate::{
@@ -45,10 +46,15 @@ pub const TOKENIZER_ENCODER_FILE: &str = "tokenizer_encoder.onnx";
 /// File name of the tokenizer's decoder in an export folder.
 pub const TOKENIZER_DECODER_FILE: &str = "tokenizer_decoder.onnx";
 
-/// Bytes of weights that a file holds itself. Protobuf ends at 2 GiB; more goes into a [`data_file`] beside it.
+/// Bytes of weights that a file holds itself. Protobuf ends at 2 GiB; more goes into one of [`data_files`] beside it.
 const EMBEDDED_MAX: usize = 2_000_000_000;
 /// Constants below this stay in the file in any case: shapes, which graphs are optimised by.
 const EXTERNAL_MIN: usize = 1024;
+
+/// What the names of [`data_files`] end in.
+const DATA_END: &str = ".data";
+/// Hexadecimal digits in them.
+const HASH: usize = 16;
 
 /// Operator set: the first with `LayerNormalization`.
 const OPSET: i64 = 17;
@@ -117,8 +123,9 @@ pub fn export(checkpoint: &Checkpoint, dir: &Path, licence: &str) -> Result<Vec<
 /// Writes the files of a model into `dir` (made if missing), and their [`card::CARD_FILE`]; returns the paths of the
 /// ONNX files.
 ///
-/// The largest file of an official size is `step.onnx` of ViT-L in f32, 1.6 GB. Above 2 GB weights go into a
-/// [`data_file`] (ONNX calls it external data).
+/// The largest file of an official size is `step.onnx` of ViT-L in f32, 1.6 GB. Above 2 GB weights go into one of
+/// [`data_files`] (ONNX calls it external data). Its name says what is in it, so that an export that dies on the way
+/// leaves no model with the weights of another.
 ///
 /// # Errors
 /// [`Error::Io`] where a file cannot be written, [`Error::Value`] where the tokenizer is another model's, a weight does
@@ -127,10 +134,21 @@ pub fn write(checkpoint: &Checkpoint, dir: &Path, options: &OnnxOptions) -> Resu
     write_files(checkpoint, dir, options, EMBEDDED_MAX)
 }
 
-/// Where the weights of an ONNX file are that are too much for it: `encoder.onnx.data`.
-pub fn data_file(path: &Path) -> PathBuf {
+/// The files with weights that are too much for the ONNX file `path`: `encoder.onnx.0123456789abcdef.data`, named by
+/// what is in it (or `encoder.onnx.data`, as earlier versions had it). After an export at most one.
+pub fn data_files(path: &Path) -> Vec<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{name}.data"))
+    let is_data = |file: &str| {
+        let hash = file.strip_prefix(&*name).and_then(|rest| rest.strip_suffix(DATA_END));
+        let hash = hash.map(|hash| hash.strip_prefix('.').unwrap_or(hash));
+        hash.is_some_and(|hash| [0, HASH].contains(&hash.len()) && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let mut files: Vec<_> =
+        names.filter(|file| is_data(&file.to_string_lossy())).map(|file| path.with_file_name(file)).collect();
+    files.sort();
+    files
 }
 
 /// Refuses what is no export folder.
@@ -258,11 +276,7 @@ pub fn write_tokenizer(
 fn write_file(path: &Path, graph: graph::Graph, metadata: &[(&str, &str)], embedded_max: usize) -> Result<(), Error> {
     let mut graph = graph.finish();
     let weights: usize = graph.initializer.iter().map(|constant| constant.raw_data.len()).sum();
-    if weights > embedded_max {
-        move_outside(&mut graph, &data_file(path))?;
-    } else if data_file(path).exists() {
-        fs::remove_file(data_file(path)).map_err(Error::io(path, "remove the old data of"))?;
-    }
+    let data = if weights > embedded_max { Some(move_outside(&mut graph, path)?) } else { None };
     let model = ModelProto {
         ir_version: IR_VERSION,
         opset_import: vec![OperatorSetIdProto { version: OPSET, ..Default::default() }],
@@ -278,7 +292,10 @@ fn write_file(path: &Path, graph: graph::Graph, metadata: &[(&str, &str)], embed
         let mut file = UntilError { file, written: Ok(()) };
         model.write_to_writer(&mut file).map_err(|error| Error::io(path, "write")(io::Error::other(error)))?;
         file.written.map_err(Error::io(path, "write"))
-    })
+    })?;
+    // Only now does no model need older data any more.
+    let old = data_files(path).into_iter().filter(|file| Some(file) != data.as_ref());
+    old.into_iter().try_for_each(|file| fs::remove_file(&file).map_err(Error::io(&file, "remove the old data")))
 }
 
 /// Keeps the first error of a file to itself and takes the rest for written: protobuf panics where it cannot write
@@ -301,24 +318,29 @@ impl Write for UntilError {
     }
 }
 
-/// Writes the large constants of a graph into a file beside it.
-fn move_outside(graph: &mut GraphProto, path: &Path) -> Result<(), Error> {
-    let location = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    atomic::write(path, |temporary| {
-        let file = fs::File::create(temporary).map_err(Error::io(path, "write"))?;
-        let mut file = io::BufWriter::new(file);
+/// Writes the large constants of the graph of `model` into one of its [`data_files`]; returns it. What the model that is
+/// there now refers to stays.
+fn move_outside(graph: &mut GraphProto, model: &Path) -> Result<PathBuf, Error> {
+    let is_large = |constant: &TensorProto| constant.raw_data.len() >= EXTERNAL_MIN;
+    let mut hash = Sha256::new();
+    graph.initializer.iter().filter(|constant| is_large(constant)).for_each(|constant| hash.update(&constant.raw_data));
+    let hash: String = hash.finalize().iter().take(HASH / 2).map(|byte| format!("{byte:02x}")).collect();
+    let location = format!("{}.{hash}{DATA_END}", model.file_name().unwrap_or_default().to_string_lossy());
+    let path = model.with_file_name(&location);
+    atomic::write_with(&path, |file| {
         let mut offset = 0;
-        for constant in graph.initializer.iter_mut().filter(|constant| constant.raw_data.len() >= EXTERNAL_MIN) {
+        for constant in graph.initializer.iter_mut().filter(|constant| is_large(constant)) {
             let bytes = std::mem::take(&mut constant.raw_data);
-            file.write_all(&bytes).map_err(Error::io(path, "write"))?;
+            file.write_all(&bytes)?;
             constant.data_location = DataLocation::EXTERNAL.into();
             let entries = [("location", location.clone()), ("offset", offset.to_string())];
             let entries = entries.into_iter().chain([("length", bytes.len().to_string())]);
             constant.external_data = entries.map(|(key, value)| graph::entry(key, &value)).collect();
             offset += bytes.len();
         }
-        file.flush().map_err(Error::io(path, "write"))
-    })
+        Ok(())
+    })?;
+    Ok(path)
 }
 
 #[cfg(test)]
@@ -332,35 +354,70 @@ mod tests {
         ModelConfig,
     };
 
-    /// As if the weights were too many: they lie beside the files, which run as before.
+    fn checkpoint(dir: &Path, seed: u64) -> Arc<Checkpoint> {
+        let config = ModelConfig::micro(3, 14);
+        Checkpoint::write(dir, &config, |param| {
+            let rng = Rng::new(seed, Stream::Init, param.index(&config) as u64);
+            let count = param.shape(&config).elements() as u64;
+            (0..count).map(|i| 0.2 * rng.normal(i) as f32).collect::<Vec<_>>().into()
+        })
+        .unwrap();
+        Arc::new(Checkpoint::open(dir).unwrap())
+    }
+
+    fn passes(checkpoint: &Arc<Checkpoint>, onnx: &Path) {
+        let tokens = random_tokens(&checkpoint.config, 2, 0);
+        let inputs = VerifyInputs { onnx: vec![onnx.to_owned()], ..VerifyInputs::new(checkpoint.clone(), tokens) };
+        let report = verify(&inputs).unwrap();
+        assert!(report.passed(), "{}", report.to_markdown());
+    }
+
+    const OPTIONS: OnnxOptions<'_> = OnnxOptions { weights: Weights::F32, licence: "test", tokenizer: None };
+    /// As if the weights were too many for a file.
+    const FEW: usize = 10_000;
+
     #[test]
     fn weights_beside_the_file() {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path();
-        Checkpoint::write(dir, &ModelConfig::micro(3, 14), |param| {
-            let rng = Rng::new(1, Stream::Init, param.index(&ModelConfig::micro(3, 14)) as u64);
-            let count = param.shape(&ModelConfig::micro(3, 14)).elements() as u64;
-            (0..count).map(|i| 0.2 * rng.normal(i) as f32).collect::<Vec<_>>().into()
-        })
-        .unwrap();
-        let checkpoint = Arc::new(Checkpoint::open(dir).unwrap());
-        let options = OnnxOptions { weights: Weights::F32, licence: "test", tokenizer: None };
-        let inside = write(&checkpoint, &dir.join("inside"), &options).unwrap();
-        let outside = write_files(&checkpoint, &dir.join("outside"), &options, 10_000).unwrap();
+        let checkpoint = checkpoint(dir, 1);
+        let inside = write(&checkpoint, &dir.join("inside"), &OPTIONS).unwrap();
+        let outside = write_files(&checkpoint, &dir.join("outside"), &OPTIONS, FEW).unwrap();
         let size = |path: &Path| fs::metadata(path).unwrap().len();
         for (inside, outside) in inside.iter().zip(&outside) {
-            assert!(!data_file(inside).exists());
-            assert!(size(&data_file(outside)) > 3 * size(outside), "most of it is weights");
-            let both = size(outside) + size(&data_file(outside));
+            assert!(data_files(inside).is_empty());
+            let [data] = &*data_files(outside) else { panic!("one file of data") };
+            assert!(size(data) > 3 * size(outside), "most of it is weights");
+            let both = size(outside) + size(data);
             assert!((both as f64 / size(inside) as f64 - 1.0).abs() < 0.1);
         }
-        let tokens = random_tokens(&checkpoint.config, 2, 0);
-        let inputs = VerifyInputs { onnx: vec![dir.join("outside")], ..VerifyInputs::new(checkpoint.clone(), tokens) };
-        let report = verify(&inputs).unwrap();
-        assert!(report.passed(), "{}", report.to_markdown());
+        passes(&checkpoint, &dir.join("outside"));
 
-        // Weights that fit again leave no data behind.
-        write(&checkpoint, &dir.join("outside"), &options).unwrap();
-        assert!(outside.iter().all(|path| !data_file(path).exists()));
+        // Weights that fit again leave no data behind, nor that of earlier versions.
+        fs::write(dir.join("outside/encoder.onnx.data"), "old").unwrap();
+        fs::write(dir.join("outside/encoder.onnx.mine.data"), "mine").unwrap();
+        write(&checkpoint, &dir.join("outside"), &OPTIONS).unwrap();
+        assert!(outside.iter().all(|path| data_files(path).is_empty()));
+        assert!(!dir.join("outside/encoder.onnx.data").exists());
+        assert!(dir.join("outside/encoder.onnx.mine.data").exists());
+    }
+
+    /// An export that dies between the data and the model leaves the model that was there, with its own weights.
+    #[test]
+    fn an_interrupted_export_leaves_no_model_with_foreign_weights() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path();
+        let (old, new) = (checkpoint(&dir.join("old"), 1), checkpoint(&dir.join("new"), 2));
+        let onnx = dir.join("onnx");
+        write_files(&old, &onnx, &OPTIONS, FEW).unwrap();
+        let (encoder, decoder) = (onnx.join(ENCODER_FILE), onnx.join(DECODER_FILE));
+        move_outside(&mut model::encoder(&new, Weights::F32).finish(), &encoder).unwrap();
+        move_outside(&mut model::decoder(&new, Weights::F32).finish(), &decoder).unwrap();
+        assert_eq!(data_files(&encoder).len(), 2);
+        passes(&old, &onnx);
+
+        write_files(&new, &onnx, &OPTIONS, FEW).unwrap();
+        assert_eq!([data_files(&encoder).len(), data_files(&decoder).len()], [1, 1]);
+        passes(&new, &onnx);
     }
 }

@@ -73,19 +73,33 @@ impl AnyTokenizer {
         }
     }
 
+    /// What a token dataset records of its tokenizer: kind, sizes and SHA-256 of the weights.
+    pub fn fingerprint(&self) -> String {
+        match self {
+            Self::Patches(patches) => patches.fingerprint(),
+            Self::Vit(vit) => vit.fingerprint(),
+        }
+    }
+
     /// Refuses a model with other codes, or a grid that this tokenizer does not have.
     ///
     /// # Errors
     /// [`Error::Value`] with both numbers.
     pub fn check_fit(&self, codes: usize, grid: usize) -> Result<(), Error> {
-        let check = |item: &str, expected: usize, found: usize| match expected == found {
-            true => Ok(()),
-            false => Err(Error::value(format!("tokenizer: {item}"), format!("{expected}, the model's"), found)),
+        let own_grid = match self {
+            Self::Patches(_) => None,
+            Self::Vit(vit) => Some(vit.config().grid),
         };
-        check("codes", codes, self.codes())?;
-        match self {
-            Self::Patches(_) => Ok(()),
-            Self::Vit(vit) => check("grid", grid, vit.config().grid),
-        }
+        check_fit((self.codes(), own_grid), (codes, grid))
     }
+}
+
+/// Refuses a model with other codes than a tokenizer's, or another grid, where the tokenizer has only one.
+fn check_fit(own: (usize, Option<usize>), (codes, grid): (usize, usize)) -> Result<(), Error> {
+    let check = |item: &str, expected: usize, found: usize| match expected == found {
+        true => Ok(()),
+        false => Err(Error::value(format!("tokenizer: {item}"), format!("{expected}, the model's"), found)),
+    };
+    check("codes", codes, own.0)?;
+    check("grid", grid, own.1.unwrap_or(grid))
 }

@@ -9,6 +9,7 @@ use sorcen_runtime::{
 };
 
 use super::{AnyTokenizer, VitTokenizer};
+use crate::error::Error;
 
 /// A tokenizer that paints.
 pub enum Painter<'t> {
@@ -80,6 +81,19 @@ impl<'t> Painter<'t> {
             Self::Vit(vit) => vit.config().patch,
             Self::Section(section) => section.vit().map_or(0, |vit| vit.config().patch),
         }
+    }
+
+    /// Refuses a model with other codes, or a grid that this tokenizer does not have.
+    ///
+    /// # Errors
+    /// [`Error::Value`] with both numbers.
+    pub fn check_fit(&self, codes: usize, grid: usize) -> Result<(), Error> {
+        let own_grid = match self {
+            Self::Patches(_) => None,
+            Self::Vit(vit) => Some(vit.config().grid),
+            Self::Section(section) => section.vit().ok().map(|vit| vit.config().grid),
+        };
+        super::check_fit((self.codes(), own_grid), (codes, grid))
     }
 
     /// Ids `[grid, grid]` of an image `rgb` `[side, side, 3]`, `side = grid * stride`.

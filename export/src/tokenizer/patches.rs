@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use sha2::{Digest, Sha256};
 use sorcen_runtime::tokenizer::PatchCodebook;
 
 use crate::{atomic, error::Error};
@@ -87,6 +88,12 @@ impl PatchTokenizer {
             .and_then(|view| super::serialize(vec![(TENSOR.into(), view)], &metadata))
             .map_err(|error| Error::io(path, "write")(std::io::Error::other(error)))?;
         atomic::write_bytes(path, &bytes)
+    }
+
+    /// What a token dataset records of its tokenizer: kind, sizes and SHA-256 of the patches.
+    pub fn fingerprint(&self) -> String {
+        let sha256: String = Sha256::digest(&self.patches).iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("patch-codebook {codes}x{patch}x{patch} sha256:{sha256}", codes = self.codes, patch = self.patch)
     }
 
     /// The codebook as the runtime takes it.

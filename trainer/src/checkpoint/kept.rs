@@ -8,15 +8,17 @@
 //! 3. `checkpoint.partial/` becomes `checkpoint/`,
 //! 4. older ones that are not to be kept become `checkpoint.removed/`, one by one, and are deleted.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sorcen_export::atomic::sync_folder;
 
 use super::{read_state, CONFIG};
 use crate::data::DataError;
+use crate::files::flush;
 
 /// Which checkpoints of a run stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,7 +119,7 @@ pub fn replace(dir: &Path, keep: &Keep, write: impl FnOnce(&Path) -> Result<(), 
     }
     fs::rename(&partial, dir).map_err(DataError::io(&partial))?;
     if let Some(parent) = dir.parent() {
-        flush_folder(parent).map_err(DataError::io(parent))?;
+        sync_folder(parent).map_err(DataError::io(parent))?;
     }
     prune(dir, keep)
 }
@@ -165,27 +167,6 @@ fn remove(dir: &Path) -> Result<(), DataError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DataError::io(dir)(error)),
         _ => Ok(()),
     }
-}
-
-/// Waits until everything in a folder is on the disk.
-fn flush(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            flush(&path)?;
-        } else {
-            File::open(&path)?.sync_all()?;
-        }
-    }
-    flush_folder(dir)
-}
-
-/// Waits until the names in a folder are on the disk, where folders can be opened.
-fn flush_folder(dir: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(dir)?.sync_all()?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::ValueEnum;
+use sorcen_export::fingerprint::{Fingerprint, Kind};
 
 use crate::compare::{compare, markdown, CellProgress, Options, Settings, Variant};
 use crate::config::ModelChoice;
 use crate::device::{with_backend, Device};
+use crate::tokenizer;
 
 /// Compare Sorcen, MAGE and ablations: the same tokens, budget and seeds
 ///
@@ -100,6 +102,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
 
+    /// Take a tokenizer that says by its fingerprint that it is another than the datasets': an error without
+    #[arg(long, requires = "tokenizer")]
+    allow_other_tokenizer: bool,
+
     /// Pictures of the bank (an idx file, or a folder), in the order of its dataset: adds their pixels
     #[arg(long, value_name = "FILE|DIR", requires = "split_pictures")]
     bank_pictures: Option<PathBuf>,
@@ -160,6 +166,11 @@ pub fn run(args: &Args) -> Result<()> {
     usage_unless!(args.seeds >= 1, "--seeds: expected at least 1, found 0");
     usage_unless!(args.k >= 1, "--k: expected at least 1, found 0");
     usage_unless!(args.probe_epochs >= 1, "--probe_epochs: expected at least 1, found 0");
+    if let Some(path) = &args.tokenizer {
+        let made_with = Fingerprint::of_dataset(&args.data.join(&args.bank))?;
+        let found = Fingerprint::new(path.display(), Some(tokenizer::open(path, Device::Cpu)?.fingerprint()));
+        made_with.expect(&found, Kind::Tokenizer, args.allow_other_tokenizer)?;
+    }
     let options = args.options();
     let bar = super::progress(0, "steps");
     let mut show = |at: &CellProgress<'_>| {

@@ -3,22 +3,28 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{ensure, Context, Result};
-use sorcen_export::atomic;
+use anyhow::{bail, ensure, Context, Result};
+use ndarray::ArrayView1;
+use sorcen_export::atomic::Pending;
+use sorcen_export::fingerprint::{Fingerprint, Kind};
+use sorcen_export::ids;
+use sorcen_export::picture::png;
 use sorcen_export::tensors::TensorFile;
 
+use super::features::check_codes;
 use super::tokenizer::TokenizerArgs;
 use crate::data::TokenDataset;
 use crate::exchange::write_images;
-use crate::files::PartialDir;
-use crate::picture::{save_png, Grid, Picture};
+use crate::files::{expect_room, PartialDir};
+use crate::picture::{Grid, Picture};
 use crate::tokenizer::Tokenizer;
 
 /// Turn token ids back into pictures: a sheet, one PNG each, or one array for
 /// evaluators
 ///
 /// The ids come from a token dataset, or from a safetensors file with a tensor
-/// `ids` [B,h,w] or [B,T] (or `final_ids`, as `generate` writes it).
+/// `ids` [B,h,h] or [B,T] as `tokenizer run` writes it, or `final_ids` as
+/// `generate` does, or `token_ids`.
 ///
 /// Example:
 ///   sorcen decode --data trainer/assets/emoji/val --out val.png \
@@ -38,6 +44,10 @@ pub struct Args {
 
     #[command(flatten)]
     tokenizer: TokenizerArgs,
+
+    /// Take a tokenizer that, by the fingerprints, is another than the one that made the ids: an error without
+    #[arg(long)]
+    allow_other_tokenizer: bool,
 
     /// First image to decode
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -77,10 +87,12 @@ pub fn run(args: &Args) -> Result<()> {
     super::expect_extension("--out", args.out.as_deref(), "png")?;
     super::expect_extension("--npz", args.npz.as_deref(), "npz")?;
     let tokenizer = args.tokenizer.open()?;
-    let source = match (&args.data, &args.input) {
-        (Some(dir), _) => Source::Dataset(TokenDataset::open(dir)?),
-        (None, path) => Source::Tensors(from_tensors(&TensorFile::open(path.as_deref().unwrap_or(Path::new("")))?)?),
-    };
+    let source = Source::open(args)?;
+    let own = Fingerprint::new(args.tokenizer.path().display(), Some(tokenizer.fingerprint()));
+    source.made_with().expect(&own, Kind::Tokenizer, args.allow_other_tokenizer)?;
+    if let Source::Dataset(dataset) = &source {
+        check_codes(dataset.dir(), dataset.codebook_size(), args.tokenizer.path(), tokenizer.as_ref())?;
+    }
     let most = args.count.map_or(if args.out.is_some() { 64 } else { usize::MAX }, |count| count as usize);
     let numbers: Vec<usize> = (args.first..source.len()).take(most).collect();
     usage_unless!(
@@ -90,7 +102,30 @@ pub fn run(args: &Args) -> Result<()> {
         args.first
     );
     let pictures = Pictures { source, numbers, tokenizer: tokenizer.as_ref() };
-    if let Some(path) = &args.out {
+    let (count, side) = (pictures.numbers.len(), pictures.side());
+    if let Err(error) = tokenizer.decode_all(&[], pictures.grid()) {
+        bail!(
+            "{}: expected a tokenizer that paints {1}x{1} tokens: {error}",
+            args.tokenizer.path().display(),
+            pictures.grid()
+        );
+    }
+    // What can be wrong with the outputs is found before the work is done.
+    let bytes = (count * side * side * 3) as u64;
+    let sheet = args.out.as_deref().map(Pending::create).transpose()?;
+    if let Some(sheet) = &sheet {
+        sheet.expect_room(bytes * u64::from(args.scale).pow(2) / PNG_AT_BEST)?;
+    }
+    let folder = match &args.png_dir {
+        Some(dir) => Some(begin_folder(dir, bytes / PNG_AT_BEST).with_context(|| dir.display().to_string())?),
+        None => None,
+    };
+    let npz = args.npz.as_deref().map(Pending::create).transpose()?;
+    if let Some(npz) = &npz {
+        npz.expect_room(bytes)?;
+    }
+
+    if let Some(file) = sheet {
         let mut all = Vec::new();
         pictures.each(|_, picture| {
             all.push(picture.to_vec());
@@ -98,34 +133,62 @@ pub fn run(args: &Args) -> Result<()> {
         })?;
         let layout =
             Grid { columns: usize::from(args.columns).min(all.len()), scale: args.scale.into(), ..Grid::default() };
-        save_png(&layout.draw(&all, pictures.side()), path)?;
-        println!("{}: {} images", path.display(), all.len());
+        let path = file.target().to_owned();
+        file.finish_with(&png(&layout.draw(&all, side))?)?;
+        println!("{}: {count} images", path.display());
     }
-    if let Some(dir) = &args.png_dir {
-        pictures.write_pngs(dir).with_context(|| dir.display().to_string())?;
-        println!("{}: {} images", dir.display(), pictures.numbers.len());
+    if let Some((folder, dir)) = folder.zip(args.png_dir.as_ref()) {
+        pictures.write_pngs(folder).with_context(|| dir.display().to_string())?;
+        println!("{}: {count} images", dir.display());
     }
-    if let Some(path) = &args.npz {
-        let (count, side) = (pictures.numbers.len(), pictures.side());
+    if let Some(file) = npz {
         let write = |write: &mut dyn FnMut(&[u8]) -> io::Result<()>| {
             pictures.each(|_, picture| Ok(write(picture)?)).map_err(io::Error::other)
         };
-        atomic::write_with(path, |file| write_images(file, count, side, write))?;
+        let path = file.target().to_owned();
+        file.write_with(|file| write_images(file, count, side, write))?;
         println!("{}: arr_0 uint8 [{count}, {side}, {side}, 3]", path.display());
     }
     Ok(())
 }
 
+/// How many times smaller a PNG of pictures is than its pixels at best: room for so little is there at least.
+const PNG_AT_BEST: u64 = 16;
+
+fn begin_folder(dir: &Path, bytes: u64) -> Result<PartialDir> {
+    let folder = PartialDir::create(dir)?;
+    expect_room(folder.path(), bytes)?;
+    Ok(folder)
+}
+
 enum Source {
     Dataset(TokenDataset),
-    Tensors(Vec<Vec<u16>>),
+    Tensors(Vec<Vec<u16>>, Fingerprint),
 }
 
 impl Source {
+    fn open(args: &Args) -> Result<Self> {
+        let Some(path) = &args.input else {
+            return Ok(Self::Dataset(TokenDataset::open(args.data.as_deref().unwrap_or(Path::new("")))?));
+        };
+        let file = TensorFile::open(path)?;
+        Ok(Self::Tensors(from_tensors(&file)?, Fingerprint::of_ids(path, &file)?))
+    }
+
+    /// The tokenizer whose codes the ids are.
+    fn made_with(&self) -> Fingerprint {
+        match self {
+            Self::Dataset(dataset) => {
+                Fingerprint::new(dataset.dir().display(), dataset.tokenizer().map(str::to_string))
+            }
+            Self::Tensors(_, made_with) => made_with.clone(),
+        }
+    }
+
     fn len(&self) -> usize {
         match self {
             Self::Dataset(dataset) => dataset.len(),
-            Self::Tensors(ids) => ids.len(),
+            Self::Tensors(ids, _) => ids.len(),
         }
     }
 
@@ -136,7 +199,7 @@ impl Source {
                 dataset.ids(index, &mut ids);
                 ids
             }
-            Self::Tensors(ids) => ids[index].clone(),
+            Self::Tensors(ids, _) => ids[index].clone(),
         }
     }
 }
@@ -169,34 +232,31 @@ impl Pictures<'_> {
         Ok(())
     }
 
-    fn write_pngs(&self, dir: &Path) -> Result<()> {
-        let (folder, side) = (PartialDir::create(dir)?, self.side());
+    fn write_pngs(&self, folder: PartialDir) -> Result<()> {
+        let side = self.side();
         self.each(|number, picture| {
             let picture = Picture { width: side, height: side, rgb: picture.to_vec() };
-            Ok(save_png(&picture, &folder.path().join(format!("{number:08}.png")))?)
+            Ok(std::fs::write(folder.path().join(format!("{number:08}.png")), png(&picture)?)?)
         })?;
         Ok(folder.finish()?)
     }
 }
 
 fn from_tensors(file: &TensorFile) -> Result<Vec<Vec<u16>>> {
-    let ids = match (file.has("ids"), file.ints("ids", 3)) {
-        (true, Ok(ids)) => ids,
-        (true, Err(_)) => file.ints("ids", 2)?,
-        (false, _) => file.ints("final_ids", 2)?,
-    };
-    let tokens = ids.shape()[1..].iter().product::<usize>();
+    let (name, ids) = ids::read(file)?;
+    let tokens = ids.ncols();
     ensure!(
         tokens > 0 && tokens.isqrt().pow(2) == tokens,
-        "ids: expected a square grid of tokens for each image, found shape {:?}",
+        "{}: expected a square grid of tokens for each image, found shape {:?}",
+        file.item(name),
         ids.shape()
     );
-    let flat: Vec<i64> = ids.iter().copied().collect();
-    let image = |(index, row): (usize, &[i64])| -> Result<Vec<u16>> {
+    let image = |(index, row): (usize, ArrayView1<i64>)| -> Result<Vec<u16>> {
         let id = |&id: &i64| {
-            u16::try_from(id).with_context(|| format!("ids: image {index}: expected 0 to 65535, found {id}"))
+            let item = file.item(name);
+            u16::try_from(id).with_context(|| format!("{item}: image {index}: expected 0 to 65535, found {id}"))
         };
         row.iter().map(id).collect()
     };
-    flat.chunks_exact(tokens).enumerate().map(image).collect()
+    ids.rows().into_iter().enumerate().map(image).collect()
 }

@@ -1,11 +1,14 @@
 //! Flags that say which images to classify, and whose features: shared by `knn`, `linprobe` and `fewshot`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{ensure, Result};
 use clap::Args;
+use sorcen_export::fingerprint::{Fingerprint, Kind};
+use sorcen_runtime::ModelConfig;
 
 use crate::eval::Task;
+use crate::tokenizer::Tokenizer;
 
 /// Which images, and which of them have known labels.
 #[derive(Args, Clone, Debug)]
@@ -26,6 +29,11 @@ pub struct TaskArgs {
     /// Use only images with this value in this column of items.csv
     #[arg(long, value_name = "COLUMN=VALUE", value_parser = super::images::condition)]
     pub only: Vec<(String, String)>,
+
+    /// Take an encoder or a tokenizer that says by its fingerprint that it knows another tokenizer's codes than those
+    /// of the datasets: an error without
+    #[arg(long)]
+    pub allow_other_tokenizer: bool,
 }
 
 impl TaskArgs {
@@ -33,6 +41,38 @@ impl TaskArgs {
     pub fn open(&self) -> Result<Task> {
         Ok(Task::open(&self.data, &self.bank, &self.split, &self.only)?)
     }
+
+    /// That an encoder of these sizes, whose model has learned `codes`, reads the tokens of `task`.
+    pub fn check_encoder(&self, task: &Task, config: &ModelConfig, codes: &Fingerprint) -> Result<()> {
+        ensure!(
+            task.grid() == config.grid && task.codes() <= config.codebook_size,
+            "{}: expected {3}x{3} tokens of at most {4} codes, as the model has, found {1}x{1} of {2}",
+            self.data.display(),
+            task.grid(),
+            task.codes(),
+            config.grid,
+            config.codebook_size,
+        );
+        Ok(self.made_with(task).expect(codes, Kind::Tokenizer, self.allow_other_tokenizer)?)
+    }
+
+    /// That a tokenizer decodes the tokens of `task`.
+    pub fn check_tokenizer(&self, task: &Task, path: &Path, tokenizer: &dyn Tokenizer) -> Result<()> {
+        check_codes(&self.data, task.codes(), path, tokenizer)?;
+        let found = Fingerprint::new(path.display(), Some(tokenizer.fingerprint()));
+        Ok(self.made_with(task).expect(&found, Kind::Tokenizer, self.allow_other_tokenizer)?)
+    }
+
+    fn made_with(&self, task: &Task) -> Fingerprint {
+        Fingerprint::new(self.data.join(&self.bank).display(), task.tokenizer().map(str::to_string))
+    }
+}
+
+/// That a tokenizer has as many codes as the tokens of `data` are of.
+pub fn check_codes(data: &Path, codes: usize, path: &Path, tokenizer: &dyn Tokenizer) -> Result<()> {
+    let found = tokenizer.codes();
+    ensure!(found == codes, "{}: expected {codes} codes, those of {}, found {found}", path.display(), data.display());
+    Ok(())
 }
 
 /// One encoder.

@@ -3,7 +3,9 @@
 use anyhow::{bail, Result};
 use burn::backend::Autodiff;
 use serde_json::json;
+use sorcen_export::fingerprint::Fingerprint;
 use sorcen_export::pack::{PackEngine, PackFile};
+use sorcen_export::Engine as _;
 
 use super::features::{EncoderArgs, TaskArgs};
 use crate::device::{with_backend, Device};
@@ -107,11 +109,15 @@ fn rows<B: Kernels>(args: &Args, task: &Task) -> Result<Vec<Row>> {
     let features = match (&args.encoder.checkpoint, &args.encoder.pack) {
         (Some(dir), _) => {
             let engine = BurnEngine::<B>::open(dir, device.clone())?;
+            let config = engine.config();
+            args.task.check_encoder(task, config, &Fingerprint::of_checkpoint(dir, config)?)?;
             task.features(|images| probe_features(&engine, images))?
         }
         (None, Some(path)) => {
             let file = PackFile::open(path)?;
-            let engine = PackEngine::new(file.pack(path)?);
+            let pack = file.pack(path)?;
+            args.task.check_encoder(task, pack.config(), &Fingerprint::of_pack(path, &pack))?;
+            let engine = PackEngine::new(pack);
             task.features(|images| probe_features(&engine, images))?
         }
         (None, None) => unreachable!("clap requires one of them"),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use serde_json::json;
+use sorcen_export::fingerprint::Fingerprint;
 use sorcen_export::pack::{PackEngine, PackFile};
 use sorcen_export::reference::Reference;
 use sorcen_export::{Checkpoint, Engine};
@@ -65,7 +66,9 @@ pub fn run(args: &Args) -> Result<()> {
     let task = args.task.open()?;
     let mut rows = vec![("majority".to_string(), task.majority()), ("tokens".to_string(), task.knn_tokens(votes))];
     if let Some(path) = &args.tokenizer {
-        let pixels = task.decoded_pixels(&*tokenizer::open(path, Device::Cpu)?)?;
+        let tokenizer = tokenizer::open(path, Device::Cpu)?;
+        args.task.check_tokenizer(&task, path, &*tokenizer)?;
+        let pixels = task.decoded_pixels(&*tokenizer)?;
         rows.push(("pixels, decoded from tokens".into(), task.knn(&pixels, votes)));
     }
     let of = |engine: &dyn Engine| -> Result<f64> {
@@ -73,11 +76,15 @@ pub fn run(args: &Args) -> Result<()> {
     };
     if let Some(dir) = &args.checkpoint {
         let checkpoint = Arc::new(Checkpoint::open(dir)?);
+        let config = &checkpoint.config;
+        args.task.check_encoder(&task, config, &Fingerprint::of_checkpoint(dir, config)?)?;
         rows.push((format!("checkpoint {}", dir.display()), of(&Reference::new(checkpoint))?));
     }
     if let Some(path) = &args.pack {
         let file = PackFile::open(path)?;
-        rows.push((format!("pack {}", path.display()), of(&PackEngine::new(file.pack(path)?))?));
+        let pack = file.pack(path)?;
+        args.task.check_encoder(&task, pack.config(), &Fingerprint::of_pack(path, &pack))?;
+        rows.push((format!("pack {}", path.display()), of(&PackEngine::new(pack))?));
     }
     if args.json {
         let accuracy: serde_json::Map<_, _> = rows.into_iter().map(|(name, value)| (name, json!(value))).collect();

@@ -8,7 +8,9 @@ use anyhow::{ensure, Result};
 use burn::backend::Autodiff;
 use clap::ValueEnum;
 use serde_json::{json, Value};
+use sorcen_export::fingerprint::{self, Fingerprint};
 use sorcen_export::pack::{PackEngine, PackFile};
+use sorcen_export::Engine as _;
 
 use super::features::{EncoderArgs, TaskArgs};
 use crate::data::DataError;
@@ -36,7 +38,8 @@ use crate::model::layers::Dropout;
 /// Writes to OUTPUT_DIR:
 ///   head.safetensors  the head after the last epoch: head.0.running_mean,
 ///                     head.0.running_var, head.1.weight, head.1.bias
-///                     (official names); class names in the metadata
+///                     (official names); class names and the SHA-256 of the
+///                     checkpoint's weights in the metadata
 ///   log.txt           a JSON line an epoch: epoch, train_lr, train_loss,
 ///                     test_loss, test_acc1, test_acc5 (%)
 ///   result.json       what --json prints
@@ -171,29 +174,35 @@ fn probe<B: Kernels>(args: &Args, task: &Task, options: &ProbeOptions, out: &Pat
         };
         linear_probe::<Autodiff<B>, anyhow::Error>(train, &data, options, &device, &mut on_epoch)
     };
-    let probe: LinearProbe<Autodiff<B>> = match (&args.encoder.checkpoint, &args.encoder.pack) {
+    let (probe, encoder): (LinearProbe<Autodiff<B>>, _) = match (&args.encoder.checkpoint, &args.encoder.pack) {
         (Some(dir), _) => {
             let engine = BurnEngine::<B>::open(dir, device.clone())?;
+            let config = engine.config();
+            args.task.check_encoder(task, config, &Fingerprint::of_checkpoint(dir, config)?)?;
+            let weights = Some(fingerprint::weights(dir)?);
             let features = task.features(|images| probe_features(&engine, images))?;
             let dropped = |epoch| {
                 let dropout = Dropout::new(DROPOUT, args.seed, epoch);
                 features_with_dropout(&engine, &task.bank.tokens, &dropout)
             };
-            match args.official_probe_dropout {
+            let probe = match args.official_probe_dropout {
                 true => train(&features, &TrainFeatures::PerEpoch(&dropped))?,
                 false => train(&features, &TrainFeatures::Fixed(&features.bank))?,
-            }
+            };
+            (probe, weights)
         }
         (None, Some(path)) => {
             let file = PackFile::open(path)?;
-            let engine = PackEngine::new(file.pack(path)?);
+            let pack = file.pack(path)?;
+            args.task.check_encoder(task, pack.config(), &Fingerprint::of_pack(path, &pack))?;
+            let engine = PackEngine::new(pack);
             let features = task.features(|images| probe_features(&engine, images))?;
-            train(&features, &TrainFeatures::Fixed(&features.bank))?
+            (train(&features, &TrainFeatures::Fixed(&features.bank))?, fingerprint::weights_of(&pack))
         }
         (None, None) => unreachable!("clap requires one of them"),
     };
     bar.finish_and_clear();
-    probe.head.save(&out.join("head.safetensors"), task.class_names())?;
+    probe.head.save(&out.join("head.safetensors"), task.class_names(), encoder.as_deref())?;
     Ok(Log { last: *probe.last(), best: *probe.best() })
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::ValueEnum;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use sorcen_export::fingerprint::{Fingerprint, Kind};
 
 use crate::checkpoint;
 use crate::config::{self, ModelChoice, PretrainOptions};
@@ -16,6 +17,7 @@ use crate::device::Device;
 use crate::model::Precision;
 use crate::step::{Contrast, Method};
 use crate::teacher::{TeacherInit, TeacherKind};
+use crate::tokenizer;
 use crate::train::{self, PretrainReport, Progress};
 
 /// Pretrain a model on a token dataset.
@@ -154,6 +156,10 @@ pub struct Args {
     /// Checkpoint folder to start from: its weights, with schedules and optimiser from the beginning.
     #[arg(long)]
     init: Option<PathBuf>,
+    /// Take an --init, a --tokenizer or --knn_data that say by their fingerprints that they are about another
+    /// tokenizer's codes than those of --data: an error without.
+    #[arg(long)]
+    allow_other_tokenizer: bool,
     /// Begin at this epoch of the schedules, with the optimiser of --init too: to go on with a run of the official
     /// code, imported with `sorcen import --with_training_state`.
     #[arg(long, default_value_t = 0, value_name = "EPOCH", requires = "init")]
@@ -269,6 +275,22 @@ impl Args {
         options.device = self.device;
         options
     }
+
+    /// That whatever is about codes is about those of the data.
+    fn check_tokenizers(&self) -> anyhow::Result<()> {
+        let Ok(data) = Fingerprint::of_dataset(&self.data) else { return Ok(()) }; // training says what is wrong with it
+        let expect = |found| data.expect(&found, Kind::Tokenizer, self.allow_other_tokenizer);
+        if let Some(dir) = &self.init {
+            expect(Fingerprint::of_checkpoint(dir, &checkpoint::read_config(dir)?)?)?;
+        }
+        if let Some(path) = self.tokenizer.as_ref().filter(|_| self.picture_every_epochs > 0) {
+            expect(Fingerprint::new(path.display(), Some(tokenizer::open(path, Device::Cpu)?.fingerprint())))?;
+        }
+        if let Some(dir) = self.knn_data.as_ref().filter(|_| self.knn_every_epochs > 0) {
+            expect(Fingerprint::of_dataset(&dir.join("train"))?)?;
+        }
+        Ok(())
+    }
 }
 
 /// Runs the verb.
@@ -281,6 +303,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let found = found.display();
         bail!("--output_dir: expected a folder without a run, found {found}; --resume auto goes on with that run");
     }
+    args.check_tokenizers()?;
     let stop = super::stop_on_signal()?;
     let options = args.options();
     let report = pretrain_with_bar(&options, &stop)?;

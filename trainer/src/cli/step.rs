@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::{ensure, Context};
+use anyhow::ensure;
 use burn::backend::Autodiff;
+use sorcen_export::atomic;
 use sorcen_export::tensors::TensorFile;
 
 use crate::checkpoint::{self, TensorList};
@@ -70,9 +71,6 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 fn step<B: TrainBackend>(args: &Args) -> anyhow::Result<()> {
     usage_unless!(args.lr.is_finite() && args.lr >= 0.0, "--lr: expected 0 or more, found {}", args.lr);
-    if let Some(folder) = args.output.parent() {
-        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    }
     let mut run: Pretraining<B> = open(args)?;
     let method = run.options.method;
     run.precision = args.precision;
@@ -103,9 +101,7 @@ fn step<B: TrainBackend>(args: &Args) -> anyhow::Result<()> {
     run.optimizer.update(&mut run.networks, &mut grads, args.lr);
     out.push_all(&run.networks, "", "param/");
     out.push_all(&run.teacher, "", "param/");
-    let partial = args.output.with_extension("partial");
-    out.write(&partial)?;
-    std::fs::rename(&partial, &args.output).with_context(|| args.output.display().to_string())
+    atomic::write(&args.output, |temporary| Ok(out.write(temporary)?))
 }
 
 /// The checkpoint's run, with its training state where that is of the method; of MAGE else encoder and decoder, official

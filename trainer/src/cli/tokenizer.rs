@@ -1,10 +1,12 @@
 //! `sorcen tokenizer train | run | check`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{ensure, Context as _, Result};
 use clap::Subcommand;
 use ndarray::Ix4;
+use sorcen_export::atomic::Pending;
+use sorcen_export::fingerprint;
 use sorcen_export::tensors::{TensorFile, TensorWriter};
 
 use super::images::ImageArgs;
@@ -30,7 +32,8 @@ pub enum Args {
 /// Encode and decode tensors: for testers, and for other programs
 ///
 /// In: `image` [B,3,H,W] in 0 to 1. Out: `ids` [B,h,w] int64, `reconstruction`
-/// [B,3,H,W]. Both files are safetensors.
+/// [B,3,H,W]; the tokenizer's fingerprint in the metadata. Both files are
+/// safetensors.
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case")]
 #[command(verbatim_doc_comment)]
@@ -130,6 +133,11 @@ impl TokenizerArgs {
     pub fn open(&self) -> Result<Box<dyn Tokenizer>> {
         Ok(tokenizer::open(&self.tokenizer, self.device)?)
     }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.tokenizer
+    }
 }
 
 /// Runs the verb.
@@ -146,11 +154,14 @@ fn run_tensors(args: &Run) -> Result<()> {
     let tokenizer = args.tokenizer.open()?;
     let images = TensorFile::open(&args.input)?.numbers("image", 4)?.mapv(|value| value as f32);
     let images = images.into_dimensionality::<Ix4>()?;
+    let file = Pending::create(&args.output)?; // before the work
+    file.expect_room((images.len() * size_of::<f32>()) as u64)?; // ids are few beside it
     let (ids, reconstruction) = tokenizer.run(images.view()).with_context(|| args.input.display().to_string())?;
     let mut output = TensorWriter::default();
     output.ints("ids", ids.view());
     output.floats("reconstruction", reconstruction.view());
-    Ok(output.write(&args.output)?)
+    output.note(fingerprint::TOKENIZER, Some(&tokenizer.fingerprint()));
+    Ok(output.write_into(file)?)
 }
 
 fn check(args: &Check) -> Result<()> {

@@ -12,7 +12,7 @@ use super::images::ImageArgs;
 use crate::device::Device;
 use crate::tokenizer::learn::{learn, Images, LearnLine, Loss, Options, Sizes, Start};
 use crate::tokenizer::vqgan::VqganConfig;
-use crate::tokenizer::{self, Tokenizer as _, TrainOptions};
+use crate::tokenizer::{self, TrainOptions};
 use crate::train::RUN;
 
 /// Make a tokenizer from images

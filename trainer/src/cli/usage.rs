@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use sorcen_export::cli::output;
 
 use crate::eval::ProbeError;
 use crate::train::TrainError;
@@ -34,7 +35,7 @@ pub(super) fn expect_extension(flag: &str, path: Option<&Path>, extension: &str)
 
 /// 0 ok, 1 failed, 2 usage; an error is printed.
 pub(super) fn exit_code(result: Result<()>) -> ExitCode {
-    let Err(error) = result else { return ExitCode::SUCCESS };
+    let Err(error) = output::finish(result) else { return ExitCode::SUCCESS };
     let _ = writeln!(std::io::stderr(), "error: {error:#}"); // nobody is left to tell
     let usage = error.is::<Usage>()
         || matches!(error.downcast_ref(), Some(TrainError::Option(_)))
@@ -42,15 +43,15 @@ pub(super) fn exit_code(result: Result<()>) -> ExitCode {
     ExitCode::from(if usage { 2 } else { 1 })
 }
 
-/// Panics of what we call that are failures like others: `println!` where nothing can be written (a full disk behind
-/// `>`), and Burn where a device cannot be had, which shows only at its first use, in a thread of its own.
+/// Panics of what we call that are failures like others: `println!` where nothing can be written, and Burn where a
+/// device cannot be had, which shows only at its first use, in a thread of its own.
 pub(super) fn fail_without_panic() {
     const NO_CUDA: &str = "--device cuda: expected an NVIDIA GPU with its driver and CUDA, found none";
     const NO_WGPU: &str = "--device wgpu: expected a GPU with a Vulkan, Metal or DirectX 12 driver, found none";
+    output::fail_without_panic();
     let others = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let message = match panic.payload_as_str().unwrap_or_default() {
-            message if message.starts_with("failed printing to ") => message,
             message if message.starts_with("Unable to dynamically load the ") => NO_CUDA, // cudarc
             message if message.starts_with("No possible adapter available") => NO_WGPU,   // cubecl-wgpu
             _ => return others(panic),

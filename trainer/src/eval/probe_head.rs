@@ -7,6 +7,7 @@ use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{Tensor, TensorData};
 use safetensors::tensor::{Dtype, TensorView};
 use sorcen_export::atomic;
+use sorcen_export::fingerprint::CHECKPOINT;
 use sorcen_runtime::rng::{Rng, Stream};
 
 use crate::data::DataError;
@@ -68,14 +69,15 @@ impl<B: Backend> ProbeHead<B> {
 
     /// Writes a safetensors file under the official names: `head.0.running_mean` `[D]`, `head.0.running_var`
     /// `[D]`, `head.1.weight` `[classes, D]`, `head.1.bias` `[classes]`, all F32. Its metadata: `format`
-    /// ("sorcen-linear-head"), `version` ("1"), `class_names` (a JSON list), `batch_norm_eps`.
+    /// ("sorcen-linear-head"), `version` ("1"), `class_names` (a JSON list), `batch_norm_eps`, and `checkpoint_sha256`:
+    /// that of the weights whose features it was trained on, where they are known.
     ///
     /// Logits of a feature x: `weight · (x - running_mean) / sqrt(running_var + eps) + bias`. For a device the
     /// two fold into one linear: weight' = weight / sqrt(running_var + eps), bias' = bias - weight' · running_mean.
     ///
     /// # Errors
     /// [`DataError`] where it cannot be written.
-    pub fn save(&self, path: &Path, class_names: &[String]) -> Result<(), DataError> {
+    pub fn save(&self, path: &Path, class_names: &[String], encoder: Option<&str>) -> Result<(), DataError> {
         let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
         self.visit(PATH, &mut |name, weight| {
             let bytes = weight.to_vec().into_iter().flat_map(f32::to_le_bytes).collect();
@@ -88,7 +90,8 @@ impl<B: Backend> ProbeHead<B> {
             ("class_names", class_names),
             ("batch_norm_eps", format!("{EPS:e}")),
         ];
-        let metadata: HashMap<String, String> = metadata.map(|(key, value)| (key.into(), value)).into();
+        let mut metadata: HashMap<String, String> = metadata.map(|(key, value)| (key.into(), value)).into();
+        metadata.extend(encoder.map(|sha256| (CHECKPOINT.into(), sha256.into())));
         let views = tensors.iter().map(|(name, dims, bytes)| {
             TensorView::new(Dtype::F32, dims.clone(), bytes).map(|view| (name.as_str(), view))
         });

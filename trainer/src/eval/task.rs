@@ -59,6 +59,8 @@ pub struct Task {
     pub queries: Labelled,
     class_names: Vec<String>,
     grid: usize,
+    codes: usize,
+    tokenizer: Option<String>,
 }
 
 /// Features of a [`Task`]'s images, one `[D]` each.
@@ -88,8 +90,29 @@ impl Task {
         let tokenizer = |dataset: &TokenDataset| dataset.tokenizer().unwrap_or("none recorded").to_string();
         same("tokenizer", &tokenizer(&bank), &tokenizer(&queries))?;
         same("class names", &bank.class_names(), &queries.class_names())?;
-        let (class_names, grid) = (bank.class_names().to_vec(), bank.grid());
-        Ok(Self { bank: Labelled::of(&bank, only)?, queries: Labelled::of(&queries, only)?, class_names, grid })
+        Ok(Self {
+            bank: Labelled::of(&bank, only)?,
+            queries: Labelled::of(&queries, only)?,
+            class_names: bank.class_names().to_vec(),
+            grid: bank.grid(),
+            codes: bank.codebook_size().max(queries.codebook_size()),
+            tokenizer: bank.tokenizer().map(str::to_string),
+        })
+    }
+
+    /// Side of the token grid.
+    pub fn grid(&self) -> usize {
+        self.grid
+    }
+
+    /// Codes K: ids are `0..K`.
+    pub fn codes(&self) -> usize {
+        self.codes
+    }
+
+    /// Fingerprint of the tokenizer that made the tokens, where known.
+    pub fn tokenizer(&self) -> Option<&str> {
+        self.tokenizer.as_deref()
     }
 
     /// Names of the classes; labels are indices into them.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use ndarray::{Array3, Array4, ArrayView4, Axis};
 use rayon::prelude::*;
+use sorcen_export::fingerprint::Fingerprint;
 use sorcen_export::pack::PackFile;
 use sorcen_export::tokenizer::Painter;
 use sorcen_runtime::vit::VitConfig;
@@ -22,7 +23,11 @@ pub fn open(path: &Path) -> Result<Box<dyn Tokenizer>, DataError> {
     if let Some(vit) = pack.vit() {
         let (config, sha256) = (*vit.config(), sha256_hex(vit.bytes()));
         let VitConfig { codes, code_dim, grid, patch, .. } = config;
-        let fingerprint = format!("packed vit {codes}x{code_dim} {grid}x{grid} /{patch} sha256:{sha256}");
+        let mut fingerprint = format!("packed vit {codes}x{code_dim} {grid}x{grid} /{patch} sha256:{sha256}");
+        // Older packs do not say which file it was.
+        if let Some(file) = Fingerprint::of_tokenizer_in(path, &pack).value() {
+            fingerprint += &format!(" of {file}");
+        }
         return Ok(Box::new(PackedVit { file, config, fingerprint }));
     }
     match pack.tokenizer() {

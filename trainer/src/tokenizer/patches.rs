@@ -6,7 +6,6 @@ use rayon::prelude::*;
 pub use sorcen_export::tokenizer::PatchTokenizer;
 
 use super::{check_ids, grid_of, Tokenizer, TokenizerError};
-use crate::data::sha256_hex;
 
 impl Tokenizer for PatchTokenizer {
     fn stride(&self) -> usize {
@@ -18,8 +17,7 @@ impl Tokenizer for PatchTokenizer {
     }
 
     fn fingerprint(&self) -> String {
-        let (codes, patch) = (self.codes(), self.patch());
-        format!("patch-codebook {codes}x{patch}x{patch} sha256:{}", sha256_hex(self.patches()))
+        PatchTokenizer::fingerprint(self)
     }
 
     fn encode_all(&self, images: &[Vec<u8>], side: usize) -> Result<Vec<Vec<u16>>, TokenizerError> {
