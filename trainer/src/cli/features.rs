@@ -53,7 +53,7 @@ impl TaskArgs {
             config.grid,
             config.codebook_size,
         );
-        Ok(self.made_with(task).expect(codes, Kind::Tokenizer, self.allow_other_tokenizer)?)
+        Ok(codes.expect(&self.made_with(task), Kind::Tokenizer, self.allow_other_tokenizer)?)
     }
 
     /// That a tokenizer decodes the tokens of `task`.
