@@ -68,7 +68,7 @@ impl Checkpoint {
     }
 
     fn open_with(dir: &Path, needed: impl Fn(Param) -> bool) -> Result<Self, Error> {
-        if dir.exists() && !dir.join(CONFIG_FILE).exists() {
+        if !dir.join(CONFIG_FILE).exists() {
             let expected = format!("a checkpoint folder ({CONFIG_FILE}, {WEIGHTS_FILE})");
             return Err(Error::value(dir.display(), expected, found::at(dir)));
         }

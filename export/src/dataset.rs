@@ -10,7 +10,7 @@ use sorcen_runtime::{
     ModelConfig,
 };
 
-use crate::{error::Error, file};
+use crate::{error::Error, file, found};
 
 const META_FILE: &str = "meta.json";
 const STREAM: &str = "vqgan";
@@ -89,7 +89,12 @@ pub fn read_labels(dir: &Path, images: usize) -> Result<Vec<u16>, Error> {
 
 fn read_meta(dir: &Path) -> Result<Meta, Error> {
     let path = dir.join(META_FILE);
-    let json = fs::read(&path).map_err(Error::io(&path, "read"))?;
+    let json = match fs::read(&path) {
+        Err(error) if found::is_nothing(error.kind()) => {
+            return Err(Error::value(dir.display(), found::DATASET, found::at(dir)));
+        }
+        read => read.map_err(Error::io(&path, "read"))?,
+    };
     serde_json::from_slice(&json).map_err(|reason| Error::Json { path, reason })
 }
 

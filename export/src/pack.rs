@@ -262,10 +262,10 @@ impl PackFile {
     /// # Errors
     /// [`Error::Io`] or [`Error::Value`], naming the file.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        if path.is_dir() {
-            return Err(Error::value(path.display(), "a pack (a file)", found::at(path)));
+        match found::at(path) {
+            found if found == found::PACK => file::read(path).map(Self),
+            found => Err(Error::value(path.display(), "a pack (a file)", found)),
         }
-        file::read(path).map(Self)
     }
 
     /// The bytes of the file.

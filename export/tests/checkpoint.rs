@@ -104,7 +104,10 @@ fn wrong_tensors_are_named() {
 #[test]
 fn wrong_files_are_named() {
     let dir = tempfile::tempdir().unwrap();
-    assert_says(&message(Checkpoint::open(&dir.path().join("nowhere"))), &["nowhere", "config.json", "cannot read"]);
+    assert_says(
+        &message(Checkpoint::open(&dir.path().join("nowhere"))),
+        &["nowhere: expected a checkpoint folder (config.json", "found nothing"],
+    );
 
     open(dir.path(), &tensors()).unwrap();
     let weights = dir.path().join("model.safetensors");
@@ -161,7 +164,10 @@ fn lying_headers_are_named() {
     }
 
     // A folder in the place of each file, and a file in the place of the folder.
-    assert_says(&message(Checkpoint::open(&path)), &["model.safetensors", "a checkpoint folder", "found a file"]);
+    assert_says(
+        &message(Checkpoint::open(&path)),
+        &["model.safetensors", "a checkpoint folder", "found a safetensors file"],
+    );
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
     assert_says(&message(Checkpoint::open(dir.path())), &["model.safetensors", "expected a file, found a folder"]);

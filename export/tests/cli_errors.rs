@@ -26,7 +26,7 @@ fn failures_are_named() {
     fail(dir, "onnx --checkpoint nowhere --out x", 1, &["nowhere", "config.json"]);
     fail(dir, "run --pack m.srcn --input nothing --output o", 1, &["nothing", "cannot read"]);
     fail(dir, "inspect .", 1, &["model.safetensors", "encoder.onnx"]);
-    fail(dir, "inspect model/config.json", 1, &["config.json", "SRCN"]);
+    fail(dir, "inspect model/config.json", 1, &["config.json: expected a pack (a file), found a file"]);
     let mut bytes = fs::read(dir.join("m.srcn")).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 4;
@@ -61,7 +61,7 @@ fn failures_are_named() {
         dir,
         "run --pack folder.srcn --input ids --output o",
         1,
-        &["folder.srcn", "expected a pack (a file), found another folder"],
+        &["folder.srcn", "expected a pack (a file), found an empty folder"],
     );
     fail(dir, "run --pack m.srcn --input model --output o", 1, &["model", "cannot read"]);
 

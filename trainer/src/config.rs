@@ -74,7 +74,7 @@ pub enum Duration {
     Epochs(f64),
     /// Updates.
     Steps(u64),
-    /// Wall-clock time: a few steps are timed first, and the schedule is cut to fit.
+    /// Wall-clock time: a few steps are timed first, and the schedule is cut to fit, again as the speed becomes known.
     Minutes(f64),
 }
 
@@ -295,7 +295,7 @@ impl PretrainOptions {
 }
 
 /// A run's schedules, fixed before its first step: everything at step `s` is a pure function of it and `s`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Updates in all.
     pub steps: u64,
@@ -311,6 +311,21 @@ pub struct Plan {
     pub echo_warmup_epochs: u64,
     /// Teacher momentum at the start, and the epochs over which it rises to 1.
     pub ema: (f64, f64),
+    /// Where a run by minutes got another number of steps, as its speed became known; no other run has any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revisions: Vec<Revision>,
+}
+
+/// A change of a plan's number of steps: nothing changes before its step, and from there on the learning rate goes on
+/// from where it is, so that it is at its end with the new last step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Revision {
+    /// The first step that it holds for.
+    pub step: u64,
+    /// How far the learning rate has come there on its way down, 0 to 1.
+    pub progress: f64,
+    /// Steps in all before this change; those after it are [`Plan::steps`], or the next change's.
+    pub steps_before: u64,
 }
 
 impl Plan {
@@ -326,7 +341,47 @@ impl Plan {
             warmup_epochs: options.warmup_epochs.unwrap_or((epochs / 20.0).min(40.0)),
             echo_warmup_epochs: options.echo_warmup_epochs.unwrap_or(default_echo_warmup(epochs)),
             ema: (options.ema, options.ema_epochs),
+            revisions: Vec::new(),
         }
+    }
+
+    /// Whether the number of steps can still be changed at step `step`: after the warm-up.
+    pub fn can_be_revised(&self, step: u64) -> bool {
+        step as f64 >= self.warmup_epochs * self.steps_per_epoch as f64
+    }
+
+    /// Gives the run `steps` steps in all, from step `step` on. Later changes, of a session that was killed after them
+    /// and went on from an earlier checkpoint, are forgotten.
+    pub fn revise(&mut self, step: u64, steps: u64) {
+        let (schedule, progress) = self.at(step);
+        let progress = progress.unwrap_or(schedule.progress(step as f64 / self.steps_per_epoch as f64));
+        let (next, steps_before) = self.steps_at(step);
+        self.revisions.truncate(next);
+        self.revisions.push(Revision { step, progress, steps_before });
+        self.steps = steps;
+    }
+
+    /// The number of the first change after step `step`, and how many steps the run is to have in all at that step.
+    fn steps_at(&self, step: u64) -> (usize, u64) {
+        let next = self.revisions.partition_point(|revision| revision.step <= step);
+        (next, self.revisions.get(next).map_or(self.steps, |revision| revision.steps_before))
+    }
+
+    /// The schedule that holds for step `step`, and how far it has come there, where that was changed.
+    fn at(&self, step: u64) -> (LearningRate, Option<f64>) {
+        let (next, steps) = self.steps_at(step);
+        let schedule = LearningRate {
+            lr: self.lr,
+            min_lr: self.min_lr,
+            warmup_epochs: self.warmup_epochs,
+            epochs: steps as f64 / self.steps_per_epoch as f64,
+        };
+        let last = next.checked_sub(1).map(|last| self.revisions[last]);
+        let progress = last.map(|last| {
+            let part = (step - last.step) as f64 / steps.saturating_sub(last.step).max(1) as f64;
+            last.progress + (1.0 - last.progress) * part.min(1.0)
+        });
+        (schedule, progress)
     }
 
     /// The epoch that step `step` is in.
@@ -336,14 +391,10 @@ impl Plan {
 
     /// Learning rate of step `step`.
     pub fn learning_rate(&self, step: u64) -> f64 {
-        let per_epoch = self.steps_per_epoch as f64;
-        let schedule = LearningRate {
-            lr: self.lr,
-            min_lr: self.min_lr,
-            warmup_epochs: self.warmup_epochs,
-            epochs: self.steps as f64 / per_epoch,
-        };
-        schedule.at(step as f64 / per_epoch)
+        match self.at(step) {
+            (schedule, None) => schedule.at(step as f64 / self.steps_per_epoch as f64),
+            (schedule, Some(progress)) => schedule.at_progress(progress),
+        }
     }
 
     /// Teacher momentum of step `step`.
@@ -378,6 +429,35 @@ pub(crate) fn echo_steps(steps: u64, steps_per_epoch: u64, last: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_revised_plan_goes_on_from_where_it_is_and_ends_at_its_end() {
+        let options = PretrainOptions::new("data".as_ref(), "out".as_ref(), ModelChoice::Tiny, Duration::Minutes(4.0));
+        let first = Plan::new(&options, &ModelConfig::tiny(8, 64), 400, 10);
+        assert!(!first.can_be_revised(19) && first.can_be_revised(20), "a twentieth is warm-up");
+        let mut plan = first.clone();
+        for (step, steps) in [(60, 300), (100, 300), (180, 900), (700, 720)] {
+            let before = plan.clone();
+            plan.revise(step, steps);
+            assert_eq!(plan.steps, steps);
+            // To the bit as before up to that step, so that a run can go on from an earlier checkpoint.
+            (0..step).for_each(|at| assert_eq!(plan.learning_rate(at), before.learning_rate(at), "{at}"));
+            assert!((plan.learning_rate(step) - before.learning_rate(step)).abs() < 1e-12, "no jump");
+        }
+        let rates: Vec<f64> = (20..=720).map(|step| plan.learning_rate(step)).collect();
+        assert!(rates.windows(2).all(|pair| pair[1] <= pair[0]), "it never rises");
+        assert!(rates[0] > 0.999 * plan.lr && rates[700] == plan.min_lr);
+        // Killed after the changes at 180 and 700, and gone on from step 120.
+        let before = plan.clone();
+        plan.revise(150, 500);
+        assert_eq!((plan.revisions.len(), plan.revisions[2].step, plan.steps), (3, 150, 500));
+        (0..150).for_each(|at| assert_eq!(plan.learning_rate(at), before.learning_rate(at), "{at}"));
+        assert_eq!(plan.learning_rate(500), plan.min_lr);
+        let read: Plan = serde_json::from_str(&serde_json::to_string(&plan).unwrap()).unwrap();
+        assert_eq!(read, plan);
+        let old = serde_json::to_string(&first).unwrap();
+        assert!(!old.contains("revisions") && serde_json::from_str::<Plan>(&old).unwrap() == first);
+    }
 
     #[test]
     fn echoes_are_counted_as_they_are_drawn() {

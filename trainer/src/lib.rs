@@ -10,6 +10,7 @@ pub mod config;
 pub mod cpu;
 pub mod data;
 pub mod device;
+mod difference;
 pub mod echo;
 pub mod engine;
 pub mod eval;

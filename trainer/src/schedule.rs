@@ -21,8 +21,21 @@ impl LearningRate {
         if epoch < self.warmup_epochs {
             return self.lr * epoch / self.warmup_epochs;
         }
+        self.at_progress(self.progress(epoch))
+    }
+
+    /// How much of the way down lies behind an epoch after the warm-up, 0 to 1.
+    pub fn progress(&self, epoch: f64) -> f64 {
         let span = self.epochs - self.warmup_epochs;
-        let progress = if span > 0.0 { ((epoch - self.warmup_epochs) / span).min(1.0) } else { 1.0 };
+        if span > 0.0 {
+            ((epoch - self.warmup_epochs) / span).min(1.0)
+        } else {
+            1.0
+        }
+    }
+
+    /// The rate where so much of the way down, 0 to 1, lies behind.
+    pub fn at_progress(&self, progress: f64) -> f64 {
         self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + (PI * progress).cos())
     }
 }

@@ -169,10 +169,35 @@ fn what_cannot_be_resumed_is_named() {
 
     let mut other = begun.clone();
     other.seed = 5;
-    assert!(message(&other).contains("run.json: seed: expected 0"), "{}", message(&other));
+    assert!(
+        message(&other).contains("run.json: --seed: expected 0, as the run was begun with, found 5"),
+        "{}",
+        message(&other)
+    );
     let mut other = begun.clone();
     other.model = ModelChoice::Tiny;
-    assert!(message(&other).contains("run.json: model"), "{}", message(&other));
+    assert!(message(&other).contains("run.json: --model: embed_dim: expected 64, as"), "{}", message(&other));
+
+    // The flag, then and now in words: no Rust, no JSON.
+    let told = |edit: fn(&mut PretrainOptions)| {
+        let mut other = begun.clone();
+        edit(&mut other);
+        let message = message(&other);
+        assert!(!message.contains(['{', '"', '(']), "{message}");
+        message
+    };
+    assert!(told(|o| o.losses.lambda = 0.5).contains("--lambda: expected 0.1, as the run was begun with, found 0.5"));
+    assert!(told(|o| o.lr = None).contains("--lr: expected 0.002, as the run was begun with, found none"));
+    let duration = told(|o| o.duration = Duration::Minutes(4.0));
+    assert!(duration.contains("--epochs, --steps or --minutes: expected steps 6, as"), "{duration}");
+    assert!(duration.ends_with("found minutes 4"), "{duration}");
+    let one = StreamSpec { name: "vqgan".into(), grid: GRID, codebook_size: 16, tokenizer: None };
+    let mut writer = TokenDatasetWriter::create(&dir.path().join("less"), vec!["even".into()], &[one]).unwrap();
+    (0..20).for_each(|_| writer.push(0, &[&[1; 16]]).unwrap());
+    writer.finish(None).unwrap();
+    let mut other = begun.clone();
+    other.data = dir.path().join("less");
+    assert!(message(&other).contains("run.json: --data: classes: expected 2, as"), "{}", message(&other));
 
     let weights = begun.output_dir.join("checkpoint/model.safetensors");
     let bytes = std::fs::read(&weights).unwrap();
@@ -296,11 +321,17 @@ fn pictures_and_knn_at_the_end_of_epochs() {
     let log = std::fs::read_to_string(&report.log).unwrap();
     let accuracy = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["knn_accuracy"].as_f64();
     let accuracies: Vec<f64> = log.lines().filter_map(accuracy).collect();
-    assert_eq!(accuracies, [1.0, 1.0], "the queries are in the bank");
+    assert_eq!(accuracies, [1.0, 1.0], "the queries are in the bank, each with twins");
     let pictures: Vec<_> = std::fs::read_dir(watched.output_dir.join("pictures")).unwrap().collect();
     assert_eq!(pictures.len(), 1);
     let sheet = image::open(watched.output_dir.join("pictures/epoch_00002.png")).unwrap().to_rgb8();
-    assert_eq!(sheet.dimensions(), (8 * (2 * 8 + 4) + 4, 5 * (2 * 8 + 4) + 4));
+    let names = "student sees".len() as u32 * 8 + 4;
+    assert_eq!(sheet.dimensions(), (names + 8 * (2 * 8 + 4) + 4, 5 * (2 * 8 + 4) + 4));
+    // Each row has its name beside it.
+    for row in 0..5 {
+        let ink = |y: u32| (0..names).filter(|&x| sheet.get_pixel(x, y).0 == [60; 3]).count();
+        assert!((row * 20 + 4..row * 20 + 24).map(ink).sum::<usize>() > 20, "row {row}");
+    }
 }
 
 #[test]
@@ -348,4 +379,112 @@ fn curves_of_a_run_show_its_total_loss_and_what_else_it_has() {
     };
     assert_eq!(panels("sorcen"), 5);
     assert_eq!(panels("mage"), 3, "neither contrast nor classifier");
+}
+
+/// `sorcen` in `dir`: exit code, standard output, standard error.
+fn sorcen(dir: &Path, line: &str) -> (i32, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_sorcen"))
+        .args(line.split_whitespace())
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// The numbers in a line of progress: the loss, and the parts in its brackets.
+fn parts(line: &str) -> (f64, Vec<(String, f64)>) {
+    let (loss, parts) = line.split_once("loss ").unwrap().1.split_once(" (").unwrap();
+    let part = |text: &str| {
+        let (name, value) = text.split_once(' ').unwrap();
+        (name.to_string(), value.parse().unwrap())
+    };
+    (loss.parse().unwrap(), parts.split_once(')').unwrap().0.split(", ").map(part).collect())
+}
+
+#[test]
+fn the_parts_of_the_loss_that_are_printed_add_up() {
+    let dir = tempfile::tempdir().unwrap();
+    dataset(&dir.path().join("data"));
+    let train =
+        "pretrain --data data --model micro --batch_size 8 --steps 8 --print_freq 2 --lambda 0.7 --uniformity 0.3";
+    for (method, names) in [("sorcen", &["rec", "uniformity", "nn", "class"][..]), ("mage", &["rec"])] {
+        let (code, _, said) = sorcen(dir.path(), &format!("{train} --method {method} --output_dir {method}"));
+        assert_eq!(code, 0, "{said}");
+        let lines: Vec<&str> = said.lines().filter(|line| line.contains("loss ")).collect();
+        assert_eq!(lines.len(), 4, "{said}");
+        for line in lines {
+            let (loss, parts) = parts(line);
+            let found: Vec<&str> = parts.iter().map(|part| part.0.as_str()).collect();
+            assert_eq!(found, names, "{line}");
+            let sum: f64 = parts.iter().map(|part| part.1).sum();
+            assert!((sum - loss).abs() < 0.0005 * (parts.len() + 1) as f64 + 1e-9, "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_run_by_minutes_ends_with_its_time_and_its_learning_rate_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    dataset(&dir.path().join("data"));
+    let mut timed = options(dir.path(), "timed", 0);
+    timed.duration = Duration::Minutes(0.1);
+    timed.save_every = 1_000_000;
+    timed.resume = true;
+    // The machine is slower than it was when it was timed, and slower yet later on.
+    let started = std::time::Instant::now();
+    let slow = |step: u64| std::thread::sleep(std::time::Duration::from_millis(if step < 60 { 15 } else { 30 }));
+    let run_until = |last: u64| {
+        pretrain(&timed, &mut |progress| {
+            slow(progress.step);
+            if progress.step == last {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })
+        .unwrap()
+    };
+    let report = run_until(30);
+    assert!(report.steps == 30 && report.planned_steps > 30, "{report:?}");
+    let plan = |name: &str| -> sorcen_trainer::config::Plan {
+        let run = std::fs::read_to_string(timed.output_dir.join("run.json")).unwrap();
+        serde_json::from_value(serde_json::from_str::<serde_json::Value>(&run).unwrap()[name].clone()).unwrap()
+    };
+    let before = plan("plan");
+    let report = run_until(u64::MAX);
+    let seconds = started.elapsed().as_secs_f64();
+    assert_eq!(report.steps, report.planned_steps, "not stopped early");
+    assert!((4.0..12.0).contains(&seconds), "{seconds} s for 6");
+    let plan = plan("plan");
+    assert!(plan.steps == report.steps && !plan.revisions.is_empty());
+    assert!(plan.revisions.starts_with(&before.revisions), "what was planned stays, so that a run can be resumed");
+    (0..30).for_each(|step| assert_eq!(plan.learning_rate(step), before.learning_rate(step), "{step}"));
+    let last = report.last.unwrap();
+    assert_eq!(last.step, report.steps);
+    assert!(last.train_lr < 0.05 * plan.lr, "{} of {}", last.train_lr, plan.lr);
+    assert_eq!(run_until(u64::MAX).steps, report.steps, "it is done");
+}
+
+#[test]
+fn what_will_not_come_is_said_at_the_start_and_a_finished_run_has_no_speed() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["data", "eval/train", "eval/val"] {
+        dataset(&dir.path().join(name));
+    }
+    let train = "pretrain --data data --output_dir run --model micro --batch_size 8 --steps 10 --resume auto \
+        --knn_data eval --knn_every_epochs 10 --keep_every 40 --save_every 20";
+    let (code, out, said) = sorcen(dir.path(), train);
+    assert_eq!(code, 0, "{said}");
+    for note in [
+        "note: --knn_every_epochs 10: never comes, the run ends after 2.0 epochs",
+        "note: --keep_every 40: none is kept for it",
+        "note: --save_every 20: never comes",
+    ] {
+        assert!(said.contains(note), "{note} not in {said}");
+    }
+    assert!(out.contains("10 of 10 steps, 80 images, ") && out.contains(" images/s"), "{out}");
+    let (code, out, _) = sorcen(dir.path(), train);
+    assert!(code == 0 && out.contains("10 of 10 steps, 80 images, no step was left to do"), "{out}");
+    assert!(!out.contains("images/s"), "{out}");
 }

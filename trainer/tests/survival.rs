@@ -132,19 +132,79 @@ fn a_full_disk_is_named_and_the_old_checkpoint_stays() {
     assert!(straight.weights() == run.weights());
 }
 
+/// Sends a signal once `is_time`; the exit code as a shell sees it.
+fn interrupt(command: &mut Command, signal: &str, is_time: impl Fn() -> bool) -> i32 {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !is_time() {
+        assert!(child.try_wait().unwrap().is_none(), "ended by itself");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    let status = child.wait().unwrap();
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap())
+}
+
 #[test]
-fn sigterm_stops_with_a_checkpoint() {
+fn signals_stop_a_run_with_a_checkpoint_and_exit_code_130() {
     let dir = tempfile::tempdir().unwrap();
     dataset(&dir.path().join("data"));
-    let run = Run { save_every: "100000", ..Run::new(dir.path(), "run", "100000") };
-    let mut child = run.command().spawn().unwrap();
-    while std::fs::read_to_string(run.out.join("log.txt")).unwrap_or_default().is_empty() {
-        assert!(child.try_wait().unwrap().is_none(), "ended by itself");
-        std::thread::sleep(Duration::from_millis(10));
+    for signal in ["-TERM", "-INT"] {
+        let run = Run { save_every: "100000", ..Run::new(dir.path(), signal, "100000") };
+        let log = run.out.join("log.txt");
+        let has_begun = || std::fs::read_to_string(&log).is_ok_and(|log| !log.is_empty());
+        assert_eq!(interrupt(&mut run.command(), signal, has_begun), 130, "{signal}");
+        let state: serde_json::Value = serde_json::from_slice(&run.weights()[2]).unwrap();
+        assert!(state["step"].as_u64().unwrap() >= 20, "{state}");
     }
-    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(sent.success());
-    assert!(child.wait().unwrap().success());
-    let state: serde_json::Value = serde_json::from_slice(&run.weights()[2]).unwrap();
-    assert!(state["step"].as_u64().unwrap() >= 20, "{state}");
+}
+
+/// One rule for all that take long: `&&` does not go on, and what can be kept is.
+#[test]
+fn ctrl_c_ends_every_long_verb_with_130() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for split in ["data/train", "data/val"] {
+        dataset(&path(split));
+    }
+    std::fs::create_dir(path("photos")).unwrap();
+    for n in 0..4000u32 {
+        let photo =
+            image::RgbImage::from_fn(16, 16, |x, y| image::Rgb([(x * n + y) as u8, n as u8, (y * n / 7) as u8]));
+        photo.save(path("photos").join(format!("{n}.png"))).unwrap();
+    }
+    let few = |n: u32| path("few").join(format!("{n}.png"));
+    std::fs::create_dir(path("few")).unwrap();
+    for n in 0..64 {
+        std::fs::copy(path("photos").join(format!("{n}.png")), few(n)).unwrap();
+    }
+    let sorcen = |line: &str| {
+        // Where tests run in the background of a script, Ctrl-C is ignored, and children inherit that.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=INT", env!("CARGO_BIN_EXE_sorcen")]);
+        command.args(line.split_whitespace()).current_dir(dir.path());
+        command
+    };
+    let train = "tokenizer train --images few --codes 8 --patch 4 --iterations 1 --out t.safetensors";
+    assert!(sorcen(train).output().unwrap().status.success());
+    let there = |name: &'static str| {
+        let path = path(name);
+        move || path.exists()
+    };
+    let vit = "tokenizer train --kind vit --images few --patch 4 --codes 8 --dim 16 --depth 1 --decoder_depth 1 \
+        --heads 2 --code_dim 4 --steps 1000000 --start random --out vit";
+    assert_eq!(interrupt(&mut sorcen(vit), "-INT", there("vit/run.json")), 130);
+    assert!(path("vit/checkpoint/tokenizer.safetensors").exists(), "with a checkpoint");
+    let compare =
+        "compare --data data --output_dir compared --steps 1000000 --batch_size 8 --variants sorcen --seeds 1";
+    assert_eq!(interrupt(&mut sorcen(compare), "-INT", there("compared")), 130);
+    let tokenize = "tokenize --images photos --tokenizer t.safetensors --out tokens";
+    assert_eq!(interrupt(&mut sorcen(tokenize), "-INT", there("tokens.unfinished")), 130);
+    assert!(!path("tokens").exists() && path("tokens.unfinished").exists());
+    assert!(sorcen(tokenize).output().unwrap().status.success(), "it goes on");
+    let quickstart = "quickstart --minutes 60 --out quick";
+    assert_eq!(interrupt(&mut sorcen(quickstart), "-INT", there("quick/training/run.json")), 130);
+    assert!(path("quick/training/checkpoint/model.safetensors").exists());
+    assert!(!path("quick/onnx").exists(), "no further stage");
 }

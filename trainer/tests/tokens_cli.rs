@@ -54,8 +54,10 @@ fn from_photos_to_tokens_and_back() {
     assert_eq!(inspected["classes"], serde_json::json!({ "dark": 8, "light": 8 }));
     assert_eq!(inspected["streams"]["vqgan"]["codes_used"], 14);
     assert_eq!(json(dir, "knn --data data --json")["accuracy"]["tokens"], 1.0);
-    let only = json(dir, "knn --data data --only file=dark/3.png --k 1 --tokenizer t.safetensors --json");
-    assert_eq!((&only["bank"], &only["queries"]), (&1.into(), &1.into()));
+    let only = json(dir, "knn --data data --tokenizer t.safetensors --json");
+    assert_eq!((&only["bank"], &only["queries"], &only["in_bank_too"]), (&16.into(), &16.into(), &16.into()));
+    let (code, _, error) = sorcen(dir, "knn --data data --only file=dark/3.png --k 1");
+    assert!(code == 1 && error.contains("images: expected one at least that is not the image"), "{error}");
 
     succeeds(dir, "decode --data data/val --tokenizer t.safetensors --first 8 --count 4 --columns 2 --out sheet.png");
     let sheet = image::open(dir.join("sheet.png")).unwrap().to_rgb8();
@@ -189,7 +191,7 @@ fn knn_with_a_checkpoint() {
     write_checkpoint(&dir.join("model"), 14);
     write_checkpoint(&dir.join("small"), 3);
     let report = json(dir, "knn --data data --split train --checkpoint model --k 1 --json");
-    assert_eq!(report["accuracy"]["checkpoint model"], 1.0, "each picture is its own nearest");
+    assert_eq!(report["accuracy"]["checkpoint model"], 1.0, "each picture has a twin");
     let (code, _, error) = sorcen(dir, "knn --data data --split train --checkpoint small");
     assert_eq!(code, 1, "codes that the model does not have");
     assert!(error.contains("expected"), "{error}");
@@ -209,8 +211,8 @@ fn what_is_wrong_is_said_and_nothing_half_written() {
     std::fs::write(dir.join("photos/light/notes.txt"), "not a picture").unwrap();
     let cases = [
         (1, "tokens verify data", "labels.npy: SHA-256: expected"),
-        (1, "tokens inspect nowhere", "nowhere/meta.json: No such file"),
-        (1, "knn --data .", "./train/meta.json"),
+        (1, "tokens inspect nowhere", "nowhere: dataset: expected a token dataset"),
+        (1, "knn --data .", ".: datasets: expected a folder with the token dataset `train` in it, found a folder of"),
         (
             1,
             "tokenize --images photos --tokenizer t.safetensors --out new",
@@ -221,7 +223,7 @@ fn what_is_wrong_is_said_and_nothing_half_written() {
             "tokenizer train --images photos --codes 4 --patch 4 --out new",
             "notes.txt: contents: expected a PNG, JPEG",
         ),
-        (1, "tokenize --images photos --tokenizer photos/dark/1.png --out new", "found a PNG picture"),
+        (1, "tokenize --images photos --tokenizer photos/dark/1.png --out new", "1.png: tokenizer: expected a"),
         (
             1,
             "tokenize --images photos --size 6 --tokenizer t.safetensors --out new",
@@ -257,5 +259,121 @@ fn bundled_emoji_are_whole_and_fit_together() {
         let names: std::collections::HashSet<_> = dataset.column("unicode").unwrap().into_iter().collect();
         assert!(names.is_disjoint(&seen));
         seen.extend(names);
+    }
+}
+
+/// A dataset that is bank and queries at once, by its name, by a copy, or as a part: no image is its own neighbour.
+#[test]
+fn an_image_is_left_out_of_its_own_neighbours() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    succeeds(dir, "tokens random --images 300 --grid 4 --codes 300 --classes 7 --out data/train");
+    std::fs::create_dir(dir.join("data/copy")).unwrap();
+    for entry in std::fs::read_dir(dir.join("data/train")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, dir.join("data/copy").join(path.file_name().unwrap())).unwrap();
+    }
+    for split in ["train", "copy"] {
+        let report = json(dir, &format!("knn --data data --split {split} --k 1 --json"));
+        // Labels are random: only its own copy would tell an image's.
+        let accuracy = report["accuracy"]["tokens"].as_f64().unwrap();
+        assert!(report["in_bank_too"] == 300 && accuracy < 0.4, "{report}");
+        let said = succeeds(dir, &format!("knn --data data --split {split}"));
+        assert!(said.contains("300 images of") && said.contains("(300 of them are in `train` too"), "{said}");
+    }
+    let emoji = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/emoji").display().to_string();
+    succeeds(dir, &format!("tokens merge {emoji}/train {emoji}/val --out data/both"));
+    // An absolute path replaces the folder.
+    let report = json(dir, &format!("knn --data data --bank both --split {emoji}/val --k 1 --json"));
+    assert_eq!((&report["in_bank_too"], &report["queries"]), (&561.into(), &561.into()), "by items.csv and tokens");
+    let report = json(dir, &format!("knn --data {emoji} --only skin_variation=0 --json"));
+    assert_eq!(report["in_bank_too"], 0);
+}
+
+/// Whatever lies at a path in the place of what a verb takes, the message says both.
+#[test]
+fn what_lies_there_instead_is_named() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    write_photos(dir);
+    for split in ["train", "val"] {
+        succeeds(dir, &format!("tokens random --images 20 --grid 2 --codes 4 --classes 2 --out data/{split}"));
+    }
+    succeeds(dir, "tokenizer train --images photos --codes 4 --patch 4 --out t.safetensors");
+    write_checkpoint(&dir.join("run/checkpoint"), 4);
+    let pretrain = "pretrain --output_dir new --model micro --steps 1 --data";
+    let linprobe = "linprobe --output_dir new --data data";
+    let tokenize = "tokenize --out new --tokenizer t.safetensors --images";
+    let tokenizer = "tokenize --out new --images photos --tokenizer";
+    let cases = [
+        (pretrain, "data", "dataset", "a folder of token datasets (train, val); give one of them: data/train"),
+        (pretrain, ".", "dataset", "another folder, in which `data` is a folder of token datasets (train, val)"),
+        (pretrain, "photos", "dataset", "a folder with folders of images (dark, light)"),
+        (pretrain, "photos/dark", "dataset", "a folder of images (0.png, "),
+        (pretrain, "t.safetensors", "dataset", "a tokenizer's file"),
+        (pretrain, "nowhere", "dataset", "nothing"),
+        (pretrain, "run", "dataset", "a run's folder, whose checkpoint is run/checkpoint"),
+        ("tokens inspect", "data", "dataset", "a folder of token datasets (train, val)"),
+        ("knn --data", "data/train", "datasets", "a token dataset itself (give the folder that it lies in)"),
+        ("knn --data", "photos", "datasets", "a folder with folders of images (dark, light)"),
+        ("knn --bank other --data", "data", "datasets", "a folder of token datasets (train, val)"),
+        ("fewshot --pack p --data", "t.safetensors", "datasets", "a tokenizer's file"),
+        ("knn --data data --checkpoint", "run", "a checkpoint folder", "a run's folder, whose checkpoint is"),
+        ("knn --data data --checkpoint", "nowhere", "a checkpoint folder", "nothing"),
+        ("knn --data data --pack", "photos/dark/0.png", "a pack (a file)", "an image"),
+        ("knn --data data --pack", "nowhere", "a pack (a file)", "nothing"),
+        ("knn --data data --tokenizer", "photos", "tokenizer", "a folder with folders of images"),
+        (linprobe, "--checkpoint data/train", "a checkpoint folder", "a token dataset"),
+        (linprobe, "--pack run/checkpoint", "a pack (a file)", "a checkpoint folder"),
+        (tokenize, "data/train", "images", "a token dataset"),
+        (tokenize, "data", "images", "a folder of token datasets (train, val)"),
+        (tokenize, "photos/dark/0.png", "images", "an image"),
+        (tokenize, "nowhere", "images", "nothing"),
+        (tokenizer, "nowhere", "tokenizer", "nothing"),
+        (tokenizer, "photos", "tokenizer", "a folder with folders of images (dark, light)"),
+        (tokenizer, "photos/dark/0.png", "tokenizer", "an image"),
+        ("pack --out new --checkpoint run/checkpoint --tokenizer", "photos", "a tokenizer (", "a folder with folders"),
+        ("verify --pack nowhere --tokens photos --checkpoint", "run/checkpoint", "a token dataset (", "a folder with"),
+    ];
+    for (verb, path, item, found) in cases {
+        let (code, _, error) = sorcen(dir, &format!("{verb} {path}"));
+        assert_eq!(code, 1, "{verb} {path}: {error}");
+        assert!(error.contains(item) && error.contains(&format!("found {found}")), "{verb} {path}: {error}");
+        assert!(!error.contains("No such file") && !error.contains("Is a directory"), "{verb} {path}: {error}");
+    }
+    assert!(!dir.join("new/run.json").exists());
+}
+
+#[test]
+fn a_second_tokenizer_has_its_own_number_of_codes() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    write_photos(dir);
+    for codes in [5, 9] {
+        succeeds(dir, &format!("tokenizer train --images photos --codes {codes} --patch 4 --out {codes}.safetensors"));
+    }
+    let check = "tokenizer check --images photos --tokenizer 5.safetensors --beside 9.safetensors";
+    let said = succeeds(dir, check);
+    assert!(said.contains("5 of 5") && said.contains("9 of 9"), "{said}");
+    let report = json(dir, &format!("{check} --json"));
+    assert_eq!((&report["tokenizer"]["codes"], &report["beside"]["codes"]), (&5.into(), &9.into()));
+}
+
+/// A split without one of the other's classes: which one, and what to do.
+#[test]
+fn a_class_that_a_split_lacks_is_named() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    write_photos(dir);
+    succeeds(dir, "tokenizer train --images photos --codes 4 --patch 4 --out t.safetensors");
+    succeeds(dir, "tokenize --images photos --tokenizer t.safetensors --out data/train");
+    std::fs::remove_dir_all(dir.join("photos/light")).unwrap();
+    succeeds(dir, "tokenize --images photos --tokenizer t.safetensors --out data/val");
+    for line in ["knn --data data", "tokens merge data/train data/val --out both"] {
+        let (code, _, error) = sorcen(dir, line);
+        assert_eq!(code, 1);
+        let expected = "data/val: classes: expected the 2 of data/train, found 1; data/val lacks `light` \
+                        (make data/val anew: `sorcen tokenize --classes_from data/train …`)";
+        assert!(error.contains(expected), "{line}: {error}");
     }
 }

@@ -156,7 +156,7 @@ pub fn data_files(path: &Path) -> Vec<PathBuf> {
 /// # Errors
 /// [`Error::Value`] says what it is instead.
 pub fn check_folder(dir: &Path) -> Result<(), Error> {
-    match dir.exists() && !dir.join(ENCODER_FILE).exists() {
+    match !dir.join(ENCODER_FILE).exists() {
         true => {
             let expected = format!("an export folder ({ENCODER_FILE}, {DECODER_FILE})");
             Err(Error::value(dir.display(), expected, found::at(dir)))

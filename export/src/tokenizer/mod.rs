@@ -11,7 +11,7 @@ use std::{
 
 use safetensors::{tensor::TensorView, SafeTensors};
 
-use crate::error::Error;
+use crate::{error::Error, found};
 
 pub use painter::Painter;
 pub use patches::PatchTokenizer;
@@ -55,6 +55,11 @@ impl AnyTokenizer {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let inside = ["tokenizer.safetensors", "checkpoint/tokenizer.safetensors"].map(|name| path.join(name));
         let file = inside.into_iter().find(|file| file.is_file()).unwrap_or_else(|| path.to_owned());
+        let found = found::at(&file);
+        if found != found::TOKENIZER && found != found::SAFETENSORS {
+            let expected = "a tokenizer (tokenizer.safetensors of `sorcen tokenizer train`, or its folder)";
+            return Err(Error::value(path.display(), expected, found));
+        }
         let bytes = std::fs::read(&file).map_err(Error::io(&file, "read"))?;
         let says_vit =
             |metadata: &HashMap<String, String>| metadata.get("format").is_some_and(|format| format == VIT_FORMAT);

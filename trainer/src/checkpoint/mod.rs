@@ -27,6 +27,7 @@ use sorcen_export::found;
 use sorcen_runtime::ModelConfig;
 
 use crate::data::DataError;
+use crate::difference::first_difference;
 use crate::kernels::{Kernels, TrainBackend};
 use crate::model::weight::{join, Weights as _};
 use crate::model::Sorcen;
@@ -123,7 +124,7 @@ pub fn write_training<B: TrainBackend>(dir: &Path, run: &Pretraining<B>, state: 
 /// # Errors
 /// [`DataError`] where it is missing or not valid.
 pub fn read_config(dir: &Path) -> Result<ModelConfig, DataError> {
-    if dir.exists() && !dir.join(CONFIG).exists() {
+    if !dir.join(CONFIG).exists() {
         let expected = format!("a checkpoint folder ({CONFIG}, {MODEL})");
         return Err(DataError::invalid(dir, "checkpoint", expected, found::at(dir)));
     }
@@ -267,23 +268,6 @@ pub fn empty_training<B: TrainBackend>(
     };
     let options = LossOptions { teacher, ..LossOptions::default() };
     Ok(Pretraining::new(config, options, &sizes, classes, 0, device))
-}
-
-/// The first field in which two records differ, with both of its values.
-pub(crate) fn first_difference<T: Serialize>(one: &T, other: &T) -> Option<(String, String, String)> {
-    let fields = |record: &T| match serde_json::to_value(record) {
-        Ok(serde_json::Value::Object(fields)) => fields,
-        _ => Default::default(),
-    };
-    let text = |value: serde_json::Value| match value {
-        serde_json::Value::Null => "none".to_string(),
-        value => value.to_string(),
-    };
-    let mut others = fields(other);
-    fields(one).into_iter().find_map(|(name, one)| {
-        let other = others.remove(&name).unwrap_or_default();
-        (one != other).then(|| (name, text(one), text(other)))
-    })
 }
 
 pub(crate) fn write_json<T: Serialize>(file: &Path, value: &T) -> Result<(), DataError> {

@@ -1,6 +1,6 @@
 //! `sorcen curves`: the course of training, as a picture.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::picture::{read_logs, read_telling, save_curves};
 use crate::train::LOG;
@@ -8,8 +8,8 @@ use crate::train::LOG;
 /// Draw losses of one or several runs against the step
 ///
 /// One run: pale points and their running mean. Several: laid over each other,
-/// the first as a broad line and the later ones thinner (blue, orange, green,
-/// violet), so that equal ones are all seen. For instance a run that was killed
+/// the first as a broad line and the later ones thinner, so that equal ones are
+/// all seen; a legend above says which is which. For instance a run that was killed
 /// and resumed over one that was not:
 ///
 ///   sorcen curves --runs straight --runs resumed --out resumed.png
@@ -44,7 +44,17 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         true => read_telling(&logs, "step", &FIELDS)?,
         false => read_logs(&logs, "step", &fields)?,
     };
-    save_curves(&curves, "step", &args.out)?;
+    let names: Vec<String> = args.runs.iter().map(|run| name(run)).collect();
+    save_curves(&curves, &names, "step", &args.out)?;
     println!("{}", args.out.display());
     Ok(())
+}
+
+/// What a run is called in the picture: its folder as it was given.
+fn name(run: &Path) -> String {
+    let folder = match run.file_name() {
+        Some(file) if file == LOG => run.parent().filter(|folder| !folder.as_os_str().is_empty()),
+        _ => None,
+    };
+    folder.unwrap_or(run).display().to_string()
 }

@@ -42,6 +42,18 @@ impl TaskArgs {
         Ok(Task::open(&self.data, &self.bank, &self.split, &self.only)?)
     }
 
+    /// Opens the datasets to learn from one and be measured on the other; says where they overlap.
+    pub fn open_to_learn(&self) -> Result<Task> {
+        let task = self.open()?;
+        if task.shared() > 0 {
+            let (shared, split, bank) = (task.shared(), &self.split, &self.bank);
+            eprintln!(
+                "note: {shared} images of `{split}` are in `{bank}` too: they are classified after learning on them"
+            );
+        }
+        Ok(task)
+    }
+
     /// That an encoder of these sizes, whose model has learned `codes`, reads the tokens of `task`.
     pub fn check_encoder(&self, task: &Task, config: &ModelConfig, codes: &Fingerprint) -> Result<()> {
         ensure!(

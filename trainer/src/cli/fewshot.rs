@@ -83,7 +83,7 @@ struct Row {
 pub fn run(args: &Args) -> Result<()> {
     usage_unless!(args.draws >= 1, "--draws: expected at least 1, found 0");
     usage_unless!(!args.shots.contains(&0), "--shots: expected at least 1, found 0");
-    let task = args.task.open()?;
+    let task = args.task.open_to_learn()?;
     let rows = with_backend!(args.device, B => rows::<B>(args, &task))?;
     let (bank, queries, draws) = (task.bank.labels.len(), task.queries.labels.len(), args.draws);
     if args.json {
@@ -91,7 +91,11 @@ pub fn run(args: &Args) -> Result<()> {
             .iter()
             .map(|row| json!({ "shots": row.shots, "linear_probe": row.linear, "prototypes": row.prototypes }))
             .collect();
-        println!("{}", json!({ "bank": bank, "queries": queries, "draws": draws, "top1": rows }));
+        let shared = task.shared();
+        println!(
+            "{}",
+            json!({ "bank": bank, "queries": queries, "in_bank_too": shared, "draws": draws, "top1": rows })
+        );
         return Ok(());
     }
     let (split, bank_name) = (&args.task.split, &args.task.bank);

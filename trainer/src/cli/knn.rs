@@ -21,7 +21,8 @@ use crate::tokenizer;
 /// with the plain tokens: features that are no better have learned nothing.
 ///
 /// Reads the token datasets DATA/BANK (labels known) and DATA/SPLIT (to
-/// classify). Tune on val, look at test once. The feature is the linear probe's:
+/// classify). Tune on val, look at test once. An image that is in both is left
+/// out of its own neighbours. The feature is the linear probe's:
 /// the mean of the last block's patch tokens.
 ///
 /// Example:
@@ -89,10 +90,13 @@ pub fn run(args: &Args) -> Result<()> {
     if args.json {
         let accuracy: serde_json::Map<_, _> = rows.into_iter().map(|(name, value)| (name, json!(value))).collect();
         let (bank, queries) = (task.bank.labels.len(), task.queries.labels.len());
-        println!("{}", json!({ "bank": bank, "queries": queries, "k": args.k, "accuracy": accuracy }));
+        let shared = task.shared();
+        let result =
+            json!({ "bank": bank, "queries": queries, "in_bank_too": shared, "k": args.k, "accuracy": accuracy });
+        println!("{result}");
         return Ok(());
     }
-    let nearest = args.k.min(task.bank.labels.len());
+    let nearest = args.k.min(task.bank.labels.len() - usize::from(task.shared() > 0));
     println!(
         "{} images of `{}` by their {} nearest of {} in `{}`:",
         task.queries.labels.len(),
@@ -101,6 +105,9 @@ pub fn run(args: &Args) -> Result<()> {
         task.bank.labels.len(),
         args.task.bank
     );
+    if task.shared() > 0 {
+        println!("({} of them are in `{}` too: each is left out there)", task.shared(), args.task.bank);
+    }
     for (name, accuracy) in rows {
         println!("{accuracy:.3}  {name}");
     }

@@ -119,7 +119,7 @@ const DROPOUT: f32 = 0.1;
 
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<()> {
-    let task = args.task.open()?;
+    let task = args.task.open_to_learn()?;
     let options = args.options(task.bank.labels.len());
     options.validate()?;
     ensure!(task.bank.labels.len() >= 2, "--bank: expected at least 2 images, found {}", task.bank.labels.len());
@@ -210,6 +210,7 @@ fn result(task: &Task, options: &ProbeOptions, log: &Log) -> Value {
     json!({
         "bank": task.bank.labels.len(),
         "queries": task.queries.labels.len(),
+        "in_bank_too": task.shared(),
         "classes": task.class_names().len(),
         "epochs": options.epochs,
         "batch_size": options.batch_size,

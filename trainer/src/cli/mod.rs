@@ -15,6 +15,7 @@ mod import;
 mod knn;
 mod linprobe;
 pub mod pretrain;
+mod progress;
 mod quickstart;
 mod run;
 mod step;
@@ -37,11 +38,18 @@ use sorcen_export::cli::{fill, generate, inspect, onnx, pack, parse, verify};
 
 /// Sorcen: one vision transformer that represents images and generates them, from VQ tokens.
 #[derive(Parser)]
-#[command(name = "sorcen", version, max_term_width = 100)]
+#[command(name = "sorcen", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
 }
+
+/// How any verb ends.
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 usage, 130 stopped by Ctrl-C before the end (so `&&` does not go on).
+`pretrain`, `tokenizer train --kind vit|vqgan` and `quickstart` stop after the step with a checkpoint, on
+SIGTERM too (130); a second signal ends them at once. Other verbs are ended by the signal itself, which a
+shell sees as 130 (Ctrl-C) or 143 (SIGTERM); `tokenize` and `compare` go on where they were when started again.";
 
 #[derive(Subcommand)]
 enum Verb {
@@ -75,7 +83,7 @@ enum Verb {
     Reconstruct(fill::ReconstructArgs),
 }
 
-/// Parses the arguments and runs the verb: exit code 0 ok, 1 failed, 2 usage.
+/// Parses the arguments and runs the verb: exit code 0 ok, 1 failed, 2 usage, 130 stopped by Ctrl-C or SIGTERM.
 pub fn main() -> ExitCode {
     usage::fail_without_panic();
     let cli: Cli = parse();
@@ -115,7 +123,7 @@ fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
     let asked = stop.clone();
     ctrlc::set_handler(move || {
         if asked.swap(true, Ordering::Relaxed) {
-            std::process::exit(130); // asked twice: now
+            std::process::exit(usage::STOPPED.into()); // asked twice: now
         }
         let _ = writeln!(std::io::stderr(), "\nstopping soon, training with a checkpoint (again to stop at once)");
     })

@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use sorcen_export::fingerprint::{Fingerprint, Kind};
 
+use super::usage::Stopped;
 use crate::checkpoint;
 use crate::config::{self, ModelChoice, PretrainOptions};
 use crate::device::Device;
@@ -28,7 +29,11 @@ use crate::train::{self, PretrainReport, Progress};
 /// those of the official code; where those only make sense at ImageNet scale, they shrink with the model's width
 /// or the run's length, as each flag says.
 ///
-/// Ctrl-C or SIGTERM stops after the step, with a checkpoint. However a run ends, the same command with
+/// A line of progress shows the loss and, in brackets, the parts that it is the sum of, each with its weight: `rec`
+/// (reconstruction), `uniformity`, `nn` (the contrast) and `class` (a classifier that watches the features and moves
+/// none of them); docs/training.md explains every field of the log.
+///
+/// Ctrl-C or SIGTERM stops after the step, with a checkpoint and exit code 130. However a run ends, the same command with
 /// --resume auto goes on from the last checkpoint, and on the CPU ends with the same bits as without the stop.
 ///
 /// Example: sorcen pretrain --data trainer/assets/emoji/train --output_dir run --model micro --minutes 2
@@ -54,7 +59,8 @@ pub struct Args {
     /// Passes over the dataset; instead of it --steps or --minutes, one of the three [default: 1600].
     #[arg(long, conflicts_with_all = ["minutes", "steps"])]
     epochs: Option<f64>,
-    /// Train for about this long: a few steps are timed, and the schedule is cut to fit.
+    /// Train for about this long: a few steps are timed, and the schedule is cut to fit, again and again as the speed
+    /// becomes known, so that the learning rate is at its end when the time is over.
     #[arg(long, conflicts_with = "steps")]
     minutes: Option<f64>,
     /// Number of updates.
@@ -176,7 +182,9 @@ pub struct Args {
     /// Besides these, checkpoints whose step is a multiple of this stay; 0: none.
     #[arg(long, default_value_t = 0, value_name = "STEPS")]
     keep_every: u64,
-    /// Epochs between pictures of anchors, echoes and samples, OUTPUT_DIR/pictures/epoch_N.png; 0: none.
+    /// Epochs between pictures, OUTPUT_DIR/pictures/epoch_N.png; 0: none. Their rows, which have names: images of the
+    /// batch, what the student sees of them (grey: masked or dropped), the echoes drawn from that, what the teacher sees
+    /// of those, and new images.
     #[arg(long, default_value_t = 0, value_name = "EPOCHS", requires = "tokenizer")]
     picture_every_epochs: u64,
     /// The tokenizer that turns tokens into pixels for them: any that `tokenize` takes. A VQGAN of official size
@@ -296,7 +304,7 @@ impl Args {
 /// Runs the verb.
 ///
 /// # Errors
-/// Whatever [`train::pretrain`] reports.
+/// Whatever [`train::pretrain`] reports; that a signal stopped it.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let begun = checkpoint::find(&args.output_dir.join(train::CHECKPOINT));
     if let Some(found) = begun.filter(|_| args.resume == Resume::No) {
@@ -308,14 +316,18 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let options = args.options();
     let report = pretrain_with_bar(&options, &stop)?;
     let PretrainReport { checkpoint, steps, planned_steps, echo_steps, images, images_per_second, .. } = &report;
-    println!("{steps} of {planned_steps} steps, {images} images, {images_per_second:.0} images/s");
+    let speed = match *images_per_second > 0.0 {
+        true => format!("{images_per_second:.0} images/s"),
+        false => "no step was left to do".into(),
+    };
+    println!("{steps} of {planned_steps} steps, {images} images, {speed}");
     if options.losses.method == Method::Sorcen && *echo_steps == 0 {
         println!("no echo was drawn: the run ends within its echo warm-up (epoch 0 at least is warm-up); train longer");
     }
-    if steps < planned_steps {
-        println!("stopped early: the same command with --resume auto goes on");
-    }
     println!("{}", checkpoint.display());
+    if steps < planned_steps {
+        return Err(Stopped("the same command with --resume auto goes on from the checkpoint".into()).into());
+    }
     Ok(())
 }
 
@@ -330,14 +342,11 @@ pub fn pretrain_with_bar(options: &PretrainOptions, stop: &AtomicBool) -> anyhow
         bar.set_length(progress.steps);
         bar.set_position(progress.step);
         for note in &progress.notes {
-            let _ = match bar.is_hidden() {
-                true => writeln!(std::io::stderr(), "{note}"),
-                false => Ok(bar.println(note)),
-            };
+            // A full disk behind standard error is no reason to stop training.
+            bar.suspend(|| _ = writeln!(std::io::stderr(), "note: {note}"));
         }
         if let Some(told) = tell(progress, options.images_per_step()) {
             if bar.is_hidden() {
-                // A full disk behind standard error is no reason to stop training.
                 let _ = writeln!(std::io::stderr(), "step {}/{}, {told}", progress.step, progress.steps);
             }
             bar.set_message(told);
@@ -357,10 +366,10 @@ fn tell(progress: &Progress, images_per_step: usize) -> Option<String> {
     let line = progress.line.as_ref()?;
     let left = (progress.steps - progress.step) as f64 * images_per_step as f64 / line.img_per_s.max(1e-9);
     let left = HumanDuration(Duration::from_secs_f64(left.min(1e9)));
-    let (loss, rec) = (line.train_loss, line.train_rec_loss);
-    let nn = line.train_nn_loss.map_or(String::new(), |nn| format!(", nn {nn:.3}"));
+    let parts: Vec<String> = line.parts().iter().map(|(name, value)| format!("{name} {value:.3}")).collect();
     let knn = line.knn_accuracy.map_or(String::new(), |share| format!(", k-NN {:.1} %", 100.0 * share));
-    Some(format!("{:.0} img/s, {left} left, loss {loss:.3} (rec {rec:.3}{nn}){knn}", line.img_per_s))
+    let (speed, loss) = (line.img_per_s, line.train_loss);
+    Some(format!("{speed:.0} img/s, {left} left, loss {loss:.3} ({}){knn}", parts.join(", ")))
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! `sorcen quickstart` and `sorcen demo`.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
+use super::usage::Stopped;
 use crate::quickstart::{self, DemoOptions, Init};
 
 /// The whole way on bundled data: train, export, cross-check, features, new images, report.
@@ -10,7 +12,7 @@ use crate::quickstart::{self, DemoOptions, Init};
 /// the float reference with each of them, measures k-NN accuracy with the int8 runtime, draws new images and
 /// fills others in from a quarter of their tokens. Ends with OUT/report.md.
 ///
-/// Ctrl-C stops after the stage at work, training after the step, with a checkpoint in OUT/training.
+/// Ctrl-C stops after the stage at work, training after the step, with a checkpoint in OUT/training; exit code 130.
 #[derive(clap::Args)]
 #[command(rename_all = "snake_case")]
 pub struct Args {
@@ -40,7 +42,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         seed: args.seed,
         samples: args.samples as usize,
     };
-    quickstart::run(&options, &*super::stop_on_signal()?).map(|_| ())
+    let stop = super::stop_on_signal()?;
+    match quickstart::run(&options, &stop) {
+        Err(error) if stop.load(Ordering::Relaxed) => Err(Stopped(format!("{error:#}")).into()),
+        done => done.map(|_| ()),
+    }
 }
 
 /// What the bundled model does, without training: k-NN accuracy, new images, images filled in.

@@ -202,7 +202,7 @@ fn check(args: &Check) -> Result<()> {
             };
             line("images", &|r| r.images.to_string());
             line("PSNR", &|r| format!("{:.2} dB (MSE {:.1})", r.psnr_db, r.mse));
-            line("codes used", &|r| format!("{} of {}", r.codes_used, tokenizer.codes()));
+            line("codes used", &|r| format!("{} of {}", r.codes_used, r.codes));
             line("perplexity", &|r| format!("{:.1}", r.perplexity));
             line("encode", &|r| format!("{:.3} ms an image", r.encode_ms));
             line("decode", &|r| format!("{:.3} ms an image", r.decode_ms));

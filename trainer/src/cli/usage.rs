@@ -15,6 +15,11 @@ use crate::train::TrainError;
 #[error("{0}")]
 pub(super) struct Usage(pub String);
 
+/// The verb was asked to stop (Ctrl-C, SIGTERM) and did, before its end: exit code 130.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped: {0}")]
+pub(super) struct Stopped(pub String);
+
 /// Returns [`Usage`] with this message where a condition does not hold.
 macro_rules! usage_unless {
     ($holds:expr, $($message:tt)+) => {
@@ -33,9 +38,16 @@ pub(super) fn expect_extension(flag: &str, path: Option<&Path>, extension: &str)
     Ok(())
 }
 
-/// 0 ok, 1 failed, 2 usage; an error is printed.
+/// What a shell makes of a program that Ctrl-C ended: 128 and the signal's number.
+pub(super) const STOPPED: u8 = 130;
+
+/// 0 ok, 1 failed, 2 usage, 130 stopped; an error is printed.
 pub(super) fn exit_code(result: Result<()>) -> ExitCode {
     let Err(error) = output::finish(result) else { return ExitCode::SUCCESS };
+    if let Some(stopped) = error.downcast_ref::<Stopped>() {
+        let _ = writeln!(std::io::stderr(), "{stopped}");
+        return ExitCode::from(STOPPED);
+    }
     let _ = writeln!(std::io::stderr(), "error: {error:#}"); // nobody is left to tell
     let usage = error.is::<Usage>()
         || matches!(error.downcast_ref(), Some(TrainError::Option(_)))

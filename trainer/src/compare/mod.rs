@@ -23,10 +23,11 @@ use sorcen_export::atomic;
 pub use report::{markdown, Comparison};
 pub use variant::Variant;
 
-use crate::checkpoint::{first_difference, read_json};
+use crate::checkpoint::read_json;
 use crate::config::{Duration, ModelChoice, PretrainOptions};
 use crate::data::TokenDataset;
 use crate::device::Device;
+use crate::difference::expect_same;
 use crate::engine::BurnEngine;
 use crate::eval::{
     linear_probe, probe_features, ProbeData, ProbeError, ProbeOptions, Task, TaskFeatures, TrainFeatures, Votes,
@@ -183,12 +184,8 @@ fn check_begun(path: &Path, settings: &Settings) -> Result<()> {
     if !path.exists() {
         return Ok(());
     }
-    match first_difference(&read_json(path)?, settings) {
-        None => Ok(()),
-        Some((name, begun, now)) => {
-            bail!("{}: {name}: expected {begun}, as this comparison was begun with, found {now}", path.display())
-        }
-    }
+    let begun: Settings = read_json(path)?;
+    Ok(expect_same(path, |field| format!("--{field}"), &begun, settings)?)
 }
 
 fn run_cell<B: Kernels>(

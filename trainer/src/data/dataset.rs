@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sorcen_export::found;
 use sorcen_runtime::tokens::{row_bytes, unpack_row};
 use sorcen_runtime::OwnedBytes;
 
@@ -89,6 +90,9 @@ impl TokenDataset {
     /// # Errors
     /// [`DataError`] names the file, the item, what was expected and what was found.
     pub fn open(dir: &Path) -> Result<Self, DataError> {
+        if let Some(found) = Self::missing_at(dir) {
+            return Err(DataError::invalid(dir, "dataset", found::DATASET, found));
+        }
         let meta = read_meta(&dir.join(META))?;
         let mut streams = BTreeMap::new();
         for (name, stream) in &meta.streams {
@@ -99,6 +103,14 @@ impl TokenDataset {
             checked_file(&dir.join(ITEMS), &meta)?;
         }
         Ok(Self { dir: dir.to_path_buf(), meta, streams, labels })
+    }
+
+    /// What lies at `dir` where that is no dataset folder, with the way out where there is one.
+    fn missing_at(dir: &Path) -> Option<String> {
+        let error = std::fs::metadata(dir.join(META)).err()?;
+        let found = found::is_nothing(error.kind()).then(|| found::at(dir))?;
+        let first = found::datasets(dir).into_iter().next();
+        Some(first.map_or(found.clone(), |name| found + &format!("; give one of them: {}", dir.join(name).display())))
     }
 
     /// The folder.

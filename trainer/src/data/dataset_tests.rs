@@ -125,7 +125,8 @@ fn missing_files_are_named() {
         let dir = write(temp.path());
         std::fs::remove_file(dir.join(file)).unwrap();
         let message = TokenDataset::open(&dir).unwrap_err().to_string();
-        assert!(message.contains(file) && message.contains("No such file"), "{message}");
+        let expected = if file == META { "expected a token dataset (a folder with meta.json" } else { "No such file" };
+        assert!(message.contains(file) && message.contains(expected), "{message}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{DataError, StreamSpec, Table, TokenDataset, TokenDatasetWriter};
+use super::{expect_same_classes, DataError, StreamSpec, Table, TokenDataset, TokenDatasetWriter};
 
 /// Writes a dataset of chosen images: of each part, those with these numbers, in this order.
 ///
@@ -23,7 +23,7 @@ pub fn gather(parts: &[(&TokenDataset, Vec<usize>)], out: &Path) -> Result<(), D
             true => Ok(()),
             false => Err(DataError::invalid(other.dir(), item, expected + " as in the first", found)),
         };
-        same("class names", format!("{:?}", first.class_names()), format!("{:?}", other.class_names()))?;
+        expect_same_classes(first, other)?;
         same("streams", format!("{specs:?}"), format!("{:?}", self::specs(other)))?;
         let found = other.items()?.map(|table| table.header().to_vec());
         same("columns of items.csv", format!("{header:?}"), format!("{found:?}"))?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use sha2::{Digest, Sha256};
+use sorcen_export::found;
 use sorcen_runtime::rng::{Rng, Stream};
 use sorcen_runtime::MappedFile;
 
@@ -319,6 +320,10 @@ struct Listing {
 }
 
 fn list(path: &Path, labels: Option<&Path>, class_column: &str) -> Result<(Source, Listing), DataError> {
+    if let Some(found) = found::instead_of_images(path) {
+        let expected = "a folder of pictures, an idx file or a tar archive";
+        return Err(DataError::invalid(path, "images", expected, found));
+    }
     if path.is_dir() {
         return match labels {
             Some(table) => list_table(path, table, class_column),

@@ -139,7 +139,7 @@ fn what_is_wrong_is_named() {
             "p",
             &[],
         ),
-        ("x: No such file", vec![], "x", &[]),
+        ("x: images: expected a folder of pictures, an idx file or a tar archive, found nothing", vec![], "x", &[]),
         ("images: expected at least one that the conditions keep, found 0", vec![("p/.x", vec![])], "p", &[]),
         ("first bytes: expected a folder, a tar file or an idx file", vec![("f", b"hello".into())], "f", &[]),
         (

@@ -1,5 +1,6 @@
 //! Data in and out: the token dataset (a folder of numpy files) and images to tokenise.
 
+mod classes;
 mod dataset;
 mod digest;
 mod error;
@@ -13,6 +14,7 @@ mod shards;
 mod table;
 mod writer;
 
+pub use classes::expect_same_classes;
 pub use dataset::{TokenDataset, TokenStream, VQGAN};
 pub use digest::sha256_hex;
 pub use error::DataError;

@@ -1,12 +1,13 @@
 //! [`Task`]: one question put to any kind of feature.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use ndarray::{Array2, ArrayView2};
-use sorcen_export::Engine;
+use sorcen_export::{found, Engine};
 
 use super::knn::{accuracy, cosine_votes, hamming_votes, Votes};
-use crate::data::{DataError, ImageQuery, ImageSet, TokenDataset};
+use crate::data::{expect_same_classes, DataError, ImageQuery, ImageSet, TokenDataset};
 use crate::engine::BurnEngine;
 use crate::kernels::Kernels;
 use crate::model::layers::Dropout;
@@ -57,6 +58,8 @@ pub struct Task {
     pub bank: Labelled,
     /// Images to classify.
     pub queries: Labelled,
+    /// Of each query, the places in the bank that are the same image, rising.
+    own: Vec<Vec<usize>>,
     class_names: Vec<String>,
     grid: usize,
     codes: usize,
@@ -76,9 +79,10 @@ impl Task {
     /// From the datasets `data/bank` and `data/queries`, those of their images that `only` keeps.
     ///
     /// # Errors
-    /// [`DataError`] of either dataset, or where they do not fit each other.
+    /// [`DataError`] of either dataset, or where they do not fit each other, or the bank has no other image than a
+    /// query's own.
     pub fn open(data: &Path, bank: &str, queries: &str, only: &[(String, String)]) -> Result<Self, DataError> {
-        let (bank, queries) = (TokenDataset::open(&data.join(bank))?, TokenDataset::open(&data.join(queries))?);
+        let (bank, queries) = (open_in(data, bank)?, open_in(data, queries)?);
         let same = |item: &str, expected: &dyn std::fmt::Debug, found: &dyn std::fmt::Debug| {
             let (expected, found) = (format!("{expected:?}"), format!("{found:?}"));
             match expected == found {
@@ -89,15 +93,27 @@ impl Task {
         same("grid", &bank.grid(), &queries.grid())?;
         let tokenizer = |dataset: &TokenDataset| dataset.tokenizer().unwrap_or("none recorded").to_string();
         same("tokenizer", &tokenizer(&bank), &tokenizer(&queries))?;
-        same("class names", &bank.class_names(), &queries.class_names())?;
+        expect_same_classes(&bank, &queries)?;
+        let (known, asked) = (Labelled::of(&bank, only)?, Labelled::of(&queries, only)?);
+        let own = same_images(&bank, &known, &queries, &asked)?;
+        if own.iter().any(|own| own.len() == known.labels.len()) {
+            let expected = "one at least that is not the image to classify itself";
+            return Err(DataError::invalid(bank.dir(), "images", expected, known.labels.len()));
+        }
         Ok(Self {
-            bank: Labelled::of(&bank, only)?,
-            queries: Labelled::of(&queries, only)?,
+            bank: known,
+            queries: asked,
+            own,
             class_names: bank.class_names().to_vec(),
             grid: bank.grid(),
             codes: bank.codebook_size().max(queries.codebook_size()),
             tokenizer: bank.tokenizer().map(str::to_string),
         })
+    }
+
+    /// How many of the queries are in the bank themselves; each is left out of its own neighbours.
+    pub fn shared(&self) -> usize {
+        self.own.iter().filter(|own| !own.is_empty()).count()
     }
 
     /// Side of the token grid.
@@ -165,13 +181,13 @@ impl Task {
 
     /// k-NN accuracy with features, by cosine similarity.
     pub fn knn(&self, features: &TaskFeatures, votes: Votes) -> f64 {
-        let predicted = cosine_votes(&features.bank, &self.bank.labels, &features.queries, votes);
+        let predicted = cosine_votes(&features.bank, &self.bank.labels, &features.queries, &self.own, votes);
         accuracy(&predicted, &self.queries.labels)
     }
 
     /// k-NN accuracy with the tokens themselves, by how many are equal.
     pub fn knn_tokens(&self, votes: Votes) -> f64 {
-        let predicted = hamming_votes(&self.bank.tokens, &self.bank.labels, &self.queries.tokens, votes);
+        let predicted = hamming_votes(&self.bank.tokens, &self.bank.labels, &self.queries.tokens, &self.own, votes);
         accuracy(&predicted, &self.queries.labels)
     }
 
@@ -182,6 +198,47 @@ impl Task {
         let most = (0..counts.len()).rev().max_by_key(|&label| counts[label]).unwrap_or(0) as u16;
         accuracy(&vec![most; self.queries.labels.len()], &self.queries.labels)
     }
+}
+
+/// The dataset `name` in the folder `data`.
+fn open_in(data: &Path, name: &str) -> Result<TokenDataset, DataError> {
+    let dir = data.join(name);
+    if found::is_dataset(&dir) {
+        return TokenDataset::open(&dir);
+    }
+    let found = match found::is_dataset(data) {
+        true => "a token dataset itself (give the folder that it lies in)".into(),
+        false => found::at(data),
+    };
+    Err(DataError::invalid(data, "datasets", format_args!("a folder with the token dataset `{name}` in it"), found))
+}
+
+/// Of each query, where in the bank it is: in one dataset (the same checksums) by its number; in two, where what
+/// items.csv says of it and all of its tokens are the same.
+fn same_images(
+    bank: &TokenDataset,
+    known: &Labelled,
+    queries: &TokenDataset,
+    asked: &Labelled,
+) -> Result<Vec<Vec<usize>>, DataError> {
+    if bank.digest() == queries.digest() {
+        return Ok(asked
+            .indices
+            .iter()
+            .map(|index| known.indices.binary_search(index).into_iter().collect())
+            .collect());
+    }
+    let nowhere = || vec![Vec::new(); asked.indices.len()];
+    let (Some(bank), Some(queries)) = (bank.items()?, queries.items()?) else { return Ok(nowhere()) };
+    if bank.header() != queries.header() {
+        return Ok(nowhere());
+    }
+    let mut places: HashMap<(&[String], &[u16]), Vec<usize>> = HashMap::new();
+    for (place, (&index, tokens)) in known.indices.iter().zip(&known.tokens).enumerate() {
+        places.entry((bank.row(index), tokens)).or_default().push(place);
+    }
+    let of = |(&index, tokens): (&usize, &Vec<u16>)| places.get(&(queries.row(index), &tokens[..])).cloned();
+    Ok(asked.indices.iter().zip(&asked.tokens).map(|query| of(query).unwrap_or_default()).collect())
 }
 
 /// Images that go through an engine at a time.

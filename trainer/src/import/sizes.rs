@@ -4,8 +4,9 @@ use sorcen_runtime::{schema, ModelConfig};
 
 use super::state::few;
 use super::{ImportOptions, SIZES};
-use crate::checkpoint::{first_difference, WeightSource};
+use crate::checkpoint::WeightSource;
 use crate::data::DataError;
+use crate::difference::first_difference;
 
 /// The official vocabulary: K codes, 1000 classes, the mask token.
 const CLASSES: usize = 1000;

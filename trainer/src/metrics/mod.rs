@@ -50,6 +50,21 @@ pub struct LogLine {
     pub time_s: f64,
 }
 
+impl LogLine {
+    /// The parts that [`train_loss`](Self::train_loss) is the sum of, each with its weight, but for those that the run does
+    /// not have, which are zero.
+    pub fn parts(&self) -> Vec<(&'static str, f64)> {
+        let uniformity = self.train_uniformity_loss.unwrap_or(0.0);
+        let parts = [
+            ("rec", self.train_rec_loss - uniformity),
+            ("uniformity", uniformity),
+            ("nn", self.train_nn_loss.unwrap_or(0.0)),
+            ("class", self.train_class_loss.unwrap_or(0.0)),
+        ];
+        parts.into_iter().filter(|&(_, value)| value != 0.0).collect()
+    }
+}
+
 /// A line of a log.
 pub trait Line: Serialize + DeserializeOwned {
     /// Steps done when it was written.

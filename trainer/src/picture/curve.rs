@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use font8x8::UnicodeFonts;
 use image::RgbImage;
 use plotters::prelude::*;
 use sorcen_export::picture::{save_png, Picture};
 
+use super::text::{pixels, INK, LETTER};
 use crate::data::DataError;
 
 /// A quantity to draw: a name, and the points of one run or of several; x never falls.
@@ -19,8 +19,16 @@ pub struct Curve {
 }
 
 /// Colours of the runs; of more, the last.
-const COLOURS: [RGBColor; 4] =
-    [RGBColor(31, 90, 180), RGBColor(230, 110, 20), RGBColor(30, 140, 60), RGBColor(150, 50, 150)];
+const COLOURS: [RGBColor; 8] = [
+    RGBColor(31, 90, 180),
+    RGBColor(230, 110, 20),
+    RGBColor(30, 140, 60),
+    RGBColor(150, 50, 150),
+    RGBColor(200, 30, 50),
+    RGBColor(0, 160, 180),
+    RGBColor(120, 90, 60),
+    RGBColor(110, 110, 110),
+];
 
 const WIDTH: u32 = 800;
 /// Height of a panel, and what it leaves free for text.
@@ -28,8 +36,12 @@ const PANEL: u32 = 220;
 const LEFT: u32 = 72;
 const TOP: u32 = 24;
 const BOTTOM: u32 = 28;
-/// Side of a letter.
-const LETTER: u32 = 8;
+const RIGHT: u32 = 16;
+/// Letters of a tick's label at most.
+const LABEL: usize = 8;
+/// Height of a line of the legend, and the length of its strokes.
+const LEGEND: u32 = 20;
+const STROKE: u32 = 24;
 
 /// Reads `fields` of a log of JSON lines against its field `x`. Lines without a field, or where it is no
 /// finite number, are left out of that curve.
@@ -93,24 +105,32 @@ fn read_points(paths: &[PathBuf], x: &str, fields: &[&str]) -> Result<Vec<Curve>
 
 /// Draws the curves below each other, with one axis of x, and writes a PNG. Of one run: the points pale, their
 /// running mean over them. Of several: the points of each, from a broad line to thin ones, so that equal ones are
-/// all seen.
+/// all seen, and above them which run has which colour, by `names`. A single point is a dot.
 ///
 /// # Errors
 /// [`DataError`] where the file cannot be written.
-pub fn save_curves(curves: &[Curve], x_name: &str, path: &Path) -> Result<(), DataError> {
-    let drawn =
-        draw(curves, x_name).map_err(|error| DataError::invalid(path, "picture", "curves that can be drawn", error))?;
+pub fn save_curves(curves: &[Curve], names: &[String], x_name: &str, path: &Path) -> Result<(), DataError> {
+    let drawn = draw(curves, names, x_name)
+        .map_err(|error| DataError::invalid(path, "picture", "curves that can be drawn", error))?;
     let (width, height) = (WIDTH as usize, drawn.height() as usize);
     Ok(save_png(&Picture { width, height, rgb: drawn.into_raw() }, path)?)
 }
 
-fn draw(curves: &[Curve], x_name: &str) -> Result<RgbImage, Box<dyn std::error::Error>> {
-    let height = PANEL * curves.len().max(1) as u32;
+fn draw(curves: &[Curve], names: &[String], x_name: &str) -> Result<RgbImage, Box<dyn std::error::Error>> {
+    let legend = if names.len() > 1 { legend(names) } else { Vec::new() };
+    let above = legend.last().map_or(0, |entry| entry.y + LEGEND);
+    let height = above + PANEL * curves.len().max(1) as u32;
     let mut sheet = RgbImage::from_pixel(WIDTH, height, image::Rgb([255; 3]));
+    for (number, Entry { name, x, y }) in legend.iter().enumerate() {
+        let colour = colour(number);
+        let stroke = (0..STROKE).flat_map(|across| (0..3).map(move |down| (x + across, y + 2 + LETTER / 2 + down)));
+        stroke.for_each(|(x, y)| set(&mut sheet, x, y, [colour.0, colour.1, colour.2]));
+        write(&mut sheet, name, x + STROKE + LETTER, y + 4);
+    }
     let xs = curves.iter().flat_map(|curve| curve.runs.iter().flatten().map(|point| point.0));
     let x_range = spread(xs);
     for (number, curve) in curves.iter().enumerate() {
-        let top = PANEL * number as u32;
+        let top = above + PANEL * number as u32;
         let y_range = spread(curve.runs.iter().flatten().map(|point| point.1));
         let (x_ticks, y_ticks) = (ticks(x_range, 8), ticks(y_range, 5));
         // Plotters draws lines into a panel of its own; text is ours, since it would want fonts of the system.
@@ -120,7 +140,7 @@ fn draw(curves: &[Curve], x_name: &str) -> Result<RgbImage, Box<dyn std::error::
             let mut chart = ChartBuilder::on(&root)
                 .set_left_and_bottom_label_area_size(0)
                 .margin_left(LEFT)
-                .margin_right(16)
+                .margin_right(RIGHT)
                 .margin_top(TOP)
                 .margin_bottom(BOTTOM)
                 .build_cartesian_2d(x_range.0..x_range.1, y_range.0..y_range.1)?;
@@ -131,6 +151,12 @@ fn draw(curves: &[Curve], x_name: &str) -> Result<RgbImage, Box<dyn std::error::
             for &y in &y_ticks {
                 chart.draw_series(LineSeries::new([(x_range.0, y), (x_range.1, y)], grey))?;
             }
+            for (number, points) in curve.runs.iter().enumerate() {
+                if let [point] = points[..] {
+                    let radius = 3 + 2 * (curve.runs.len() - 1 - number) as i32; // of equal ones, all are seen
+                    chart.draw_series([Circle::new(point, radius, colour(number).filled())])?;
+                }
+            }
             match &curve.runs[..] {
                 [points] => {
                     let (pale, blue) = (RGBColor(170, 200, 235), COLOURS[0].stroke_width(2));
@@ -140,7 +166,7 @@ fn draw(curves: &[Curve], x_name: &str) -> Result<RgbImage, Box<dyn std::error::
                 runs => {
                     for (number, points) in runs.iter().enumerate() {
                         let width = 2 + 4 * (runs.len() - 1 - number) as u32;
-                        let style = COLOURS[number.min(COLOURS.len() - 1)].stroke_width(width);
+                        let style = colour(number).stroke_width(width);
                         chart.draw_series(LineSeries::new(points.iter().copied(), style))?;
                     }
                 }
@@ -153,14 +179,13 @@ fn draw(curves: &[Curve], x_name: &str) -> Result<RgbImage, Box<dyn std::error::
         let along = |value: f64, range: (f64, f64), length: u32| {
             ((value - range.0) / (range.1 - range.0) * f64::from(length)) as u32
         };
-        for &y in &y_ticks {
-            let text = label(y);
+        for (&y, text) in y_ticks.iter().zip(labels(&y_ticks)) {
             let at = PANEL - BOTTOM - along(y, y_range, PANEL - TOP - BOTTOM);
-            write(&mut sheet, &text, LEFT.saturating_sub(text.len() as u32 * LETTER + 6), top + at - LETTER / 2);
+            let left = LEFT.saturating_sub(text.len() as u32 * LETTER + 6);
+            write(&mut sheet, &text, left, top + at - LETTER / 2);
         }
-        for &x in &x_ticks {
-            let text = label(x);
-            let at = LEFT + along(x, x_range, WIDTH - LEFT - 16);
+        for (&x, text) in x_ticks.iter().zip(labels(&x_ticks)) {
+            let at = LEFT + along(x, x_range, WIDTH - LEFT - RIGHT);
             write(&mut sheet, &text, at.saturating_sub(text.len() as u32 * LETTER / 2), top + PANEL - BOTTOM + 6);
         }
         write(&mut sheet, x_name, 4, top + PANEL - BOTTOM + 6);
@@ -200,34 +225,73 @@ fn ticks((low, high): (f64, f64), count: usize) -> Vec<f64> {
     (first..).map(|n| n as f64 * step).take_while(|&tick| tick <= high).take(2 * count + 2).collect()
 }
 
-/// At most eight letters.
-fn label(value: f64) -> String {
-    let text = format!("{value:.3}");
-    let short = text.trim_end_matches('0').trim_end_matches('.');
-    match short.len() <= 8 && (short != "0" && short != "-0" || value.abs() < 1e-9) {
-        true => {
-            if value == 0.0 {
-                "0".into()
-            } else {
-                short.into()
-            }
-        }
-        false => format!("{value:.0e}"),
-    }
+/// Of ticks in equal steps, each with as many digits as tell it from the others: in full, or as powers of ten where that
+/// is too long.
+fn labels(ticks: &[f64]) -> Vec<String> {
+    let step = ticks.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min);
+    let exact = |text: &str, tick: f64| {
+        let close = if step.is_finite() { step * 1e-3 } else { tick.abs() * 1e-3 };
+        text.parse::<f64>().is_ok_and(|read| (read - tick).abs() <= close)
+    };
+    let trimmed = |text: String| match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
+        false => text,
+    };
+    let full = |digits: usize, tick: f64| trimmed(format!("{tick:.digits$}"));
+    let power = |digits: usize, tick: f64| format!("{tick:.digits$e}");
+    let all = |write: &dyn Fn(f64) -> String| -> Option<Vec<String>> {
+        let is_zero = |tick: f64| tick == 0.0 || step.is_finite() && tick.abs() < step * 1e-6;
+        let tick = |&tick: &f64| if is_zero(tick) { "0".to_string() } else { write(tick) };
+        let texts: Vec<String> = ticks.iter().map(tick).collect();
+        let good = |(text, &tick): (&String, &f64)| text.len() <= LABEL && exact(text, tick);
+        texts.iter().zip(ticks).all(good).then_some(texts)
+    };
+    let fulls = (0..LABEL).find_map(|digits| all(&|tick| full(digits, tick)));
+    let powers = || (0..LABEL).find_map(|digits| all(&|tick| power(digits, tick)));
+    fulls.or_else(powers).unwrap_or_else(|| ticks.iter().map(|&tick| power(2, tick)).collect())
 }
 
-/// Writes ASCII text with its upper left corner at (x, y); what lies outside is cut off.
-fn write(sheet: &mut RgbImage, text: &str, x: u32, y: u32) {
-    for (number, letter) in text.chars().enumerate() {
-        let rows = font8x8::BASIC_FONTS.get(letter).unwrap_or_default();
-        for (down, row) in rows.into_iter().enumerate() {
-            for across in (0..LETTER).filter(|across| row >> across & 1 == 1) {
-                let at = (x + number as u32 * LETTER + across, y + down as u32);
-                if let Some(pixel) = sheet.get_pixel_mut_checked(at.0, at.1) {
-                    *pixel = image::Rgb([60; 3]);
-                }
-            }
+/// Where a run's stroke and name stand.
+struct Entry {
+    name: String,
+    x: u32,
+    y: u32,
+}
+
+/// The runs side by side, in as many lines as they need.
+fn legend(names: &[String]) -> Vec<Entry> {
+    let most = ((WIDTH - LEFT - RIGHT - STROKE) / LETTER - 1) as usize;
+    let (mut x, mut y) = (LEFT, 0);
+    let mut entries = Vec::new();
+    for name in names {
+        let letters = name.chars().count();
+        let name = match letters > most {
+            true => "...".chars().chain(name.chars().skip(letters + 3 - most)).collect(), // the end tells more
+            false => name.clone(),
+        };
+        let width = STROKE + LETTER * (1 + name.chars().count() as u32);
+        if x > LEFT && x + width > WIDTH - RIGHT {
+            (x, y) = (LEFT, y + LEGEND);
         }
+        entries.push(Entry { name, x, y });
+        x += width + 2 * LETTER;
+    }
+    entries
+}
+
+fn colour(run: usize) -> RGBColor {
+    COLOURS[run.min(COLOURS.len() - 1)]
+}
+
+/// Writes text with its upper left corner at (x, y); what lies outside is cut off, and a letter that is not ASCII is `?`.
+fn write(sheet: &mut RgbImage, text: &str, x: u32, y: u32) {
+    let text: String = text.chars().map(|letter| if letter.is_ascii() { letter } else { '?' }).collect();
+    pixels(&text, x, y, |x, y| set(sheet, x, y, INK));
+}
+
+fn set(sheet: &mut RgbImage, x: u32, y: u32, colour: [u8; 3]) {
+    if let Some(pixel) = sheet.get_pixel_mut_checked(x, y) {
+        *pixel = image::Rgb(colour);
     }
 }
 
@@ -239,7 +303,29 @@ mod tests {
     fn ticks_are_round_and_inside() {
         assert_eq!(ticks((0.0, 10.0), 5), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
         assert_eq!(ticks((-0.3, 0.31), 4), [-0.2, 0.0, 0.2]);
-        assert_eq!([0.0, 0.25, 1500.0, 1e-7, 1e12].map(label), ["0", "0.25", "1500", "1e-7", "1e12"]);
+        for (ticks, expected) in [
+            (&[0.0, 0.25, 0.5][..], &["0", "0.25", "0.5"][..]),
+            (&[0.0005, 0.001, 0.0015, 0.002], &["0.0005", "0.001", "0.0015", "0.002"]),
+            (&[1000.0, 1500.0], &["1000", "1500"]),
+            (&[0.0, 2e-9, 4e-9], &["0", "2e-9", "4e-9"]),
+            (&[1e12, 1.5e12], &["1.0e12", "1.5e12"]),
+            (&[-0.2, 0.0, 0.2], &["-0.2", "0", "0.2"]),
+            (&[3.0002, 3.0004], &["3.0002", "3.0004"]),
+            (&[0.5], &["0.5"]),
+            (&[], &[]),
+        ] {
+            assert_eq!(labels(ticks), expected);
+        }
+        // Whatever the range, no two ticks are called the same.
+        for exponent in -12..12 {
+            for (low, high) in [(0.0, 1.0), (0.3, 0.9), (-1.0, 1.0), (7.0, 7.7)] {
+                let scale = 10f64.powi(exponent) * 1.7;
+                let names = labels(&ticks((low * scale, high * scale), 5));
+                let distinct: std::collections::BTreeSet<_> = names.iter().collect();
+                assert!(distinct.len() == names.len() && names.len() > 1, "{names:?}");
+                assert!(names.iter().all(|name| name.len() <= LABEL), "{names:?}");
+            }
+        }
     }
 
     #[test]
@@ -261,7 +347,7 @@ mod tests {
         std::fs::write(&log, (0..100).map(line).collect::<String>() + "{\"step\":100,\"loss\":null}\n").unwrap();
         let curves = read_log(&log, "step", &["loss"]).unwrap();
         assert_eq!((curves[0].runs[0].len(), curves[0].runs[0][99]), (100, (99.0, 1.0)));
-        save_curves(&curves, "step", &png).unwrap();
+        save_curves(&curves, &[], "step", &png).unwrap();
         let picture = image::open(&png).unwrap().to_rgb8();
         assert_eq!(picture.dimensions(), (WIDTH, PANEL));
         // Falling: blue in the upper left and lower right corner of the plot, and not in the others.
@@ -284,9 +370,19 @@ mod tests {
         }
         let curves = read_logs(&logs, "step", &["loss"]).unwrap();
         assert!(curves.len() == 1 && curves[0].runs.len() == 2 && curves[0].runs[0] == curves[0].runs[1]);
-        let picture = draw(&curves, "step").unwrap();
+        let names = ["a".to_string(), "b".to_string()];
+        let picture = draw(&curves, &names, "step").unwrap();
         let count = |colour: RGBColor| picture.pixels().filter(|p| p.0 == [colour.0, colour.1, colour.2]).count();
         assert!(count(COLOURS[0]) > 200 && count(COLOURS[1]) > 200);
+        // The legend: a stroke of each colour with a name beside it, above the panel.
+        assert_eq!(picture.height(), LEGEND + PANEL);
+        let above = image::imageops::crop_imm(&picture, 0, 0, WIDTH, LEGEND).to_image();
+        let seen = |colour: [u8; 3]| above.pixels().filter(|pixel| pixel.0 == colour).count() as u32;
+        let [first, second] = [COLOURS[0], COLOURS[1]].map(|colour| seen([colour.0, colour.1, colour.2]));
+        assert_eq!((first, second), (3 * STROKE, 3 * STROKE));
+        assert!(seen(INK) > 20, "names");
+        let long = draw(&curves, &["x".repeat(300), "y".repeat(60), "z".into()], "step").unwrap();
+        assert_eq!(long.height(), 2 * LEGEND + PANEL, "a long name is cut, and lines are broken");
     }
 
     #[test]
@@ -318,12 +414,16 @@ mod tests {
         std::fs::write(&logs[0], "{\"step\":1,\"loss\":2}\n{\"step\":2,\"loss\":2}\n").unwrap();
         let curves = read_telling(&logs, "step", &["loss", "nn"]).unwrap();
         assert_eq!(curves[1].runs, [vec![], vec![(1.0, 1.0)]]);
-        assert!(draw(&curves, "step").is_ok());
+        assert!(draw(&curves, &[], "step").is_ok());
     }
 
     #[test]
     fn one_point_and_no_curve_are_drawn() {
         let curve = Curve { name: "x".into(), runs: vec![vec![(3.0, 4.0)]] };
-        assert!(draw(&[curve], "step").is_ok() && draw(&[], "step").is_ok());
+        let blue = |picture: RgbImage| picture.pixels().filter(|pixel| pixel.0 == [31, 90, 180]).count();
+        assert!(blue(draw(&[curve], &[], "step").unwrap()) > 20, "a dot");
+        let curve = Curve { name: "x".into(), runs: vec![vec![(3.0, 4.0)], vec![(3.0, 4.0)], vec![]] };
+        assert!(blue(draw(&[curve], &[], "step").unwrap()) > 20, "a dot around another");
+        assert!(draw(&[], &[], "step").is_ok());
     }
 }

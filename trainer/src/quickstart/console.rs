@@ -31,7 +31,7 @@ impl<'a> Console<'a> {
         let start = Instant::now();
         let value = body().with_context(|| format!("stage `{title}`"))?;
         self.times.push((title.to_string(), start.elapsed()));
-        ensure!(!self.stop.load(Ordering::Relaxed), "stopped after stage `{title}`; what it wrote is kept");
+        ensure!(!self.stop.load(Ordering::Relaxed), "after stage `{title}`; what it wrote is kept");
         Ok(value)
     }
 

@@ -119,7 +119,7 @@ pub fn pretrain(options: &Options, run: &PretrainOptions, stop: &AtomicBool) -> 
     })?;
     bar.finish_and_clear();
     let fields = ["train_loss", "train_rec_loss", "train_nn_loss"];
-    save_curves(&read_log(&report.log, "step", &fields)?, "step", &options.out.join("loss.png"))?;
+    save_curves(&read_log(&report.log, "step", &fields)?, &[], "step", &options.out.join("loss.png"))?;
     println!("  {} images in {} steps, {:.0} a second", report.images, report.steps, report.images_per_second);
     println!("  {} and {}", report.log.display(), options.out.join("loss.png").display());
     Ok(report)

@@ -24,6 +24,15 @@ pub struct TrainOptions {
     pub seed: u64,
 }
 
+/// How far training is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum TrainProgress {
+    /// So many of the first codes are chosen.
+    Chosen(u64),
+    /// So many rounds are done; the mean squared error a channel of the codes before the last one's update.
+    Round(u64, f64),
+}
+
 /// Patches that are drawn for the initial codes; more would only take longer.
 const INIT_SAMPLE: usize = 30_000;
 
@@ -38,8 +47,8 @@ struct Patches {
     len: usize,
 }
 
-/// Trains a codebook on images `[side, side, 3]`; calls `progress` after each round with its number and
-/// the mean squared error a channel, of the codes before the round's update.
+/// Trains a codebook on images `[side, side, 3]`; calls `progress` after each code that is
+/// chosen to start from, and after each round.
 ///
 /// # Errors
 /// [`TrainError::Option`] where `side` is not a multiple of the patch side, or there are
@@ -48,7 +57,7 @@ pub fn train(
     images: &[Vec<u8>],
     side: usize,
     options: &TrainOptions,
-    mut progress: impl FnMut(u64, f64),
+    mut progress: impl FnMut(TrainProgress),
 ) -> Result<PatchTokenizer, TrainError> {
     let TrainOptions { patch, codes, .. } = *options;
     if patch == 0 || !side.is_multiple_of(patch) {
@@ -61,11 +70,11 @@ pub fn train(
         let message = format!("--codes: expected 1 to {distinct}, the distinct patches of these images, found {codes}");
         return Err(TrainError::Option(message));
     }
-    let mut means = initial_codes(&patches, options);
+    let mut means = initial_codes(&patches, options, |chosen| progress(TrainProgress::Chosen(chosen)));
     for round in 0..options.iterations {
         let assigned = patches.assign(&means);
         means = patches.means(&assigned, &means);
-        progress(round, patches.mean_squared_error(&assigned));
+        progress(TrainProgress::Round(round + 1, patches.mean_squared_error(&assigned)));
     }
     let bytes = patches.medians(&patches.assign(&means), &means);
     PatchTokenizer::new(bytes, codes, patch).map_err(|error| TrainError::Option(error.to_string()))
@@ -201,7 +210,7 @@ impl Patches {
 }
 
 /// k-means++: each next code is a patch drawn in proportion to its squared distance to those before.
-fn initial_codes(patches: &Patches, options: &TrainOptions) -> Vec<f32> {
+fn initial_codes(patches: &Patches, options: &TrainOptions, mut progress: impl FnMut(u64)) -> Vec<f32> {
     let rng = Rng::new(options.seed, Stream::Tokenizer, 0);
     let count = patches.weights.len();
     let sample: Vec<usize> = match count > INIT_SAMPLE.max(4 * options.codes) {
@@ -224,6 +233,7 @@ fn initial_codes(patches: &Patches, options: &TrainOptions) -> Vec<f32> {
             *distance = distance.min(f64::from(squared_distance(patches.patch(index), &code)));
         });
         codes.extend(code);
+        progress(draw);
         let weight = |at: usize| distances[at] * patches.weights[sample[at]] as f64;
         let target = draws.uniform(draw) * (0..sample.len()).map(weight).sum::<f64>();
         let mut sum = 0.0;

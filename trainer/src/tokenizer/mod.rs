@@ -18,10 +18,11 @@ use std::path::{Path, PathBuf};
 
 use ndarray::{Array3, Array4, ArrayView4};
 
-pub use kmeans::{train, TrainOptions};
+pub use kmeans::{train, TrainOptions, TrainProgress};
 pub use learned::{Autoencoder, Learned};
 pub use patches::PatchTokenizer;
 pub use report::{agreement, check, psnr_db, sheet, Report};
+use sorcen_export::found;
 use sorcen_export::onnx::{write_tokenizer, TokenizerWeights, VqganWeights};
 use sorcen_export::tokenizer::{AnyTokenizer, PATCH_FORMAT, VIT_FORMAT};
 pub use vit::Vit;
@@ -165,6 +166,10 @@ pub fn open(path: &Path, device: Device) -> Result<Box<dyn Tokenizer>, DataError
     })
 }
 
+/// What can be opened, in messages.
+const TOKENIZER: &str =
+    "a tokenizer's file (of `sorcen tokenizer train`, a VQGAN's, a pack), or a folder with one (tokenizer.safetensors)";
+
 /// Kinds of files.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Format {
@@ -177,6 +182,11 @@ enum Format {
 impl Format {
     /// Ours say what they are, whatever else is wrong with them.
     fn of(path: &Path) -> Result<Self, DataError> {
+        const NONE: [&str; 5] = ["nothing", "neither a file nor a folder", "an empty file", "an image", "a numpy file"];
+        let found = found::at(path);
+        if NONE.contains(&found.as_str()) {
+            return Err(DataError::invalid(path, "tokenizer", TOKENIZER, found));
+        }
         let start = first_bytes(path, 4096).map_err(DataError::io(path))?;
         let says = |format: &str| start.windows(format.len()).any(|window| window == format.as_bytes());
         Ok(match () {
@@ -239,8 +249,11 @@ fn file_of(path: &Path) -> Result<PathBuf, DataError> {
     match <[PathBuf; 1]>::try_from(files) {
         Ok([file]) => Ok(file),
         Err(files) => {
-            let expected = "tokenizer.safetensors, model.safetensors, or one file of weights";
-            Err(DataError::invalid(path, "files", expected, format_args!("{} files of weights", files.len())))
+            let found = match files.len() {
+                0 => found::at(path),
+                count => format!("a folder with {count} files of weights"),
+            };
+            Err(DataError::invalid(path, "tokenizer", TOKENIZER, found))
         }
     }
 }

@@ -15,7 +15,9 @@ pub struct Report {
     pub mse: f64,
     /// Peak signal-to-noise ratio of that error, in dB.
     pub psnr_db: f64,
-    /// Codes that occur at all.
+    /// Codes of the tokenizer.
+    pub codes: usize,
+    /// Those that occur at all.
     pub codes_used: usize,
     /// 2 to the power of the entropy of the codes' frequencies: equally frequent codes that would say as much.
     pub perplexity: f64,
@@ -60,7 +62,8 @@ pub fn check(tokenizer: &dyn Tokenizer, images: &[Vec<u8>], side: usize) -> Resu
     }
     let mse = squared as f64 / (images.len() * side * side * 3) as f64;
     let (codes_used, perplexity) = usage(&uses);
-    Ok(Report { images: images.len(), mse, psnr_db: psnr_db(mse), codes_used, perplexity, encode_ms, decode_ms })
+    let (images, codes, psnr_db) = (images.len(), tokenizer.codes(), psnr_db(mse));
+    Ok(Report { images, mse, psnr_db, codes, codes_used, perplexity, encode_ms, decode_ms })
 }
 
 /// At most `rows` rows of twelve images `[side, side, 3]`, evenly chosen, each row above what the tokens keep of it;

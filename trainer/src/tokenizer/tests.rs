@@ -23,7 +23,7 @@ fn options(codes: usize) -> TrainOptions {
 #[test]
 fn finds_the_patches_that_pictures_are_made_of() {
     let images = images(40, 6, 0);
-    let tokenizer = train(&images, SIDE, &options(6), |_, _| {}).unwrap();
+    let tokenizer = train(&images, SIDE, &options(6), |_| {}).unwrap();
     let report = check(&tokenizer, &images, SIDE).unwrap();
     assert_eq!((report.mse, report.codes_used, report.images), (0.0, 6, 40));
     assert!(report.perplexity > 5.0 && report.perplexity <= 6.0, "{report:?}");
@@ -33,7 +33,16 @@ fn finds_the_patches_that_pictures_are_made_of() {
 fn error_falls_and_every_code_is_used() {
     let images = images(60, 200, 20);
     let mut errors = Vec::new();
-    let tokenizer = train(&images, SIDE, &options(32), |_, error| errors.push(error)).unwrap();
+    let mut chosen = Vec::new();
+    let tokenizer = train(&images, SIDE, &options(32), |progress| match progress {
+        TrainProgress::Chosen(codes) => chosen.push(codes),
+        TrainProgress::Round(round, error) => {
+            errors.push(error);
+            assert_eq!(round, errors.len() as u64);
+        }
+    })
+    .unwrap();
+    assert!(chosen.into_iter().eq(1..=32), "each first code is told of");
     assert_eq!(errors.len(), 8);
     assert!(errors.windows(2).all(|pair| pair[1] <= pair[0] * 1.0001), "{errors:?}");
     let report = check(&tokenizer, &images, SIDE).unwrap();
@@ -47,17 +56,17 @@ fn same_codes_for_any_number_of_threads() {
     let images = images(30, 100, 9);
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| train(&images, SIDE, &options(16), |_, _| {}).unwrap())
+        pool.install(|| train(&images, SIDE, &options(16), |_| {}).unwrap())
     };
     assert_eq!(on(1), on(3));
-    let other = train(&images, SIDE, &TrainOptions { seed: 4, ..options(16) }, |_, _| {}).unwrap();
+    let other = train(&images, SIDE, &TrainOptions { seed: 4, ..options(16) }, |_| {}).unwrap();
     assert_ne!(on(1), other, "the seed matters");
 }
 
 #[test]
 fn refuses_what_cannot_be_trained() {
     let images = images(2, 3, 0);
-    let failed = |options| train(&images, SIDE, &options, |_, _| {}).unwrap_err().to_string();
+    let failed = |options| train(&images, SIDE, &options, |_| {}).unwrap_err().to_string();
     assert!(failed(TrainOptions { patch: 3, ..options(2) }).contains("patch"));
     assert!(failed(TrainOptions { patch: 0, ..options(2) }).contains("patch"));
     assert!(failed(options(9)).contains("--codes: expected 1 to "));
@@ -68,7 +77,7 @@ fn refuses_what_cannot_be_trained() {
 fn files_are_told_apart() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("t.safetensors");
-    let tokenizer = train(&images(20, 9, 0), SIDE, &options(5), |_, _| {}).unwrap();
+    let tokenizer = train(&images(20, 9, 0), SIDE, &options(5), |_| {}).unwrap();
     tokenizer.save(&path).unwrap();
     let opened = open(&path, Device::Cpu).unwrap();
     assert_eq!(opened.fingerprint(), tokenizer.fingerprint());
@@ -83,7 +92,7 @@ fn files_are_told_apart() {
 
 #[test]
 fn bundled_codes_decode_to_themselves() {
-    let tokenizer = train(&images(50, 40, 0), SIDE, &options(16), |_, _| {}).unwrap();
+    let tokenizer = train(&images(50, 40, 0), SIDE, &options(16), |_| {}).unwrap();
     let ids: Vec<u16> = (0..16).collect();
     let picture = tokenizer.decode(&ids, 4).unwrap();
     assert_eq!(tokenizer.encode_all(&[picture], 16).unwrap(), [ids]);

@@ -2,7 +2,9 @@
 
 mod batches;
 mod meter;
+mod notes;
 mod others;
+mod pace;
 mod record;
 mod watch;
 
@@ -12,6 +14,7 @@ use std::thread;
 use std::time::Instant;
 
 use burn::backend::Autodiff;
+use burn::tensor::backend::Backend;
 use sorcen_runtime::ModelConfig;
 
 use crate::checkpoint::{self, State};
@@ -32,6 +35,7 @@ pub use batches::Batches;
 pub(crate) use meter::now_s;
 use meter::Meter;
 use others::Others;
+use pace::Pace;
 use watch::Watch;
 pub use watch::PICTURES;
 
@@ -122,7 +126,8 @@ pub struct Progress {
     pub images: u64,
     /// The newest line of the log, where this step wrote one.
     pub line: Option<LogLine>,
-    /// Before the first step: what a person should know of how the run begins. Else empty.
+    /// Before the first step: what a person should know of how the run begins, and what was asked for and will not come
+    /// in it, a sentence each. Else empty.
     pub notes: Vec<String>,
 }
 
@@ -180,14 +185,15 @@ fn run<B: TrainBackend>(
     let started = Instant::now();
     let earlier = if options.resume { checkpoint::find(&out.join(CHECKPOINT)) } else { None };
     let mut notes = Vec::new();
-    let earlier = match &earlier {
+    let earlier = match earlier {
         Some(dir) => {
             let (plan, note) = record::resumed_plan(&out.join(RUN), options, &model, &dataset)?;
             notes.extend(note);
-            Some((dir.as_path(), plan))
+            Some((dir, plan))
         }
         None => None,
     };
+    let earlier = earlier.as_ref().map(|(dir, plan)| (dir.as_path(), plan));
     let start = Start { options, model: &model, dataset: &dataset, earlier };
     let mut places = Peers::of_run(options.devices).into_iter();
     let mine = places.next().unwrap_or_default();
@@ -205,7 +211,7 @@ struct Start<'a> {
     model: &'a ModelConfig,
     dataset: &'a TokenDataset,
     /// The checkpoint to go on from, and the plan of its run.
-    earlier: Option<(&'a Path, Plan)>,
+    earlier: Option<(&'a Path, &'a Plan)>,
 }
 
 impl Start<'_> {
@@ -239,8 +245,8 @@ fn train<B: TrainBackend>(
     let mut batches = Batches::new(dataset, options, peers.rank());
     let watch = Watch::open(options, model, dataset)?;
     let (mut training, behind, note) = start.replica::<B>(peers)?;
-    let (plan, mut step) = match earlier {
-        Some((_, plan)) => (plan, behind),
+    let (mut plan, mut step) = match earlier {
+        Some((_, plan)) => (plan.clone(), behind),
         None => {
             let plan = plan(options, &training, &mut batches, started);
             let first = options.start_epoch.saturating_mul(plan.steps_per_epoch);
@@ -262,18 +268,27 @@ fn train<B: TrainBackend>(
     let events_path = out.join(TENSORBOARD);
     let mut events = Events::create(&events_path, &lines, now_s())?;
     notes.extend(note);
+    notes.extend(notes::notes(options, &plan, step..plan.steps));
     if !notes.is_empty() {
         let images = step * options.images_per_step() as u64;
         let _ = progress(&Progress { step, steps: plan.steps, images, line: None, notes });
     }
     let mut meter = Meter::<B>::new();
     let (first_step, mut last) = (step, None);
+    let mut pace = Pace::new(options, started, spent_s(&lines, options, &plan), step);
     while step < plan.steps {
         others.step(&plan, step);
         let inputs = batches.of_step(&plan, step);
         let report = training.step(&inputs, plan.momentum(step), plan.learning_rate(step), &mut Clock::off());
         meter.add(step, report);
         step += 1;
+        if let Some(pace) = pace.as_mut().filter(|_| plan.can_be_revised(step)) {
+            let wait = || drop(<B as Backend>::sync(&training.device));
+            if let Some(steps) = pace.steps(step, wait).filter(|&steps| steps != plan.steps) {
+                plan.revise(step, steps);
+                record::revise(&out.join(RUN), &plan)?;
+            }
+        }
 
         // Reading losses waits for the device: not at every step, but before anything is saved.
         let save = step == plan.steps || step % options.save_every == 0;
@@ -288,8 +303,7 @@ fn train<B: TrainBackend>(
         }
         let images = step * options.images_per_step() as u64;
         let told = Progress { step, steps: plan.steps, images, line: line.clone(), notes: Vec::new() };
-        let asked = progress(&told).is_break();
-        let stop = asked || out_of_time(options, started);
+        let stop = progress(&told).is_break();
         if stop && line.is_none() {
             line = Some(meter.line(&plan, options)?);
         }
@@ -410,10 +424,14 @@ fn plan<B: TrainBackend>(
     }
 }
 
-/// Whether a run by minutes has used them up: the machine has become slower than when it was timed.
-fn out_of_time(options: &PretrainOptions, started: Instant) -> bool {
-    match options.duration {
-        Duration::Minutes(minutes) => started.elapsed().as_secs_f64() > minutes * 60.0 * 1.1,
-        _ => false,
+/// Seconds that earlier sessions of a run have trained, by its log.
+fn spent_s(lines: &[LogLine], options: &PretrainOptions, plan: &Plan) -> f64 {
+    let mut before = options.start_epoch.saturating_mul(plan.steps_per_epoch);
+    let mut seconds = 0.0;
+    for line in lines {
+        let images = line.step.saturating_sub(before) as f64 * options.images_per_step() as f64;
+        seconds += images / line.img_per_s.max(1e-9);
+        before = line.step;
     }
+    seconds
 }

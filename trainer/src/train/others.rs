@@ -14,7 +14,7 @@ use crate::step::Pretraining;
 pub struct Others(Vec<Sender<Order>>);
 
 /// What all replicas do together.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Order {
     /// A step of a plan.
     Step(Plan, u64),
@@ -59,7 +59,7 @@ impl Others {
 
     /// Has all of them make step `step`.
     pub fn step(&self, plan: &Plan, step: u64) {
-        self.order(Order::Step(*plan, step));
+        self.order(Order::Step(plan.clone(), step));
     }
 
     /// That all have the weights of `first`, which has done `step` steps.
@@ -78,7 +78,7 @@ impl Others {
 
     fn order(&self, order: Order) {
         for replica in &self.0 {
-            let _ = replica.send(order); // one that is gone breaks the first sum
+            let _ = replica.send(order.clone()); // one that is gone breaks the first sum
         }
     }
 }

@@ -10,6 +10,7 @@ use super::meter::now_s;
 use crate::checkpoint::{self, Keep};
 use crate::config::{ModelChoice, Plan, PretrainOptions};
 use crate::data::{DataError, TokenDataset};
+use crate::difference::expect_same;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Record {
@@ -80,13 +81,26 @@ pub fn write(
 ) -> Result<(), DataError> {
     let record = Record {
         model: *model,
-        plan: *plan,
+        plan: plan.clone(),
         options: options.clone(),
         dataset: Dataset::of(dataset),
         program: Program::this(),
         begun_s: now_s(),
     };
-    let json = serde_json::to_string_pretty(&record)
+    save(path, &record)
+}
+
+/// Writes another plan into the file: that of a run by minutes as its speed became known.
+///
+/// # Errors
+/// [`DataError`] where it cannot be read or written.
+pub fn revise(path: &Path, plan: &Plan) -> Result<(), DataError> {
+    let record: Record = checkpoint::read_json(path)?;
+    save(path, &Record { plan: plan.clone(), ..record })
+}
+
+fn save(path: &Path, record: &Record) -> Result<(), DataError> {
+    let json = serde_json::to_string_pretty(record)
         .map_err(|error| DataError::invalid(path, "record", "one that JSON can hold", error))?;
     Ok(atomic::write_bytes(path, (json + "\n").as_bytes())?)
 }
@@ -103,31 +117,32 @@ pub fn resumed_plan(
     dataset: &TokenDataset,
 ) -> Result<(Plan, Option<String>), DataError> {
     let record: Record = checkpoint::read_json(path)?;
-    let differs = |item: &str, begun: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
-        Err(DataError::invalid(path, item, format!("{begun}, as the run was begun with"), now))
+    expect_same(path, |field| format!("--model: {field}"), &record.model, model)?;
+    let item = |field: &str| match field {
+        "sha256" => "--data: checksum of tokens and labels".into(),
+        field => format!("--data: {field}"),
     };
-    if let Some((field, begun, now)) = checkpoint::first_difference(&record.model, model) {
-        return differs(&format!("model: {field}"), &begun, &now);
+    expect_same(path, item, &record.dataset, &Dataset::of(dataset))?;
+    let [begun, now] = [&record.options, options].map(Shares::of);
+    if begun.images() != now.images() {
+        let item = "images of an update (--batch_size × --accum_iter × --devices)";
+        return Err(DataError::invalid(path, item, format!("{begun}, as the run was begun with"), now));
     }
-    let dataset = Dataset::of(dataset);
-    if record.dataset != dataset {
-        return differs("dataset", &format!("{:?}", record.dataset), &format!("{dataset:?}"));
-    }
-    let shares = [&record.options, options].map(Shares::of);
-    let [begun, now] = shares.map(|shares| shares.images());
-    if begun != now {
-        let [begun, now] = shares.map(|shares| shares.to_string());
-        return differs("images of an update (--batch_size × --accum_iter × --devices)", &begun, &now);
-    }
-    if let Some((name, begun, now)) = checkpoint::first_difference(&comparable(&record.options), &comparable(options)) {
-        return differs(&name, &begun, &now);
-    }
-    let [begun, now] = shares;
+    expect_same(path, flag, &comparable(&record.options), &comparable(options))?;
     let note = format!(
         "--batch_size × --accum_iter × --devices: {now}, where the run was begun with {begun}; updates have the images \
          they would have had, while masks, BatchNorm and negatives go by batch and device as they are now"
     );
     Ok((record.plan, (begun != now).then_some(note)))
+}
+
+/// The flag that sets a field of the options.
+fn flag(field: &str) -> String {
+    match field {
+        "duration" | "epochs" | "steps" | "minutes" => "--epochs, --steps or --minutes".into(),
+        "jsm" => "jittered spatial masking (off with --no_jsm)".into(),
+        field => format!("--{field}"),
+    }
 }
 
 /// How the images of an update are shared out.

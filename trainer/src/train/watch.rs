@@ -17,7 +17,7 @@ use crate::eval::{probe_features, Task, Votes};
 use crate::kernels::TrainBackend;
 use crate::model::layers::Dropout;
 use crate::model::Layout;
-use crate::picture::{fill_unknown, known, save_png, Grid, Picture};
+use crate::picture::{fill_unknown, known, named_rows, save_png, Grid, Picture};
 use crate::step::{Pretraining, StepInputs};
 use crate::tokenizer::{self, Tokenizer, TokenizerError};
 
@@ -25,6 +25,9 @@ use crate::tokenizer::{self, Tokenizer, TokenizerError};
 pub const PICTURES: &str = "pictures";
 /// Images of a row of a sheet.
 const COLUMNS: usize = 8;
+/// What the rows of a sheet are: images of the batch, what the student saw of them (grey: masked or dropped), the echoes
+/// that are drawn from it, what the teacher sees of those, and new images from nothing.
+pub const ROWS: [&str; 5] = ["image", "student sees", "echo", "teacher sees", "new image"];
 
 /// Everything that looking needs, opened before the first step.
 pub struct Watch {
@@ -109,8 +112,7 @@ impl Watch {
         knn.map(|task| accuracy(task).map_err(failed("k-NN"))).transpose()
     }
 
-    /// Five rows of token maps: images, what the student saw of them, echoes, what the teacher sees of those, new
-    /// images.
+    /// Token maps of each of [`ROWS`].
     fn rows<B: TrainBackend>(
         &self,
         engine: &BurnEngine<B::InnerBackend>,
@@ -148,20 +150,20 @@ impl Watch {
 }
 
 /// Paints rows of token maps.
-fn draw(rows: &[Vec<u16>], tokenizer: &dyn Tokenizer, config: &ModelConfig) -> Result<Picture, TokenizerError> {
+fn draw(rows: &[Vec<u16>; 5], tokenizer: &dyn Tokenizer, config: &ModelConfig) -> Result<Picture, TokenizerError> {
     let (grid, unknown) = (config.grid, config.mask_token_id);
-    let mut pictures = Vec::new();
-    for row in rows {
+    let mut named = Vec::new();
+    for (name, row) in ROWS.into_iter().zip(rows) {
         let maps: Vec<&[u16]> = row.chunks_exact(config.tokens()).collect();
         let painted = tokenizer.decode_all(&maps.iter().map(|ids| known(ids, unknown)).collect::<Vec<_>>(), grid)?;
-        for (mut rgb, ids) in painted.into_iter().zip(maps) {
+        let picture = |(mut rgb, ids): (Vec<u8>, &[u16])| {
             fill_unknown(&mut rgb, ids, grid, unknown);
-            pictures.push(rgb);
-        }
-        pictures.resize(pictures.len().next_multiple_of(COLUMNS), Vec::new());
+            rgb
+        };
+        named.push((name, painted.into_iter().zip(maps).map(picture).collect()));
     }
     let layout = Grid { columns: COLUMNS, ..Grid::default() };
-    Ok(layout.draw(&pictures, grid * tokenizer.stride()))
+    Ok(named_rows(&layout, &named, grid * tokenizer.stride()))
 }
 
 /// Whether an epoch whose number is a multiple of `every` (if any) ends with step `steps`.

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use sorcen_runtime::rng::{Rng, Stream};
 
 use super::learned::{as_grid, as_rows, host, host_ids, nearest_code, upload_pixels};
-use super::{kmeans, psnr_db, vit, vqgan, Autoencoder, Learned, TrainOptions};
+use super::{kmeans, psnr_db, vit, vqgan, Autoencoder, Learned, TrainOptions, TrainProgress};
 use crate::checkpoint;
 use crate::data::DataError;
 use crate::device::with_backend;
@@ -161,8 +161,12 @@ fn patches_of(
     let step = images.pixels.len().div_ceil(START_IMAGES);
     let some: Vec<_> = images.pixels.iter().step_by(step).cloned().collect();
     let options = TrainOptions { codes, patch, iterations: START_ROUNDS, seed };
-    kmeans::train(&some, images.side, &options, |number, _| round(number + 1))
-        .map_err(|error| format!("--start patches: {error}; --start random goes without"))
+    kmeans::train(&some, images.side, &options, |progress| {
+        if let TrainProgress::Round(number, _) = progress {
+            round(number);
+        }
+    })
+    .map_err(|error| format!("--start patches: {error}; --start random goes without"))
 }
 
 /// Everything that a step changes.

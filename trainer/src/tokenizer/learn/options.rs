@@ -7,9 +7,10 @@ use sorcen_export::atomic;
 use sorcen_runtime::vit::VitConfig;
 
 use super::Images;
-use crate::checkpoint::{first_difference, read_json};
+use crate::checkpoint::read_json;
 use crate::data::DataError;
 use crate::device::Device;
+use crate::difference::expect_same;
 use crate::tokenizer::vit;
 use crate::tokenizer::vqgan::VqganConfig;
 
@@ -194,15 +195,11 @@ pub(super) fn write(path: &Path, options: &Options, images: &Images) -> Result<(
 /// Refuses to go on with other options or images than a run was begun with.
 pub(super) fn check_same(path: &Path, options: &Options, images: &Images) -> Result<(), DataError> {
     let record: Record = read_json(path)?;
-    let differs = |item: &str, begun: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
-        Err(DataError::invalid(path, item, format!("{begun}, as the run was begun with"), now))
+    let item = |field: &str| match field {
+        "count" => "--images: number of them".into(),
+        "side" => "--images: side in pixels".into(),
+        _ => "--images: checksum of their names and classes".into(),
     };
-    let (begun, now) = (record.images, Data::of(images));
-    if begun != now {
-        return differs("images", &format!("{begun:?}"), &format!("{now:?}"));
-    }
-    match first_difference(&record.options.comparable(), &options.comparable()) {
-        Some((name, begun, now)) => differs(&name, &begun, &now),
-        None => Ok(()),
-    }
+    expect_same(path, item, &record.images, &Data::of(images))?;
+    expect_same(path, |field| format!("--{field}"), &record.options.comparable(), &options.comparable())
 }
