@@ -82,20 +82,22 @@ pub const fn tolerance(link: Link, output: Output) -> Tolerance {
         // Logits of a trained model reach 40; the runtime's portable GELU and exponential are within 5e-6, which
         // comes to 8e-4 there.
         (Link::F32Pack, Output::Logits | Output::Step) => exact(2e-3),
-        // Half precision: 11 bits a weight. The differences scale with the model's values.
+        // From here on the differences scale with the model's values. In brackets what the bundled model measures, of all
+        // rows and of the worst. Half precision: 11 bits a weight (logits 9e-4, 2e-3).
         (Link::F16, _) => close(0.999_9, 0.01, 0.02),
-        // 8 bits a weight and an activation. Features average over tokens, single tokens and logits do not.
+        // 8 bits a weight and an activation (0.006, 0.008; 0.015, 0.05; 0.04, 0.09). Features average over tokens, single
+        // tokens and logits do not.
         (Link::Int8, Output::Features) => close(0.9995, 0.03, 0.05),
         (Link::Int8, Output::Latent) => close(0.99, 0.05, 0.2),
         (Link::Int8, Output::Logits | Output::Step) => close(0.99, 0.1, 0.2),
-        // 4 bits a weight: about 9 % off each. The demo model keeps its features within 0.995; logits of single
-        // positions turn further.
+        // 4 bits a weight: about 9 % off each (0.07, 0.1; 0.11, 0.25; 0.25, 0.66). The demo model keeps its features
+        // within 0.995; logits of single positions turn further.
         (Link::Int4, Output::Features) => close(0.99, 0.15, 0.2),
         (Link::Int4, Output::Latent) => close(0.9, 0.3, 0.5),
         (Link::Int4, Output::Logits | Output::Step) => close(0.7, 0.5, 0.9),
-        // One range for all tokens of all images is coarser than one a token.
-        (Link::Int8Static, Output::Features) => close(0.995, 0.1, 0.15),
-        (Link::Int8Static, Output::Latent | Output::Logits | Output::Step) => close(0.95, 0.15, 0.4),
+        // One range for all tokens of all images is coarser than one a token (0.007, 0.01; 0.02, 0.06; 0.05, 0.16).
+        (Link::Int8Static, Output::Features) => close(0.995, 0.05, 0.12),
+        (Link::Int8Static, Output::Latent | Output::Logits | Output::Step) => close(0.95, 0.12, 0.35),
     }
 }
 
