@@ -283,7 +283,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// Recomputes every checksum of a pack that was tampered with, so that tests and fuzzers get past them.
-#[cfg(feature = "std")]
+#[cfg(any(test, feature = "std"))]
 #[doc(hidden)]
 pub fn reseal(bytes: &mut [u8]) {
     let count = u32_at(bytes, header::SECTIONS) as usize;
