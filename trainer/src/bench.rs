@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Instant;
 
 use burn::backend::Autodiff;
-use burn::tensor::{backend::Backend, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use serde::Serialize;
 use sorcen_runtime::rng::{Rng, Stream};
 use sorcen_runtime::ModelConfig;
@@ -13,10 +13,9 @@ use crate::clock::{Clock, Phase};
 use crate::config::PretrainOptions;
 use crate::device::{with_backend, Device};
 use crate::flops;
-use crate::kernels::TrainBackend;
+use crate::kernels::{Kernels, TrainBackend};
 use crate::masking::{Crop, MaskOptions};
 use crate::model::layers::Dropout;
-use crate::model::precision::product;
 use crate::model::Precision;
 use crate::replicas::Peers;
 use crate::step::{Echo, HeadSizes, LossOptions, Method, Pretraining, StepInputs};
@@ -166,7 +165,7 @@ fn timed(work: impl FnOnce()) -> f64 {
 }
 
 /// Operations a second of the backend's matrix product: the best over a few large shapes and repetitions.
-fn fastest_matmul<B: Backend>(options: &BenchOptions, device: &B::Device) -> f64 {
+fn fastest_matmul<B: Kernels>(options: &BenchOptions, device: &B::Device) -> f64 {
     let (model, batch) = (&options.model, options.batch_size);
     let rows = (batch * model.sequence()).min(16_384);
     let (width, hidden) = (model.embed_dim, model.hidden_dim());
@@ -176,10 +175,14 @@ fn fastest_matmul<B: Backend>(options: &BenchOptions, device: &B::Device) -> f64
             let values = (0..rows * columns).map(|i| (i % 17) as f32 - 8.0).collect::<Vec<f32>>();
             Tensor::<B, 2>::from_data(TensorData::new(values, [rows, columns]), device)
         };
-        let [a, b] = [make(m, k), make(k, n)].map(|factor| options.precision.round(factor));
+        let precision = options.precision;
+        let [a, b] = [make(m, k), make(k, n)].map(|factor| precision.round(factor));
         for _ in 0..3 {
             let seconds = timed(|| {
-                let product = product(a.clone(), b.clone(), a.dtype());
+                let product = match precision {
+                    Precision::Bf16 => a.clone().matmul(b.clone()),
+                    _ => B::product(a.clone(), b.clone(), precision),
+                };
                 let _ = product.slice([0..1, 0..1]).into_data(); // waits
             });
             best = best.max(2.0 * (m * k * n) as f64 / seconds);

@@ -229,6 +229,7 @@ impl PretrainOptions {
         check(self.accum_iter >= 1, "accum_iter", "at least 1", &self.accum_iter)?;
         check((1..=1024).contains(&self.devices), "devices", "1 to 1024", &self.devices)?;
         let timed = matches!(self.duration, Duration::Minutes(_));
+        self.precision.expect_on(self.device)?;
         check(self.devices == 1 || !timed, "minutes", "steps or epochs, with several devices", &value)?;
         for (name, lr) in [("lr", self.lr), ("blr", self.blr), ("min_lr", Some(self.min_lr))] {
             let lr = lr.unwrap_or(0.0);

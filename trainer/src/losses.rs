@@ -3,7 +3,8 @@
 
 use burn::tensor::{activation::log_softmax, backend::Backend, Int, Tensor};
 
-use crate::model::indices;
+use crate::kernels::Kernels;
+use crate::model::{indices, Precision};
 
 /// Norms are kept above this when dividing by them.
 const NORM_FLOOR: f32 = 1e-12;
@@ -24,19 +25,19 @@ pub fn smoothed_cross_entropy<B: Backend>(
 }
 
 /// Mean squared cosine over all pairs of rows, self-pairs included, `[1]`.
-pub fn uniformity<B: Backend>(features: Tensor<B, 2>) -> Tensor<B, 1> {
+pub fn uniformity<B: Kernels>(features: Tensor<B, 2>) -> Tensor<B, 1> {
     let unit = normalise(features);
-    unit.clone().matmul(unit.transpose()).square().mean()
+    B::product(unit.clone(), unit.transpose(), Precision::F32).square().mean()
 }
 
 /// Cosines of echoes (rows) and anchors (columns) over the temperature, `[B, B]`.
-pub fn contrast_scores<B: Backend>(echoes: Tensor<B, 2>, anchors: Tensor<B, 2>, temperature: f32) -> Tensor<B, 2> {
-    normalise(echoes).matmul(normalise(anchors).transpose()) / temperature
+pub fn contrast_scores<B: Kernels>(echoes: Tensor<B, 2>, anchors: Tensor<B, 2>, temperature: f32) -> Tensor<B, 2> {
+    B::product(normalise(echoes), normalise(anchors).transpose(), Precision::F32) / temperature
 }
 
 /// InfoNCE: mean over the echoes `[B, D]` of the cross-entropy against their own among the anchors `[N, D]`,
 /// `[1]`. With anchors gathered from several processes, those of this one start at row `first`.
-pub fn infonce<B: Backend>(
+pub fn infonce<B: Kernels>(
     echoes: Tensor<B, 2>,
     anchors: Tensor<B, 2>,
     temperature: f32,

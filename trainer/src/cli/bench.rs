@@ -48,7 +48,8 @@ pub struct TrainArgs {
     /// with cpu, threads that share its cores.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     devices: u16,
-    /// What matrix products take: f32, or bf16 with everything else, and the weights, in f32.
+    /// What matrix products take: f32; tf32, which CUDA's tensor cores make of f32; or bf16, with everything else, and
+    /// the weights, in f32.
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
     /// Dropout rate.
@@ -80,7 +81,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     usage_unless!((0.0..1.0).contains(&args.dropout), "--dropout: expected 0 to below 1, found {}", args.dropout);
     let devices = usize::from(args.devices);
-    if let Err(message) = args.device.expect(devices) {
+    if let Err(message) = args.precision.expect_on(args.device).and_then(|()| args.device.expect(devices)) {
         usage_unless!(false, "{message}");
     }
     let report = train_steps(&BenchOptions {

@@ -11,7 +11,7 @@ use super::features::{EncoderArgs, TaskArgs};
 use crate::device::{with_backend, Device};
 use crate::engine::BurnEngine;
 use crate::eval::{probe_features, Estimate, FewShot, ProbeOptions, Task, TaskFeatures};
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, TrainBackend};
 
 /// Classify from a few labelled images a class: several draws, mean and 95 %
 /// interval
@@ -108,7 +108,10 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn rows<B: Kernels>(args: &Args, task: &Task) -> Result<Vec<Row>> {
+fn rows<B: Kernels>(args: &Args, task: &Task) -> Result<Vec<Row>>
+where
+    Autodiff<B>: TrainBackend<InnerBackend = B, Device = B::Device>,
+{
     let device = B::Device::default();
     let features = match (&args.encoder.checkpoint, &args.encoder.pack) {
         (Some(dir), _) => {
@@ -148,7 +151,10 @@ fn draw_accuracies<B: Kernels>(
     features: &TaskFeatures,
     few: FewShot,
     device: &B::Device,
-) -> Result<[f64; 2]> {
+) -> Result<[f64; 2]>
+where
+    Autodiff<B>: TrainBackend<InnerBackend = B, Device = B::Device>,
+{
     let examples = match few.examples(&task.bank.labels) {
         Ok(examples) => examples,
         Err((class, found)) => {

@@ -21,7 +21,7 @@ use crate::eval::{
     TaskFeatures, TrainFeatures, WARMUP_EPOCHS,
 };
 use crate::files::PartialDir;
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, TrainBackend};
 use crate::model::layers::Dropout;
 
 /// Train a linear classifier on frozen features: the paper's main measure
@@ -154,7 +154,10 @@ impl Args {
 }
 
 /// Trains; writes head and log to the folder `out`.
-fn probe<B: Kernels>(args: &Args, task: &Task, options: &ProbeOptions, out: &Path) -> Result<Log> {
+fn probe<B: Kernels>(args: &Args, task: &Task, options: &ProbeOptions, out: &Path) -> Result<Log>
+where
+    Autodiff<B>: TrainBackend<InnerBackend = B, Device = B::Device>,
+{
     let device = B::Device::default();
     let log_path = out.join("log.txt");
     let mut log = File::create(&log_path).map_err(DataError::io(&log_path))?;

@@ -77,7 +77,8 @@ pub struct Args {
     /// so many GPUs of this machine; with cpu, threads: for tests, it is no faster.
     #[arg(long, default_value_t = 1)]
     devices: usize,
-    /// What matrix products take: f32, or bf16 with everything else, and the weights, in f32.
+    /// What matrix products take: f32; tf32, which CUDA's tensor cores make of f32 (faster, 11 bits); or bf16 (8 bits),
+    /// with everything else, and the weights, in f32.
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
     /// Peak learning rate, at least min_lr [default: blr * images of a step / 256].

@@ -50,7 +50,7 @@ pub struct Args {
     /// Output tensors (safetensors).
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
-    /// What matrix products take.
+    /// What matrix products take: f32, tf32 (of CUDA's tensor cores) or bf16.
     #[arg(long, value_enum, default_value = "f32")]
     precision: Precision,
     /// Where to compute: cpu, or cuda or wgpu in a build with that feature.
@@ -70,6 +70,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn step<B: TrainBackend>(args: &Args) -> anyhow::Result<()> {
+    if let Err(message) = args.precision.expect_on(args.device) {
+        usage_unless!(false, "{message}");
+    }
     usage_unless!(args.lr.is_finite() && args.lr >= 0.0, "--lr: expected 0 or more, found {}", args.lr);
     let mut run: Pretraining<B> = open(args)?;
     let method = run.options.method;

@@ -32,7 +32,7 @@ use crate::engine::BurnEngine;
 use crate::eval::{
     linear_probe, probe_features, ProbeData, ProbeError, ProbeOptions, Task, TaskFeatures, TrainFeatures, Votes,
 };
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, TrainBackend};
 use crate::metrics::LogLine;
 use crate::tokenizer;
 use crate::train::{self, Progress, TrainError};
@@ -132,7 +132,10 @@ pub struct CellProgress<'a> {
 /// # Errors
 /// Files that cannot be read or written, options that do not fit the data or the comparison begun in
 /// `output_dir`, a loss that is not finite.
-pub fn compare<B: Kernels>(options: &Options, progress: &mut dyn FnMut(&CellProgress<'_>)) -> Result<Comparison> {
+pub fn compare<B: Kernels>(options: &Options, progress: &mut dyn FnMut(&CellProgress<'_>)) -> Result<Comparison>
+where
+    Autodiff<B>: TrainBackend<InnerBackend = B, Device = B::Device>,
+{
     let Settings { data, bank, split, only, .. } = &options.settings;
     check_variants(options)?;
     let task = Task::open(data, bank, split, only)?;
@@ -195,7 +198,10 @@ fn run_cell<B: Kernels>(
     seed: u64,
     dir: &Path,
     progress: &mut dyn FnMut(Option<&Progress>),
-) -> Result<Cell> {
+) -> Result<Cell>
+where
+    Autodiff<B>: TrainBackend<InnerBackend = B, Device = B::Device>,
+{
     let settings = &options.settings;
     let device = B::Device::default();
     let votes = Votes { k: settings.k, ..Votes::default() };
@@ -261,7 +267,10 @@ fn linear_top1<B: Kernels>(
     features: &TaskFeatures,
     seed: u64,
     device: &B::Device,
-) -> Result<f64, ProbeError> {
+) -> Result<f64, ProbeError>
+where
+    Autodiff<B>: TrainBackend<InnerBackend = B, Device = B::Device>,
+{
     let official = ProbeOptions::official(task.bank.labels.len(), seed);
     let epochs = settings.probe_epochs;
     let warmup_epochs = official.warmup_epochs.min(epochs as f64 / 9.0);

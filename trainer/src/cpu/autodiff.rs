@@ -3,7 +3,7 @@
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::ops::FloatTensor;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::math::{self, wide};
@@ -12,6 +12,7 @@ use crate::kernels::graph::{primitive, record};
 use crate::kernels::Kernels;
 use crate::model::block::Block;
 use crate::model::layers::Dropout;
+use crate::model::precision::Precision;
 use crate::model::weight::Weights as _;
 
 type Primitive = FloatTensor<Flex>;
@@ -22,7 +23,7 @@ fn slice(gradient: Primitive) -> Slice {
 
 impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
     fn block(block: &Block<Self>, x: Tensor<Self, 3>, dropout: &Dropout) -> Tensor<Self, 3> {
-        if block.precision() != DType::F32 {
+        if block.precision() != Precision::F32 {
             return block.forward_plain(x, dropout);
         }
         let dims = x.dims();

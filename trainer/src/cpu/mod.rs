@@ -7,12 +7,13 @@ mod math;
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::Flex;
-use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive};
+use burn::tensor::{Tensor, TensorData, TensorPrimitive};
 use rayon::prelude::*;
 
 use crate::kernels::Kernels;
 use crate::model::block::Block;
 use crate::model::layers::Dropout;
+use crate::model::precision::Precision;
 use crate::model::weight::Weights as _;
 use crate::optim::{Moments, Update};
 pub use math::wide;
@@ -59,7 +60,7 @@ fn shape(block: &Block<Flex>, dims: [usize; 3]) -> block::Shape {
 
 impl Kernels for Flex {
     fn block(block: &Block<Self>, x: Tensor<Self, 3>, dropout: &Dropout) -> Tensor<Self, 3> {
-        if block.precision() != DType::F32 {
+        if block.precision() != Precision::F32 {
             return block.forward_plain(x, dropout);
         }
         let dims = x.dims();

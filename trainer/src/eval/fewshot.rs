@@ -1,12 +1,12 @@
 //! Few-shot classification: k labelled images a class, drawn several times. The paper's supplement, table A.3.
 
-use burn::tensor::backend::AutodiffBackend;
 use sorcen_runtime::head::Prototypes;
 use sorcen_runtime::rng::{Rng, Stream};
 
 use super::knn::accuracy;
 use super::linear_probe::{linear_probe, shuffled, EpochLine, ProbeData, ProbeError, ProbeOptions, TrainFeatures};
 use super::task::{Task, TaskFeatures};
+use crate::kernels::TrainBackend;
 
 /// Which images are the examples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl FewShot {
     ///
     /// # Errors
     /// [`ProbeError`].
-    pub fn accuracies<B: AutodiffBackend>(
+    pub fn accuracies<B: TrainBackend>(
         task: &Task,
         features: &TaskFeatures,
         examples: &[usize],

@@ -1,12 +1,13 @@
 //! The linear probe: a linear classifier on frozen features, trained by LARS as the official code
 //! does (the paper's supplement, section A, has the schedule).
 
-use burn::tensor::backend::{AutodiffBackend, Backend};
+use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use sorcen_runtime::rng::{Rng, Stream};
 
 use super::probe_head::{tensor, ProbeHead};
+use crate::kernels::{Kernels, TrainBackend};
 use crate::losses::cross_entropy;
 use crate::model::indices;
 use crate::optim::{Lars, LarsOptions};
@@ -152,7 +153,7 @@ pub enum ProbeError {
 ///
 /// # Panics
 /// Where there are fewer than 2 training images, no test image, or not as many labels as features.
-pub fn linear_probe<B: AutodiffBackend, E: From<ProbeError>>(
+pub fn linear_probe<B: TrainBackend, E: From<ProbeError>>(
     train: &TrainFeatures<'_>,
     data: &ProbeData<'_>,
     options: &ProbeOptions,
@@ -218,7 +219,7 @@ pub fn linear_probe<B: AutodiffBackend, E: From<ProbeError>>(
 }
 
 /// Mean cross-entropy, and top-1 and top-5 accuracy in percent.
-fn measure<B: Backend>(head: &ProbeHead<B>, data: &ProbeData<'_>, device: &B::Device) -> (f64, [f64; 2]) {
+fn measure<B: Kernels>(head: &ProbeHead<B>, data: &ProbeData<'_>, device: &B::Device) -> (f64, [f64; 2]) {
     const BATCH: usize = 4096;
     let width = data.test[0].len();
     let (mut loss, mut right) = (0.0, [0usize; 2]);

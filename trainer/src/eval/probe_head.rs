@@ -11,6 +11,7 @@ use sorcen_export::fingerprint::CHECKPOINT;
 use sorcen_runtime::rng::{Rng, Stream};
 
 use crate::data::DataError;
+use crate::kernels::Kernels;
 use crate::model::batch_norm::{standardise_batch, BatchStatistics, RunningStatistics};
 use crate::model::layers::Linear;
 use crate::model::weight::{weights, Weights};
@@ -31,7 +32,7 @@ pub struct ProbeHead<B: Backend> {
 
 weights!(ProbeHead { running => "0", linear => "1" });
 
-impl<B: Backend> ProbeHead<B> {
+impl<B: Kernels> ProbeHead<B> {
     /// Initial values, a pure function of the arguments: weights normal with deviation 0.01, bias 0.
     pub fn new(width: usize, classes: usize, seed: u64, device: &B::Device) -> Self {
         let mut head =

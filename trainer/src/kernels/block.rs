@@ -5,21 +5,22 @@
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::Autodiff;
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Tensor, TensorPrimitive};
+use burn::tensor::{Tensor, TensorPrimitive};
 
 use super::graph::{primitive, record};
 use super::steps::{Drop, Heads, Steps};
 use super::Kernels;
 use crate::model::block::Block;
 use crate::model::layers::{Dropout, DropoutSource};
+use crate::model::precision::Precision;
 use crate::model::weight::Weights as _;
 
 /// A block's sizes, weights and dropout, below autodiff.
 struct Layer<B: Backend> {
     heads: Heads,
     eps: f32,
-    /// The type of the products' factors.
-    precision: DType,
+    /// What products take.
+    precision: Precision,
     /// In the order of the schema.
     weights: [Tensor<B, 2>; WEIGHTS],
     source: DropoutSource,
@@ -67,9 +68,17 @@ impl<B: Steps> Layer<B> {
         self.weights[index].clone()
     }
 
+    /// `a · b`, stored in the type of the factors.
+    fn product<const D: usize>(&self, a: Tensor<B, D>, b: Tensor<B, D>) -> Tensor<B, D> {
+        match self.precision {
+            Precision::F32 | Precision::Tf32 => B::product(a, b, self.precision),
+            Precision::Bf16 => a.matmul(b),
+        }
+    }
+
     /// `x Wᵀ` for the matrix at `index`.
     fn times(&self, x: Tensor<B, 2>, index: usize) -> Tensor<B, 2> {
-        x.matmul(self.weight(index).transpose())
+        self.product(x, self.weight(index).transpose())
     }
 
     fn scale(&self, width: usize) -> f32 {
@@ -78,14 +87,14 @@ impl<B: Steps> Layer<B> {
 
     fn forward(&self, x: Tensor<B, 2>) -> (Tensor<B, 2>, Tape<B>) {
         let [_, width] = x.dims();
-        let normed = B::norm(x.clone(), self.weight(0), self.weight(1), self.eps, self.precision);
+        let normed = B::norm(x.clone(), self.weight(0), self.weight(1), self.eps, self.precision.dtype());
         let parts = B::split(self.times(normed, 2), Some(self.weight(3)), self.heads);
         let [q, k, v] = parts.clone();
-        let scores = q.matmul(k.transpose());
+        let scores = self.product(q, k.transpose());
         let [attention, sums] = B::attend(scores, self.heads.tokens, self.scale(width), self.drop(0));
-        let mixed = B::join([attention.matmul(v)], self.heads);
+        let mixed = B::join([self.product(attention, v)], self.heads);
         let middle = B::add(x.clone(), self.times(mixed.clone(), 4), self.weight(5), self.drop(1));
-        let normed = B::norm(middle.clone(), self.weight(6), self.weight(7), self.eps, self.precision);
+        let normed = B::norm(middle.clone(), self.weight(6), self.weight(7), self.eps, self.precision.dtype());
         let hidden = self.times(normed, 8);
         let active = B::activate(hidden.clone(), self.weight(9), self.drop(2));
         let y = B::add(middle.clone(), self.times(active, 10), self.weight(11), self.drop(3));
@@ -98,33 +107,35 @@ impl<B: Steps> Layer<B> {
         let [_, width] = x.dims();
         let bias = |gradient: &Tensor<B, 2>| B::column_sums(gradient.clone());
 
-        let dout = B::add_backward(dy.clone(), self.drop(3), self.precision);
+        let dout = B::add_backward(dy.clone(), self.drop(3), self.precision.dtype());
         let active = B::activate(hidden.clone(), self.weight(9), self.drop(2));
-        let (dfc2, dfc2_bias) = (dout.clone().transpose().matmul(active), bias(&dout));
-        let dhidden = B::activate_backward(hidden.clone(), self.weight(9), dout.matmul(self.weight(10)), self.drop(2));
-        let normed = B::norm(middle.clone(), self.weight(6), self.weight(7), self.eps, self.precision);
-        let (dfc1, dfc1_bias) = (dhidden.clone().transpose().matmul(normed), bias(&dhidden));
-        let dnormed = dhidden.matmul(self.weight(8));
+        let (dfc2, dfc2_bias) = (self.product(dout.clone().transpose(), active), bias(&dout));
+        let dactive = self.product(dout, self.weight(10));
+        let dhidden = B::activate_backward(hidden.clone(), self.weight(9), dactive, self.drop(2));
+        let normed = B::norm(middle.clone(), self.weight(6), self.weight(7), self.eps, self.precision.dtype());
+        let (dfc1, dfc1_bias) = (self.product(dhidden.clone().transpose(), normed), bias(&dhidden));
+        let dnormed = self.product(dhidden, self.weight(8));
         let [dmiddle, dnorm2, dnorm2_bias] =
             B::norm_backward(middle.clone(), self.weight(6), dnormed, Some(dy), self.eps);
 
-        let dout = B::add_backward(dmiddle.clone(), self.drop(1), self.precision);
-        let (dproj, dproj_bias) = (dout.clone().transpose().matmul(mixed.clone()), bias(&dout));
-        let dmixed = dout.matmul(self.weight(4));
+        let dout = B::add_backward(dmiddle.clone(), self.drop(1), self.precision.dtype());
+        let (dproj, dproj_bias) = (self.product(dout.clone().transpose(), mixed.clone()), bias(&dout));
+        let dmixed = self.product(dout, self.weight(4));
         // The sum of weights times their gradients is that of outputs times theirs.
         let along = B::along(dmixed.clone(), mixed.clone(), self.heads);
         let [dmixed] = B::split(dmixed, None, self.heads);
         let [q, k, v] = parts.clone();
-        let (scores, dweights) = (q.clone().matmul(k.clone().transpose()), dmixed.clone().matmul(v.transpose()));
+        let scores = self.product(q.clone(), k.clone().transpose());
+        let dweights = self.product(dmixed.clone(), v.transpose());
         let (tokens, scale) = (self.heads.tokens, self.scale(width));
         let [attention, dscores] =
             B::attend_backward(scores, sums.clone(), dweights, along, tokens, scale, self.drop(0));
-        let dv = attention.transpose().matmul(dmixed);
-        let dk = dscores.clone().transpose().matmul(q);
-        let dqkv = B::join([dscores.matmul(k), dk, dv], self.heads);
-        let normed = B::norm(x.clone(), self.weight(0), self.weight(1), self.eps, self.precision);
-        let (dwqkv, dqkv_bias) = (dqkv.clone().transpose().matmul(normed), bias(&dqkv));
-        let dnormed = dqkv.matmul(self.weight(2));
+        let dv = self.product(attention.transpose(), dmixed);
+        let dk = self.product(dscores.clone().transpose(), q);
+        let dqkv = B::join([self.product(dscores, k), dk, dv], self.heads);
+        let normed = B::norm(x.clone(), self.weight(0), self.weight(1), self.eps, self.precision.dtype());
+        let (dwqkv, dqkv_bias) = (self.product(dqkv.clone().transpose(), normed), bias(&dqkv));
+        let dnormed = self.product(dqkv, self.weight(2));
         let [dx, dnorm1, dnorm1_bias] = B::norm_backward(x.clone(), self.weight(0), dnormed, Some(dmiddle), self.eps);
         let gradients = [
             dnorm1,

@@ -5,13 +5,14 @@
 
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::Autodiff;
-use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor, TensorPrimitive};
 
 use super::graph::{primitive, record};
+use super::Kernels;
+use crate::model::Precision;
 
 /// As [`Kernels::rows`](super::Kernels::rows).
-pub fn rows<B: Backend, C: CheckpointStrategy>(
+pub fn rows<B: Kernels, C: CheckpointStrategy>(
     table: Tensor<Autodiff<B, C>, 2>,
     ids: Tensor<Autodiff<B, C>, 1, Int>,
     groups: usize,
@@ -30,7 +31,7 @@ pub fn rows<B: Backend, C: CheckpointStrategy>(
         let row = Tensor::<B, 1, Int>::arange(0..rows as i64, &device).reshape([1, rows, 1]);
         let shape = [groups, rows, per_group];
         let one_hot = row.expand(shape).equal(ids.expand(shape)).float();
-        let sums = one_hot.matmul(gradient.reshape([groups, per_group, width]));
+        let sums = B::product(one_hot, gradient.reshape([groups, per_group, width]), Precision::F32);
         [primitive(sums.reshape([height, width]))]
     })
 }

@@ -10,7 +10,7 @@ pub mod graph;
 pub mod steps;
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{activation, Int, Tensor, TensorData};
+use burn::tensor::{activation, DType, Int, Tensor, TensorData};
 use sorcen_runtime::rng::Rng;
 
 use crate::echo;
@@ -18,6 +18,7 @@ use crate::losses;
 use crate::model::block::Block;
 use crate::model::indices;
 use crate::model::layers::{standardise, Dropout, DropoutSource};
+use crate::model::precision::{to, Precision};
 use crate::optim::{Moments, Update};
 use crate::replicas::Peers;
 
@@ -27,6 +28,13 @@ pub trait Kernels: Backend {
     /// A transformer block, `[B, N, D]` to `[B, N, D]`.
     fn block(block: &Block<Self>, x: Tensor<Self, 3>, dropout: &Dropout) -> Tensor<Self, 3> {
         block.forward_plain(x, dropout)
+    }
+
+    /// `a · b`, `[…, M, K]` and `[…, K, N]` with the same `…`, of factors rounded to `precision`. Sums and product are
+    /// `f32`.
+    fn product<const D: usize>(a: Tensor<Self, D>, b: Tensor<Self, D>, precision: Precision) -> Tensor<Self, D> {
+        let rounded = |factor| to(precision.round(factor), DType::F32); // whose products f32 holds
+        rounded(a).matmul(rounded(b))
     }
 
     /// LayerNorm of rows `[R, D]`; `weight` and `bias` are `[1, D]`.

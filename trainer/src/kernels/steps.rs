@@ -3,10 +3,11 @@
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 use burn::tensor::ops::PadMode;
-use burn::tensor::{activation, DType, FloatDType, Tensor};
+use burn::tensor::{activation, DType, Tensor};
 
 use super::Kernels;
 use crate::model::layers::{standardise, Dropout, DropoutSource};
+pub use crate::model::precision::to;
 
 /// One call of dropout.
 #[derive(Clone, Copy, Debug)]
@@ -48,15 +49,6 @@ impl Drop {
         }
         let factors = B::dropout(&self.source, self.call, x.dims(), &x.device());
         x * factors
-    }
-}
-
-/// `x` as `dtype`.
-pub fn to<B: Kernels, const D: usize>(x: Tensor<B, D>, dtype: DType) -> Tensor<B, D> {
-    if x.dtype() == dtype {
-        x
-    } else {
-        x.cast(FloatDType::from(dtype))
     }
 }
 

@@ -1,10 +1,10 @@
 //! A pre-norm transformer block.
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{activation, DType, Tensor};
+use burn::tensor::{activation, Tensor};
 
 use super::layers::{Dropout, LayerNorm, Linear};
-use super::precision::product;
+use super::precision::Precision;
 use super::weight::weights;
 use crate::kernels::Kernels;
 
@@ -75,7 +75,7 @@ impl<B: Kernels> Block<B> {
     }
 
     /// What its matrix products take.
-    pub fn precision(&self) -> DType {
+    pub fn precision(&self) -> Precision {
         self.qkv.precision()
     }
 
@@ -104,8 +104,8 @@ impl<B: Kernels> Block<B> {
                 .slice([i..i + 1, 0..batch, 0..self.heads, 0..tokens, 0..head])
                 .reshape([batch, self.heads, tokens, head])
         };
-        let scores = product(part(0) * (head as f32).powf(-0.5), part(1).swap_dims(2, 3), self.precision());
-        let mixed = product(dropout.apply(activation::softmax(scores, 3)), part(2), self.precision());
+        let scores = B::product(part(0) * (head as f32).powf(-0.5), part(1).swap_dims(2, 3), self.precision());
+        let mixed = B::product(dropout.apply(activation::softmax(scores, 3)), part(2), self.precision());
         let joined = mixed.swap_dims(1, 2).reshape([rows, width]);
         dropout.apply(self.proj.forward(joined))
     }

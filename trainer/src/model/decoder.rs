@@ -7,7 +7,6 @@ use sorcen_runtime::ModelConfig;
 
 use super::block::{self, Block};
 use super::layers::{Dropout, LayerNorm, Linear};
-use super::precision::product;
 use super::weight::{weights, Weight};
 use crate::kernels::Kernels;
 
@@ -101,6 +100,6 @@ impl<B: Kernels> Head<B> {
     fn forward(&self, rows: Tensor<B, 2>, codes: Tensor<B, 2>) -> Tensor<B, 2> {
         let hidden = self.norm.forward(B::gelu_rows(self.fc.forward(rows)));
         let [count, _] = codes.dims();
-        product(hidden, codes.transpose(), self.fc.precision()) + self.bias.get().slice([0..1, 0..count])
+        B::product(hidden, codes.transpose(), self.fc.precision()) + self.bias.get().slice([0..1, 0..count])
     }
 }

@@ -6,6 +6,7 @@ use super::batch_norm::{standardise_batch, BatchStatistics, RunningStatistics};
 use super::init;
 use super::layers::Linear;
 use super::weight::{weights, Weight, Weights};
+use crate::kernels::Kernels;
 
 const BATCH_NORM_EPS: f32 = 1e-5;
 
@@ -19,7 +20,7 @@ pub struct Projector<B: Backend> {
 
 weights!(Projector { first => "projector.0", norm => "projector.1", last => "projector.3" });
 
-impl<B: Backend> Projector<B> {
+impl<B: Kernels> Projector<B> {
     /// Zeros, `inputs → hidden → outputs`.
     pub fn new(inputs: usize, hidden: usize, outputs: usize, device: &B::Device) -> Self {
         Self {
@@ -76,7 +77,7 @@ pub struct Classifier<B: Backend> {
 
 weights!(Classifier { first => "0", last => "2" });
 
-impl<B: Backend> Classifier<B> {
+impl<B: Kernels> Classifier<B> {
     /// Zeros, `inputs → hidden → classes`.
     pub fn new(inputs: usize, hidden: usize, classes: usize, device: &B::Device) -> Self {
         Self { first: Linear::new(inputs, hidden, device), last: Linear::new(hidden, classes, device) }

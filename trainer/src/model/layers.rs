@@ -3,10 +3,10 @@
 use std::cell::Cell;
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use sorcen_runtime::rng::{splitmix64, Rng, Stream};
 
-use super::precision::product;
+use super::precision::Precision;
 use super::weight::{weights, Weight};
 use crate::cpu::wide;
 use crate::kernels::Kernels;
@@ -37,13 +37,16 @@ impl<B: Backend> Linear<B> {
     }
 
     /// `[rows, in]` to `[rows, out]`, in the precision of the weight.
-    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        product(x, self.weight.get().transpose(), self.precision()) + self.bias.get()
+    pub fn forward(&self, x: Tensor<B, 2>) -> Tensor<B, 2>
+    where
+        B: Kernels,
+    {
+        B::product(x, self.weight.get().transpose(), self.precision()) + self.bias.get()
     }
 
     /// What its product takes.
-    pub fn precision(&self) -> DType {
-        self.weight.get().dtype()
+    pub fn precision(&self) -> Precision {
+        self.weight.precision()
     }
 }
 

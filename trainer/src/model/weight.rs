@@ -3,9 +3,10 @@
 //! Optimiser, teacher update, checkpoint and initialisation are loops over this walk.
 
 use burn::tensor::backend::{AutodiffBackend, Backend};
-use burn::tensor::{FloatDType, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 
 use super::init;
+use super::precision::Precision;
 
 /// One stored tensor. Vectors are kept as one row `[1, n]`, so that every weight has one type.
 #[derive(Clone, Debug)]
@@ -13,6 +14,7 @@ pub struct Weight<B: Backend> {
     value: Tensor<B, 2>,
     dims: Vec<usize>,
     trained: bool,
+    precision: Precision,
 }
 
 impl<B: Backend> Weight<B> {
@@ -21,7 +23,7 @@ impl<B: Backend> Weight<B> {
         let cols = dims.last().copied().unwrap_or(1);
         let rows = dims.iter().product::<usize>() / cols;
         let value = Tensor::zeros([rows, cols], device).require_grad();
-        Self { value, dims: dims.to_vec(), trained: true }
+        Self { value, dims: dims.to_vec(), trained: true, precision: Precision::F32 }
     }
 
     /// A buffer (running statistics): saved, but neither trained nor averaged.
@@ -48,7 +50,8 @@ impl<B: Backend> Weight<B> {
     where
         B: AutodiffBackend,
     {
-        Weight { value: self.value.clone().inner(), dims: self.dims.clone(), trained: self.trained }
+        let Self { value, dims, trained, precision } = self.clone();
+        Weight { value: value.inner(), dims, trained, precision }
     }
 
     /// This weight's gradient in `grads`, if it has one.
@@ -91,9 +94,16 @@ impl<B: Backend> Weight<B> {
         self.value = if self.trained { value.require_grad() } else { value };
     }
 
-    /// Rounds the value to `dtype`; what is computed from it is differentiated by the value that was there.
-    pub fn round(&mut self, dtype: FloatDType) {
-        self.value = self.value.clone().cast(dtype);
+    /// Has it multiplied in `precision`, rounded to it where that is another type; what is computed from it is
+    /// differentiated by the value that was there.
+    pub fn multiply_in(&mut self, precision: Precision) {
+        self.value = precision.round(self.value.clone());
+        self.precision = precision;
+    }
+
+    /// What products with it take.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The values on the host, row-major.

@@ -6,7 +6,9 @@ use ndarray::{Array3, Array4, ArrayView4};
 use rayon::prelude::*;
 
 use super::{check_ids, grid_of, Tokenizer, TokenizerError};
+use crate::kernels::Kernels;
 use crate::model::weight::{Weight, Weights};
+use crate::model::Precision;
 
 /// A network between pixels and the vectors that a codebook stands for.
 pub trait Autoencoder<B: Backend>: Weights<B> + Clone + Sync {
@@ -41,7 +43,7 @@ pub struct Learned<B: Backend, N> {
     device: B::Device,
 }
 
-impl<B: Backend, N: Autoencoder<B>> Learned<B, N> {
+impl<B: Kernels, N: Autoencoder<B>> Learned<B, N> {
     /// At most `batch` images are worked on together; with `batch` 1 each has a thread of its own.
     pub fn new(net: N, fingerprint: String, batch: usize, device: B::Device) -> Self {
         Self { net, fingerprint, batch: batch.max(1), device }
@@ -102,7 +104,7 @@ impl<B: Backend, N: Autoencoder<B>> Learned<B, N> {
     }
 }
 
-impl<B: Backend, N: Autoencoder<B>> Tokenizer for Learned<B, N> {
+impl<B: Kernels, N: Autoencoder<B>> Tokenizer for Learned<B, N> {
     fn stride(&self) -> usize {
         self.net.stride()
     }
@@ -192,10 +194,11 @@ pub(super) fn as_grid<B: Backend>(rows: Tensor<B, 2>, [batch, height, width]: [u
 
 /// The nearest of the codes `[K, z]` to each row `[N, z]`, by `|z|² + |e|² - 2ze` in f32; the first of equally near
 /// ones. Ids `[N]`.
-pub(super) fn nearest_code<B: Backend>(z: Tensor<B, 2>, codes: Tensor<B, 2>) -> Tensor<B, 1, Int> {
+pub(super) fn nearest_code<B: Kernels>(z: Tensor<B, 2>, codes: Tensor<B, 2>) -> Tensor<B, 1, Int> {
     let ([rows, _], [count, _]) = (z.dims(), codes.dims());
     let lengths = |x: &Tensor<B, 2>| x.clone().square().sum_dim(1);
-    let distances = lengths(&z) + lengths(&codes).transpose() - z.matmul(codes.transpose()).mul_scalar(2.0);
+    let distances =
+        lengths(&z) + lengths(&codes).transpose() - B::product(z, codes.transpose(), Precision::F32).mul_scalar(2.0);
     // Backends differ in which of equal entries their argmin names: the smallest number of an entry that is the least.
     let least = distances.clone().min_dim(1);
     let numbers = Tensor::<B, 1, Int>::arange(0..count as i64, &distances.device()).reshape([1, count]);

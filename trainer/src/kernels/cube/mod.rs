@@ -12,6 +12,7 @@ mod elements;
 mod entropy;
 mod launch;
 mod norm;
+mod product;
 mod reduce;
 #[cfg(test)]
 mod tests;
@@ -23,11 +24,12 @@ use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
 use burn_cubecl::kernel::into_contiguous;
 
 use super::graph::{primitive, record};
-use super::steps::{Drop, Heads, Steps};
+use super::steps::{to, Drop, Heads, Steps};
 use super::{block, gather, Kernels};
 use crate::model::block::Block;
 use crate::model::indices;
 use crate::model::layers::{Dropout, DropoutSource};
+use crate::model::Precision;
 use crate::optim::{Moments, Update};
 use sorcen_runtime::rng::Rng;
 
@@ -111,6 +113,29 @@ macro_rules! kernels_on {
             impl<C: CheckpointStrategy> Kernels for Autodiff<Base, C> {
                 fn block(block: &Block<Self>, x: Tensor<Self, 3>, dropout: &Dropout) -> Tensor<Self, 3> {
                     block::forward_recorded(block, x, dropout)
+                }
+
+                fn product<const D: usize>(
+                    a: Tensor<Self, D>,
+                    b: Tensor<Self, D>,
+                    precision: Precision,
+                ) -> Tensor<Self, D> {
+                    let (left, right) = (a.clone().inner(), b.clone().inner());
+                    let parents = [a, b].map(primitive);
+                    let [by_a, by_b] = parents.each_ref().map(|parent| !parent.node.requirement.is_none());
+                    let y = Base::product(left.clone(), right.clone(), precision);
+                    record(parents, y, move |dy| {
+                        let dy = tensor::<D>(dy);
+                        let (left, right) = (left.clone(), right.clone());
+                        let types = [left.dtype(), right.dtype()];
+                        let [da, db] = [
+                            by_a.then(|| Base::product(dy.clone(), right.swap_dims(D - 2, D - 1), precision)),
+                            by_b.then(|| Base::product(left.swap_dims(D - 2, D - 1), dy.clone(), precision)),
+                        ];
+                        // Nobody asks for the gradient of what has none.
+                        let [da, db] = [da, db].map(|gradient| gradient.unwrap_or_else(|| dy.clone()));
+                        [to(da, types[0]), to(db, types[1])].map(primitive)
+                    })
                 }
 
                 fn layer_norm_rows(
@@ -257,6 +282,11 @@ macro_rules! kernels_on {
 
 #[cfg(feature = "cuda")]
 kernels_on!(burn::backend::Cuda, {
+    fn product<const D: usize>(a: Tensor<Self, D>, b: Tensor<Self, D>, precision: Precision) -> Tensor<Self, D> {
+        let [a, b] = [a, b].map(|factor| primitive(precision.round(factor)));
+        Tensor::from_primitive(TensorPrimitive::Float(product::product(a, b, precision)))
+    }
+
     /// By NCCL, from device to device.
     fn sum_over_replicas(values: Tensor<Self, 1>, peers: &crate::replicas::Peers) -> Tensor<Self, 1> {
         use burn::tensor::backend::DeviceOps as _;

@@ -21,6 +21,7 @@ use super::{Autoencoder, Learned};
 use crate::checkpoint::{fill, TensorList, WeightSource};
 use crate::data::DataError;
 use crate::import::WeightFile;
+use crate::kernels::Kernels;
 use crate::model::weight::{weights, Weight, Weights as _};
 
 /// Name of the codebook `[K, z]` in files.
@@ -124,7 +125,7 @@ pub(super) fn open_weights(path: &Path) -> Result<(WeightFile, String), DataErro
     }
 }
 
-impl<B: Backend> Vqgan<B> {
+impl<B: Kernels> Vqgan<B> {
     /// Loads official weights: a PyTorch file of either format (read as data, nothing in it is executed) or
     /// safetensors; a bare state dict, one under `state_dict` or `model`, or the `vqgan.*` of a MAGE checkpoint.
     /// What only training needs (`loss.*`, a discriminator) is left out, with a note on standard error. Sizes are read
