@@ -87,6 +87,7 @@ fn from_checkpoint_to_checked_artefacts() {
     }
     let checkpoint: serde_json::Value = serde_json::from_str(&succeed(dir, "inspect model --json")).unwrap();
     assert_eq!(checkpoint["config"]["embed_dim"], 16);
+    assert_eq!(checkpoint["config"]["layer_norm_eps"], 1e-6, "as it was written, not 9.999999974752427e-7");
     let sha256 = &checkpoint["files"][1]["sha256"];
     let pack: serde_json::Value = serde_json::from_str(&succeed(dir, "inspect out/i.srcn --json")).unwrap();
     assert_eq!(&pack["card"]["checkpoint_sha256"], sha256, "a pack says where it comes from");
