@@ -47,6 +47,7 @@ pub mod onnx;
 pub mod onnxruntime;
 pub mod pack;
 pub mod picture;
+pub mod pixels;
 pub mod quantize;
 pub mod reference;
 pub mod tensors;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use sorcen_runtime::tokenizer::PatchCodebook;
 
-use crate::{atomic, error::Error, tokenizer::Painter};
+use crate::{atomic, error::Error, pixels, tokenizer::Painter};
 
 /// Grey that stands for an unknown patch.
 const UNKNOWN: u8 = 200;
@@ -170,32 +170,13 @@ fn encode(picture: &Picture, bytes: &mut Vec<u8>) -> Result<(), png::EncodingErr
     encoder.write_header()?.write_image_data(&picture.rgb)
 }
 
-/// Reads a PNG file of any colour type as RGB; transparency is laid over white.
+/// Reads a picture from a file, as [`pixels::read`] does.
 ///
 /// # Errors
-/// [`Error::Io`] where it cannot be read, [`Error::Value`] where it is no PNG.
-pub fn read_png(path: &Path) -> Result<Picture, Error> {
-    let file = std::fs::File::open(path).map_err(Error::io(path, "read"))?;
-    let broken = |found: &dyn std::fmt::Display| Error::value(path.display(), "a PNG picture", found);
-    let mut decoder = png::Decoder::new(std::io::BufReader::new(file));
-    decoder.set_transformations(png::Transformations::normalize_to_color8());
-    let mut reader = decoder.read_info().map_err(|error| broken(&error))?;
-    let size = reader.output_buffer_size().ok_or_else(|| broken(&"one too large for memory"))?;
-    let mut buffer = vec![0; size];
-    let info = reader.next_frame(&mut buffer).map_err(|error| broken(&error))?;
-    let channels = info.color_type.samples();
-    let over_white = |colour: u8, alpha: u8| {
-        let (colour, alpha) = (u32::from(colour), u32::from(alpha));
-        ((colour * alpha + 255 * (255 - alpha) + 127) / 255) as u8
-    };
-    let rgb = buffer[..info.buffer_size()].chunks_exact(channels).flat_map(|pixel| match *pixel {
-        [grey] => [grey; 3],
-        [grey, alpha] => [over_white(grey, alpha); 3],
-        [r, g, b] => [r, g, b],
-        [r, g, b, alpha, ..] => [r, g, b].map(|colour| over_white(colour, alpha)),
-        [] => [0; 3],
-    });
-    Ok(Picture { width: info.width as usize, height: info.height as usize, rgb: rgb.collect() })
+/// [`Error::Io`] where it cannot be read, [`Error::Value`] where it is no picture.
+pub fn read(path: &Path) -> Result<Picture, Error> {
+    let picture = pixels::read(path)?;
+    Ok(Picture { width: picture.width() as usize, height: picture.height() as usize, rgb: picture.into_raw() })
 }
 
 #[cfg(test)]
@@ -228,10 +209,10 @@ mod tests {
         let path = temp.path().join("made/sheet.png");
         let sheet = Grid::default().draw(&[(0..48).collect()], 4);
         save_png(&sheet, &path).unwrap();
-        assert_eq!(read_png(&path).unwrap(), sheet);
+        assert_eq!(read(&path).unwrap(), sheet);
         std::fs::write(&path, "no picture").unwrap();
-        let error = read_png(&path).unwrap_err().to_string();
-        assert!(error.contains("sheet.png") && error.contains("a PNG picture"), "{error}");
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("sheet.png") && error.contains("a PNG, JPEG, WebP or GIF image"), "{error}");
     }
 
     #[test]

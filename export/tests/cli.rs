@@ -7,7 +7,7 @@ use std::{fs, process::Command};
 use common::{fail, succeed};
 use ndarray::{Array1, Array2, Array3};
 use sorcen_export::{
-    picture::{read_png, save_png, Picture},
+    picture::{read, save_png, Picture},
     tensors::{TensorFile, TensorWriter},
     tokenizer::PatchTokenizer,
 };
@@ -289,9 +289,9 @@ fn a_vit_tokenizer_paints_from_packs_and_files() {
     }
     let line = "generate --checkpoint model --images 2 --steps 2 --scale 1 --tokenizer vit --out named.png";
     succeed(dir, line);
-    let sheet = read_png(&dir.join("named.png")).unwrap();
+    let sheet = read(&dir.join("named.png")).unwrap();
     assert_eq!((sheet.width, sheet.height), (36, 20));
-    let of_pack = read_png(&dir.join("f32.png")).unwrap();
+    let of_pack = read(&dir.join("f32.png")).unwrap();
     assert_eq!((of_pack.width, of_pack.height), (36, 20));
     let of_int8 = succeed(dir, "inspect int8.srcn --json");
     let of_int8: serde_json::Value = serde_json::from_str(&of_int8).unwrap();
@@ -315,7 +315,7 @@ fn pictures_show_what_was_given_and_invented() {
 
     succeed(dir, "generate --pack m.srcn --images 3 --steps 3 --scale 1 --out g.png --out g.safetensors");
     let ids = TensorFile::open(&dir.join("g.safetensors")).unwrap().ints("final_ids", 2).unwrap();
-    let sheet = read_png(&dir.join("g.png")).unwrap();
+    let sheet = read(&dir.join("g.png")).unwrap();
     assert_eq!((sheet.width, sheet.height), (34, 14), "three in a row, one row");
     for image in 0..3 {
         let expected: Vec<u8> = (0..9).map(|t| ids[[image, t]] as u8 * 20).collect();
@@ -325,20 +325,22 @@ fn pictures_show_what_was_given_and_invented() {
     // From a picture, with the rows: before, given, after.
     let original: Vec<u8> = (0..9).collect();
     let rgb = common::pixels(&tokenizer(), &original.iter().map(|&id| id.into()).collect::<Vec<_>>(), 3);
+    image::save_buffer(dir.join("in.webp"), &rgb, 6, 6, image::ColorType::Rgb8).unwrap();
     save_png(&Picture { width: 6, height: 6, rgb }, &dir.join("in.png")).unwrap();
     let cases = [
         ("inpaint --region 0,0,1,3 --region 1,1,1,1", ". . .\n# . #\n# # #"),
         ("outpaint", "# # .\n# # .\n. . ."),
         ("outpaint --region 2,2,1,1", ". . .\n. . .\n. . #"),
     ];
-    for (line, map) in cases {
-        let line = format!("{line} --pack m.srcn --image in.png --images 2 --steps 3 --scale 1 --out f.png --out f.st");
+    for ((line, map), image) in cases.into_iter().zip(["in.png", "in.webp", "in.webp --size 6"]) {
+        let line =
+            format!("{line} --pack m.srcn --image {image} --images 2 --steps 3 --scale 1 --out f.png --out f.st");
         let said = succeed(dir, &line);
         assert!(said.contains(map), "{line}: {said}");
         let given: Vec<bool> = map.chars().filter(|c| "#.".contains(*c)).map(|c| c == '#').collect();
         let file = TensorFile::open(&dir.join("f.st")).unwrap();
         let (ids, mask) = (file.ints("final_ids", 2).unwrap(), file.ints("given", 2).unwrap());
-        let sheet = read_png(&dir.join("f.png")).unwrap();
+        let sheet = read(&dir.join("f.png")).unwrap();
         for image in 0..2 {
             assert!((0..9).all(|t| (mask[[image, t]] == 1) == given[t]), "{line}");
             assert!((0..9).all(|t| !given[t] || ids[[image, t]] == t as i64), "{line}: given tokens stay");
@@ -354,13 +356,15 @@ fn pictures_show_what_was_given_and_invented() {
     let line = "reconstruct --checkpoint model --tokenizer t.safetensors --input g.safetensors --known 0.34 --steps 2";
     let said = succeed(dir, &format!("{line} --output r.safetensors --output r.png"));
     assert!(said.contains("9 of 27 tokens given") && said.contains("% of 18 invented tokens"), "{said}");
-    assert!(read_png(&dir.join("r.png")).is_ok());
+    assert!(read(&dir.join("r.png")).is_ok());
 
     fail(dir, "generate --checkpoint model --out n.png", 1, &["n.png", "--tokenizer"]);
     fail(dir, "inpaint --pack m.srcn --image in.png --out n.png", 1, &["nothing to invent", "--region"]);
     fail(dir, "inpaint --pack m.srcn --image in.png --region 0,0,4,1 --out n.png", 1, &["3x3 tokens", "0,0,4,1"]);
     fail(dir, "inpaint --pack m.srcn --image in.png --region 0,0 --out n.png", 2, &["ROW,COLUMN,ROWS,COLUMNS"]);
     fail(dir, "outpaint --pack m.srcn --image g.png --out n.png", 1, &["g.png", "6x6 pixels", "34x14"]);
+    fail(dir, "outpaint --pack m.srcn --image g.png --size 8 --out n.png", 1, &["--size: expected 6", "found 8"]);
+    fail(dir, "outpaint --pack m.srcn --input g.st --size 6 --out n.png", 2, &["--size: expected --image too"]);
     fail(dir, "outpaint --pack m.srcn --image m.srcn --out n.png", 1, &["m.srcn", "PNG"]);
     fail(dir, "outpaint --pack m.srcn --out n.png", 2, &["--image", "--input"]);
     fail(dir, "reconstruct --pack m.srcn --image in.png --known 1 --out n.png", 2, &["--known", "below 1"]);

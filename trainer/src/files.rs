@@ -35,6 +35,22 @@ pub fn claim(folder: &Path) -> io::Result<File> {
     }
 }
 
+/// That a folder can be made at `target`: the path ends in a name, and nothing is there but perhaps an empty folder.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] for a path such as `.`; [`io::ErrorKind::AlreadyExists`].
+pub fn expect_new(target: &Path) -> io::Result<()> {
+    if target.file_name().is_none() {
+        let message = "expected a path that ends in the name of a folder to make";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    // A link that leads nowhere is there too.
+    if target.symlink_metadata().is_ok() && target.read_dir().map_or(true, |mut entries| entries.next().is_some()) {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "expected a new or empty folder"));
+    }
+    Ok(())
+}
+
 /// A folder being filled: removed when dropped, unless [`finish`](Self::finish)ed.
 ///
 /// It lies beside its place under a random name, locked by its writer, as files that are being written do.
@@ -52,12 +68,8 @@ impl PartialDir {
     /// # Errors
     /// [`io::ErrorKind::AlreadyExists`] where `target` exists and is not an empty folder.
     pub fn create(target: &Path) -> io::Result<Self> {
-        if target.exists() && target.read_dir().map_or(true, |mut entries| entries.next().is_some()) {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "expected a new or empty folder"));
-        }
-        let name = target
-            .file_name()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "expected a path that ends in a name"))?;
+        expect_new(target)?;
+        let name = target.file_name().unwrap_or_default();
         let parent = parent_of(target);
         std::fs::create_dir_all(parent)?;
         let mut start = OsString::from(".");

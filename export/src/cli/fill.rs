@@ -11,14 +11,16 @@ use sorcen_runtime::{
 };
 
 use super::{
+    conflict,
     draw::{DrawArgs, Job, OutputArgs},
+    fit::FitArgs,
     number::{self, within},
     source::{Opened, Source},
     tokens::read_ids,
 };
 use crate::{
     given::{check_region, parse_region},
-    picture::read_png,
+    pixels,
     tokenizer::AnyTokenizer,
 };
 
@@ -83,6 +85,8 @@ struct Common {
     source: Source,
     #[command(flatten)]
     originals: Originals,
+    #[command(flatten)]
+    fit: FitArgs,
     /// Images to make, 1 to 100000 [default: one of each original]. Fewer originals than that are taken in turn; of
     /// more, the first.
     #[arg(long, value_name = "B", value_parser = number::images)]
@@ -101,8 +105,8 @@ struct Originals {
     /// [B, h, h] as `tokenizer run` does.
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// An image as PNG, of the size that the model draws, to be turned into tokens by the tokenizer; more than
-    /// once for several.
+    /// An image (PNG, JPEG, WebP or GIF) to be turned into tokens by the tokenizer, of the size that the model
+    /// draws, or of any with --size; more than once for several. Read as `sorcen tokenize` reads it.
     #[arg(long, value_name = "FILE")]
     image: Vec<PathBuf>,
 }
@@ -168,10 +172,14 @@ impl Common {
         nothing: &str,
         given: impl FnOnce(&Array2<i64>, &ModelConfig) -> anyhow::Result<Array2<bool>>,
     ) -> anyhow::Result<(Job, Array2<i64>)> {
+        self.fit.check();
+        if let (Some(flag), true) = (self.fit.given(), self.originals.image.is_empty()) {
+            conflict(&format!("{flag}: expected --image too, found tokens, which have their size"));
+        }
         let tokenizer = self.output.open_tokenizer()?;
         self.source.with(|opened| {
             let config = opened.engine().config();
-            let originals = self.originals.read(&opened, tokenizer.as_ref(), &self.output)?;
+            let originals = self.originals.read(&opened, tokenizer.as_ref(), &self.output, &self.fit)?;
             let count = self.images.unwrap_or(originals.nrows());
             self.draw.check_size(count, config)?;
             let in_turn: Vec<usize> = (0..count).map(|image| image % originals.nrows()).collect();
@@ -197,24 +205,18 @@ impl Originals {
         opened: &Opened,
         tokenizer: Option<&AnyTokenizer>,
         output: &OutputArgs,
+        fit: &FitArgs,
     ) -> anyhow::Result<Array2<i64>> {
         let config = opened.engine().config();
         if let Some(path) = &self.input {
             return Ok(read_ids(path, config, &opened.codes, output.allow_other_tokenizer)?);
         }
         let painter = output.painter(opened, tokenizer)?;
-        let side = config.grid * painter.stride();
+        let fit = fit.to(config.grid * painter.stride())?;
         let mut all = Array2::zeros((self.image.len(), config.tokens()));
         for (path, mut row) in self.image.iter().zip(all.rows_mut()) {
-            let picture = read_png(path)?;
-            anyhow::ensure!(
-                (picture.width, picture.height) == (side, side),
-                "{}: expected {side}x{side} pixels, found {}x{}",
-                path.display(),
-                picture.width,
-                picture.height
-            );
-            let ids = painter.encode(&picture.rgb, config.grid).with_context(|| path.display().to_string())?;
+            let rgb = fit.fit(pixels::read(path)?).map_err(|unfit| unfit.of(path))?;
+            let ids = painter.encode(&rgb, config.grid).with_context(|| path.display().to_string())?;
             row.iter_mut().zip(&ids).for_each(|(id, &code)| *id = code.into());
         }
         Ok(all)

@@ -3,6 +3,7 @@
 
 mod draw;
 pub mod fill;
+pub mod fit;
 pub mod generate;
 pub mod inspect;
 pub mod number;

@@ -4,22 +4,23 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use sorcen_export::cli::fit::FitArgs;
 
-use crate::data::{ImageQuery, ImageSet};
+use crate::data::{ImageQuery, ImageSet, TokenDataset};
 
 /// Which images to read.
 #[derive(Args, Clone, Debug)]
 #[command(rename_all = "snake_case", next_help_heading = "Images")]
 pub struct ImageArgs {
-    /// Images: an idx file (MNIST's format: .idx3-ubyte or .idx4-ubyte, also .gz), a folder of PNG,
-    /// JPEG, WebP or GIF files with one subfolder per class, or tar shards of such files (.tar,
-    /// webdataset's layout: KEY.jpg with KEY.cls or KEY.json, or folders). Any number of them.
-    /// Images without a class are of the class `image`
+    /// Images: an idx file (MNIST's format: .idx3-ubyte or .idx4-ubyte), a folder of PNG, JPEG, WebP
+    /// or GIF files with one subfolder per class, or tar shards of such files (.tar, webdataset's
+    /// layout: KEY.jpg with KEY.cls or KEY.json, or folders; a key ends at the first dot); files also
+    /// gzipped. Any number of them. Images without a class are of the class `image`
     #[arg(long, required = true, num_args = 1.., value_name = "FILE|DIR")]
     images: Vec<PathBuf>,
 
     /// Labels of the images, one for each --images: a CSV file with a header and a row per image (for
-    /// a folder, its column `file` names them), or an idx file of bytes
+    /// a folder, its column `file` names them), or an idx file of bytes; none for shards
     #[arg(long, value_name = "FILE")]
     labels: Vec<PathBuf>,
 
@@ -36,19 +37,8 @@ pub struct ImageArgs {
     #[arg(long, value_name = "COLUMN=VALUE", value_parser = condition)]
     leave_out: Vec<(String, String)>,
 
-    /// Bring images to this many pixels a side: the shorter side is scaled (bicubic), the middle cut out.
-    /// Without it images have to be square and of one size
-    #[arg(long, value_name = "PIXELS", value_parser = side)]
-    size: Option<usize>,
-
-    /// Scale the shorter side to this many pixels before --size are cut out: 292 for the 256 of the
-    /// official evaluation [default: --size]
-    #[arg(long, value_name = "PIXELS", requires = "size", value_parser = side)]
-    resize: Option<usize>,
-
-    /// Images with a shorter side than this are faulty: spacers and broken thumbnails, not pictures
-    #[arg(long, value_name = "PIXELS", default_value_t = 8)]
-    min_side: usize,
+    #[command(flatten)]
+    fit: FitArgs,
 
     /// Beside the middle of each image, so many random views of it (crops of 20 to 100 % of the area,
     /// half of them mirrored), as images of their own with their number in the column `view`
@@ -57,29 +47,29 @@ pub struct ImageArgs {
 }
 
 impl ImageArgs {
-    /// Lists the images.
+    /// Lists the images; what lies beside them is said on standard error.
     pub fn open(&self) -> Result<ImageSet> {
-        if let (Some(size), Some(resize)) = (self.size, self.resize) {
-            usage_unless!(resize >= size, "--resize: expected at least --size ({size}), found {resize}");
-        }
-        Ok(ImageSet::open(&ImageQuery {
+        self.open_with(None)
+    }
+
+    /// [`open`](Self::open), with the classes of a dataset.
+    pub fn open_with(&self, classes: Option<&TokenDataset>) -> Result<ImageSet> {
+        self.fit.check();
+        let images = ImageSet::open(&ImageQuery {
             images: self.images.clone(),
             labels: self.labels.clone(),
+            classes: classes.map(|dataset| (dataset.dir().to_path_buf(), dataset.class_names().to_vec())),
             class_column: self.class_column.clone(),
             keep: self.keep.clone(),
             leave_out: self.leave_out.clone(),
-            size: self.size,
-            resize: self.resize,
-            min_side: self.min_side,
+            size: self.fit.size,
+            resize: self.fit.resize,
+            min_side: self.fit.min_side(),
             more_views: self.more_views,
-        })?)
+        })?;
+        images.notes().iter().for_each(|note| eprintln!("note: {note}"));
+        Ok(images)
     }
-}
-
-/// Parses a number of pixels a side.
-fn side(text: &str) -> Result<usize, String> {
-    const LARGEST: usize = 8192;
-    text.parse().ok().filter(|side| (1..=LARGEST).contains(side)).ok_or_else(|| format!("expected 1 to {LARGEST}"))
 }
 
 /// Parses `COLUMN=VALUE`.

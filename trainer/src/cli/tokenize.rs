@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result};
 
 use super::images::ImageArgs;
 use super::tokenizer::{TokenizerArgs, GIVE_SIZE};
-use crate::data::UNLABELLED;
+use crate::data::{DataError, Part, TokenDataset, UNLABELLED};
+use crate::files::expect_new;
 use crate::tokenizer::job::{beside, Fault, Job, JobError, OnError};
 
 /// Turn images into a token dataset, the folder that pretraining reads
@@ -20,12 +21,17 @@ use crate::tokenizer::job::{beside, Fault, Job, JobError, OnError};
 /// Images are turned as their EXIF orientation says, 16 bits are cut to 8,
 /// transparent parts laid over white, CMYK converted; of an animation the first
 /// picture is taken. What cannot be read, is cut off or smaller than --min_side
-/// is faulty: see --on_error.
+/// is faulty: see --on_error. So is one whose class cannot be told, and what
+/// a shard that is cut off has lost. What lies beside the images and is not
+/// taken is counted and named.
 ///
 /// A run that was killed goes on where it stopped when it is started again, and
 /// ends with the same bytes. Until it ends, its work lies in OUT.unfinished.
-/// Shards are merged by `sorcen tokens merge`, in order, to the bytes that one
-/// run would have written.
+/// Parts (--shard) are put together by `sorcen tokens merge` to the bytes that
+/// one run would have written.
+///
+/// Splits of one set have to agree on their classes: where the second has not
+/// all of the first, or others, `--classes_from FIRST` says which there are.
 ///
 /// Examples:
 ///   sorcen tokenize --images photos --size 64 \
@@ -33,6 +39,9 @@ use crate::tokenizer::job::{beside, Fault, Job, JobError, OnError};
 ///   sorcen tokenize --images imagenet/train --size 256 --device cuda \
 ///       --tokenizer vqgan_jax_strongaug.ckpt --on_error skip \
 ///       --shard 3/16 --out train-03
+///   sorcen tokenize --images imagenet/val --size 256 \
+///       --tokenizer vqgan_jax_strongaug.ckpt \
+///       --classes_from train --out val
 #[derive(clap::Args, Debug)]
 #[command(rename_all = "snake_case", verbatim_doc_comment)]
 pub struct Args {
@@ -47,7 +56,12 @@ pub struct Args {
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     columns: Vec<String>,
 
-    /// What becomes of images that cannot be read
+    /// Take the classes and their numbers from this token dataset, so that a split without one of them, or one with
+    /// others, fits it; an image of another class is faulty
+    #[arg(long, value_name = "DATASET")]
+    classes_from: Option<PathBuf>,
+
+    /// What becomes of images that cannot be read, and of those whose class or shard is faulty
     #[arg(long, value_enum, default_value = "fail")]
     on_error: OnError,
 
@@ -68,7 +82,9 @@ fn shard(text: &str) -> Result<(usize, usize), String> {
 
 /// Runs the verb.
 pub fn run(args: &Args) -> Result<()> {
-    let images = args.images.open()?;
+    expect_new(&args.out).map_err(DataError::io(&args.out))?;
+    let classes = args.classes_from.as_deref().map(TokenDataset::open).transpose()?;
+    let images = args.images.open_with(classes.as_ref())?;
     let tokenizer = args.tokenizer.open()?;
     tokenizer.encode_all(&[], images.side()).context(GIVE_SIZE)?;
     if images.unlabelled() > 0 {
@@ -84,6 +100,7 @@ pub fn run(args: &Args) -> Result<()> {
     let job = Job {
         images: &images,
         range: range.clone(),
+        part: (args.shard.1 > 1).then_some(Part { index: args.shard.0, of: args.shard.1, images: images.len() }),
         tokenizer: tokenizer.as_ref(),
         columns: &args.columns,
         on_error: args.on_error,

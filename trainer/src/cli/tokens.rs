@@ -9,7 +9,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::tokens_bench;
-use crate::data::{gather, read_class_names, TokenDataset, TokenStream, VQGAN};
+use crate::data::{gather, in_order, read_class_names, TokenDataset, TokenStream, VQGAN};
 use crate::device::Device;
 use crate::exchange::{self, ImportOptions, Imported};
 use crate::tokenizer;
@@ -55,6 +55,9 @@ pub struct Verify {
 }
 
 /// Put datasets of one tokenizer together, in the order given
+///
+/// Parts of one set (`tokenize --shard`) are put in the order of their numbers;
+/// a part that is missing, or there twice, is an error.
 ///
 /// Example: sorcen tokens merge google twitter --out emoji
 #[derive(clap::Args, Debug)]
@@ -183,6 +186,8 @@ fn verify(args: &Verify) -> Result<()> {
 
 fn merge(args: &Merge) -> Result<()> {
     let datasets = args.datasets.iter().map(|dir| TokenDataset::open(dir)).collect::<Result<Vec<_>, _>>()?;
+    let (datasets, notes) = in_order(datasets)?;
+    notes.iter().for_each(|note| eprintln!("note: {note}"));
     let parts: Vec<_> = datasets.iter().map(|dataset| (dataset, (0..dataset.len()).collect())).collect();
     gather(&parts, &args.out)?;
     println!("{}: {} images", args.out.display(), datasets.iter().map(TokenDataset::len).sum::<usize>());
@@ -251,10 +256,16 @@ fn inspect(args: &Inspect) -> Result<()> {
         let streams: serde_json::Map<_, _> = streams.iter().map(stream).collect();
         let classes: serde_json::Map<_, _> =
             dataset.class_names().iter().cloned().zip(classes.into_iter().map(|n| json!(n))).collect();
-        println!("{}", json!({ "images": dataset.len(), "streams": streams, "classes": classes }));
+        println!(
+            "{}",
+            json!({ "images": dataset.len(), "part": dataset.part(), "streams": streams, "classes": classes })
+        );
         return Ok(());
     }
     println!("images  {}", dataset.len());
+    if let Some(part) = dataset.part() {
+        println!("part    {}/{} of a set of {} images", part.index, part.of, part.images);
+    }
     for (name, stream, used) in streams {
         println!(
             "stream  {name}: {0}x{0} tokens of {1} bits, {used} of {2} codes used, {3}",

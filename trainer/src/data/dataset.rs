@@ -44,8 +44,23 @@ pub(super) struct Meta {
     pub count: usize,
     pub class_names: Vec<String>,
     pub streams: BTreeMap<String, StreamMeta>,
+    /// Where this is one of several parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
     /// SHA-256 (hexadecimal) of every other file of the folder, by name.
     pub sha256: BTreeMap<String, String>,
+}
+
+/// Which part of a set a dataset is: what `tokenize --shard INDEX/OF` made of `images` images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// The part's number, from 0.
+    pub index: usize,
+    /// How many parts there are.
+    pub of: usize,
+    /// Images of the whole set, before faulty ones are left out.
+    pub images: usize,
 }
 
 /// One stream in `meta.json`.
@@ -172,6 +187,11 @@ impl TokenDataset {
     /// Names of the classes.
     pub fn class_names(&self) -> &[String] {
         &self.meta.class_names
+    }
+
+    /// Which part of a set this is; `None` for a whole one, or where it was not recorded.
+    pub fn part(&self) -> Option<Part> {
+        self.meta.part
     }
 
     /// All token streams by name.
@@ -307,6 +327,9 @@ fn read_meta(path: &Path) -> Result<Meta, DataError> {
     }
     for (name, stream) in &meta.streams {
         check_stream(path, name, stream)?;
+    }
+    if let Some(part) = meta.part.filter(|part| part.index >= part.of) {
+        return Err(DataError::invalid(path, "`part`", "an `index` below `of`", format_args!("{part:?}")));
     }
     Ok(meta)
 }

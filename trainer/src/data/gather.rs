@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::{expect_same_classes, DataError, StreamSpec, Table, TokenDataset, TokenDatasetWriter};
+use super::names::some_of;
+use super::{expect_same_classes, DataError, Part, StreamSpec, Table, TokenDataset, TokenDatasetWriter};
 
 /// Writes a dataset of chosen images: of each part, those with these numbers, in this order.
 ///
@@ -48,6 +49,54 @@ pub fn gather(parts: &[(&TokenDataset, Vec<usize>)], out: &Path) -> Result<(), D
     let rows = rows.iter().map(|row| row.iter().map(String::as_str).collect());
     let text = header.is_some().then(|| Table::csv(rows));
     writer.finish(text.as_deref())
+}
+
+/// The parts of one set (`tokenize --shard`) in their order, and what is to be said of them. Datasets that are not
+/// recorded as parts stay where they are.
+///
+/// # Errors
+/// [`DataError::Invalid`] where a part is missing, there twice, or of another set.
+pub fn in_order(mut datasets: Vec<TokenDataset>) -> Result<(Vec<TokenDataset>, Vec<String>), DataError> {
+    let recorded: Vec<(Part, &TokenDataset)> =
+        datasets.iter().filter_map(|dataset| Some((dataset.part()?, dataset))).collect();
+    let mut notes = Vec::new();
+    let unknown = datasets.len() - recorded.len();
+    if unknown > 0 {
+        notes.push(format!(
+            "{unknown} of {} datasets are not recorded as parts of a set (`tokenize --shard`): whether all of its parts \
+             are here was not checked",
+            datasets.len()
+        ));
+    }
+    let Some(&(first, of_first)) = recorded.first() else { return Ok((datasets, notes)) };
+    let mut places: Vec<Option<&Path>> = vec![None; first.of.min(1 << 20)];
+    for (part, dataset) in &recorded {
+        let (dir, name) = (dataset.dir(), format!("part {}/{}", part.index, part.of));
+        if (part.of, part.images) != (first.of, first.images) {
+            let expected = format!("one of {} of {} images, as {}", first.of, first.images, of_first.dir().display());
+            return Err(DataError::invalid(dir, "part", expected, format_args!("{name} of {} images", part.images)));
+        }
+        if let Some(Some(other)) = places.get(part.index) {
+            let found = format_args!("it in {} too", other.display());
+            return Err(DataError::invalid(dir, name, "each part once", found));
+        }
+        if let Some(place) = places.get_mut(part.index) {
+            *place = Some(dir);
+        }
+    }
+    let missing: Vec<String> =
+        (0..places.len()).filter(|&i| places[i].is_none()).map(|i| format!("{i}/{}", first.of)).collect();
+    if !missing.is_empty() {
+        let expected = format!("all {}, from 0/{0} to {1}/{0}", first.of, first.of - 1);
+        let found = format!("{} of them, without {}", first.of - missing.len(), some_of(&missing));
+        return Err(DataError::invalid(of_first.dir(), "parts", expected, found));
+    }
+    let number = |dataset: &TokenDataset| dataset.part().map(|part| part.index);
+    if unknown == 0 && !datasets.is_sorted_by_key(number) {
+        datasets.sort_by_key(number);
+        notes.push("the parts are put together in the order of their numbers, not in that of the folders given".into());
+    }
+    Ok((datasets, notes))
 }
 
 fn specs(dataset: &TokenDataset) -> Vec<StreamSpec> {

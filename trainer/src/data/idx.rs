@@ -1,9 +1,9 @@
 //! MNIST's own container ("idx"): unsigned bytes of any shape, often gzipped.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use flate2::read::GzDecoder;
+use flate2::bufread::MultiGzDecoder;
 
 use super::DataError;
 
@@ -16,6 +16,15 @@ pub struct Idx {
     pub bytes: Vec<u8>,
 }
 
+/// A file as it is, or unpacked where it begins like gzip (of any number of members).
+pub(super) fn open_unpacked(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
+    let mut file = BufReader::new(std::fs::File::open(path)?);
+    Ok(match file.fill_buf()? {
+        [0x1F, 0x8B, ..] => Box::new(BufReader::new(MultiGzDecoder::new(file))),
+        _ => Box::new(file),
+    })
+}
+
 impl Idx {
     /// Reads `F.idxN-ubyte` or `F.idxN-ubyte.gz` (told apart by their first bytes).
     ///
@@ -23,37 +32,45 @@ impl Idx {
     /// [`DataError`] where the file cannot be read or unpacked, is no idx file of bytes, or has
     /// another length than its header says.
     pub fn read(path: &Path) -> Result<Self, DataError> {
-        let mut file = std::fs::read(path).map_err(DataError::io(path))?;
-        if file.starts_with(&[0x1F, 0x8B]) {
-            let mut unpacked = Vec::new();
-            GzDecoder::new(file.as_slice()).read_to_end(&mut unpacked).map_err(DataError::io(path))?;
-            file = unpacked;
-        }
-        Self::parse(path, file)
-    }
-
-    fn parse(path: &Path, mut file: Vec<u8>) -> Result<Self, DataError> {
-        let dims = match file.get(..4) {
-            Some(&[0, 0, 0x08, dims @ 1..=4]) => usize::from(dims),
+        let mut file = open_unpacked(path).map_err(DataError::io(path))?;
+        let start = up_to(&mut file, 16).map_err(DataError::io(path))?;
+        let dims = match start[..] {
+            [0, 0, 0x08, dims @ 1..=4, ..] => usize::from(dims),
             _ => {
                 let expected =
-                    "a folder, a tar file or an idx file of unsigned bytes (00 00 08, then 1 to 4 dimensions)";
-                let start: Vec<_> = file.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-                return Err(DataError::invalid(path, "first bytes", expected, start.join(" ")));
+                    "images: a folder, a tar file (.tar, .tar.gz) or an idx file of unsigned bytes (00 00 08, \
+                                then 1 to 4 dimensions)";
+                let bytes: Vec<_> = start.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+                let found = match &start[..] {
+                    [] => "nothing".into(),
+                    _ => bytes.join(" "),
+                };
+                return Err(DataError::invalid(path, "first bytes", expected, found));
             }
         };
+        let mut file = start.as_slice().chain(file);
         let header = 4 + 4 * dims;
-        let Some(sizes) = file.get(4..header) else {
-            return Err(DataError::invalid(path, "header", format_args!("{header} bytes"), file.len()));
+        let head = up_to(&mut file, header).map_err(DataError::io(path))?;
+        let Some(sizes) = head.get(4..header) else {
+            return Err(DataError::invalid(path, "header", format_args!("{header} bytes"), head.len()));
         };
         let shape: Vec<usize> =
             sizes.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]) as usize).collect();
-        let needed = shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size)).and_then(|n| n.checked_add(header));
-        if needed != Some(file.len()) {
+        let elements = shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size));
+        let bytes = up_to(&mut file, elements.unwrap_or(0)).map_err(DataError::io(path))?;
+        let more = up_to(&mut file, 1).map_err(DataError::io(path))?.len();
+        if elements != Some(bytes.len()) || more > 0 {
             let expected = format!("{header} + the product of {shape:?}");
-            return Err(DataError::invalid(path, "length in bytes", expected, file.len()));
+            let found = format!("{}{}", if more > 0 { "more than " } else { "" }, header + bytes.len());
+            return Err(DataError::invalid(path, "length in bytes", expected, found));
         }
-        file.drain(..header);
-        Ok(Self { shape, bytes: file })
+        Ok(Self { shape, bytes })
     }
+}
+
+/// The next `limit` bytes, or as many as there are: what is not there takes no memory.
+pub(super) fn up_to(file: &mut impl Read, limit: usize) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(limit as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

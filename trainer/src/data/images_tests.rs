@@ -134,14 +134,19 @@ fn what_is_wrong_is_named() {
         ),
         ("a/2.png: contents", vec![good(), ("p/a/2.png", png(9, 9, [0; 4])[..60].into())], "p", &[]),
         (
-            "a/2.png: image: expected 2x2 pixels as the first (or give --size), found 3x2",
+            "a/2.png: image: expected 2x2 pixels, found 3x2 (give --size)",
             vec![good(), ("p/a/2.png", png(3, 2, [0; 4]))],
             "p",
             &[],
         ),
         ("x: images: expected a folder of pictures, an idx file or a tar archive, found nothing", vec![], "x", &[]),
         ("images: expected at least one that the conditions keep, found 0", vec![("p/.x", vec![])], "p", &[]),
-        ("first bytes: expected a folder, a tar file or an idx file", vec![("f", b"hello".into())], "f", &[]),
+        (
+            "first bytes: expected images: a folder, a tar file (.tar, .tar.gz) or an idx file",
+            vec![("f", b"hello".into())],
+            "f",
+            &[],
+        ),
         (
             "length in bytes: expected 16 + the product of [2, 1, 1], found 17",
             vec![("f", idx(&[2, 1, 1], &[7]))],

@@ -1,15 +1,40 @@
-//! Names: which texts name a class.
+//! Names: which files are pictures by theirs, and which texts name a class.
 
 use std::collections::HashSet;
 use std::path::Path;
 
 use super::DataError;
 
+/// Extensions of pictures that are read.
+const READ: [&str; 8] = ["png", "apng", "jpg", "jpeg", "jpe", "jfif", "webp", "gif"];
+/// Extensions of other pictures: such a file is a fault, not passed over.
+const OTHERS: [&str; 16] = [
+    "bmp", "tif", "tiff", "heic", "heif", "avif", "jp2", "jxl", "ppm", "pgm", "pbm", "pnm", "tga", "ico", "exr", "hdr",
+];
+
+/// Whether an extension (no dot, any case) is that of pictures that are read.
+pub(super) fn is_read(extension: &str) -> bool {
+    READ.iter().any(|picture| extension.eq_ignore_ascii_case(picture))
+}
+
+/// Whether an extension (no dot, any case) is a picture's, of any kind.
+pub(super) fn is_picture(extension: &str) -> bool {
+    is_read(extension) || OTHERS.iter().any(|picture| extension.eq_ignore_ascii_case(picture))
+}
+
+/// The bytes of a name as text; those that are no UTF-8 as `\xE9`, so that two names stay two.
+pub(super) fn shown(name: &[u8]) -> String {
+    match std::str::from_utf8(name) {
+        Ok(text) => text.to_string(),
+        Err(_) => name.escape_ascii().to_string(),
+    }
+}
+
 /// The name of a class, from the text that gives it: a byte order mark and white space around it are no part of it.
 ///
 /// # Errors
 /// What was found, where it is no UTF-8, nothing, `.` or `..`, or of several lines.
-fn class_name(text: &[u8]) -> Result<String, String> {
+pub fn class_name(text: &[u8]) -> Result<String, String> {
     let name = std::str::from_utf8(text).map_err(|_| format!("{} (no UTF-8)", text.escape_ascii()))?;
     let name = name.trim_start_matches('\u{FEFF}').trim();
     match name {
@@ -20,8 +45,13 @@ fn class_name(text: &[u8]) -> Result<String, String> {
     }
 }
 
+/// The class that a folder's name gives: the name as it is, if it can be one.
+pub(super) fn folder_class(name: &[u8]) -> Result<String, String> {
+    class_name(name).map(|_| String::from_utf8_lossy(name).into_owned())
+}
+
 /// What a [`class_name`] should be, for errors.
-const CLASS_NAME: &str = "the name of a class";
+pub const CLASS_NAME: &str = "the name of a class";
 
 /// Names of classes from a text file, one a line; empty lines at the end are nothing.
 ///
@@ -39,6 +69,14 @@ pub fn read_class_names(path: &Path) -> Result<Vec<String>, DataError> {
         names.push(name);
     }
     Ok(names)
+}
+
+/// The first five of several names, and how many more there are.
+pub(super) fn some_of(names: &[String]) -> String {
+    match names.len() {
+        0..=5 => names.join(", "),
+        n => format!("{} and {} more", names[..5].join(", "), n - 5),
+    }
 }
 
 #[cfg(test)]

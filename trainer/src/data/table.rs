@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
+use super::idx::{open_unpacked, up_to};
 use super::DataError;
+
+/// Bytes of a table that are read.
+const MOST: usize = (1 << 31) - 1;
 
 /// A CSV file with a header line, in memory.
 #[derive(Clone, Debug, Default)]
@@ -12,12 +16,15 @@ pub struct Table {
 }
 
 impl Table {
-    /// Reads a CSV file (comma, double quotes) whose rows all have as many fields as the header.
+    /// Reads a CSV file (comma, double quotes; also gzipped) whose rows all have as many fields as the header.
     ///
     /// # Errors
     /// [`DataError::Invalid`] names the row.
     pub fn read(path: &Path) -> Result<Self, DataError> {
-        let bytes = std::fs::read(path).map_err(DataError::io(path))?;
+        let bytes = open_unpacked(path).and_then(|mut file| up_to(&mut file, MOST)).map_err(DataError::io(path))?;
+        if bytes.len() == MOST {
+            return Err(DataError::invalid(path, "table", "less than 2 GiB of text", "more"));
+        }
         let mut reader = csv::Reader::from_reader(bytes.as_slice());
         let fields = |record: Result<csv::StringRecord, csv::Error>| match record {
             Ok(record) => Ok(record.iter().map(str::to_string).collect::<Vec<_>>()),

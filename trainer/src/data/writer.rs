@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sorcen_runtime::tokens::{pack_row, row_bytes};
 
-use super::dataset::{check_stream, stream_file, Meta, StreamMeta, FORMAT, ITEMS, LABELS, META, VERSION};
+use super::dataset::{check_stream, stream_file, Meta, Part, StreamMeta, FORMAT, ITEMS, LABELS, META, VERSION};
 use sorcen_runtime::OwnedBytes;
 
 use super::digest::sha256_hex;
@@ -33,6 +33,23 @@ impl StreamSpec {
         (usize::BITS - self.codebook_size.saturating_sub(1).leading_zeros()).max(1)
     }
 
+    /// That a dataset at `target` can hold such a stream.
+    ///
+    /// # Errors
+    /// [`DataError::Invalid`]: grid 1 to 64, 1 to 65,536 codes.
+    pub fn check(&self, target: &Path) -> Result<(), DataError> {
+        check_stream(target, &self.name, &self.meta())
+    }
+
+    fn meta(&self) -> StreamMeta {
+        StreamMeta {
+            grid: self.grid,
+            bits: self.bits(),
+            codebook_size: self.codebook_size,
+            tokenizer: self.tokenizer.clone(),
+        }
+    }
+
     /// Bytes of an image's ids in the dataset.
     pub fn row_bytes(&self) -> usize {
         row_bytes(self.grid * self.grid, self.bits())
@@ -47,6 +64,7 @@ pub struct TokenDatasetWriter {
     class_names: Vec<String>,
     streams: Vec<StreamWriter>,
     labels: Vec<u16>,
+    part: Option<Part>,
 }
 
 #[derive(Debug)]
@@ -71,7 +89,12 @@ impl TokenDatasetWriter {
         let dir = PartialDir::create(target).map_err(DataError::io(target))?;
         let streams =
             specs.iter().map(|spec| StreamWriter::create(target, dir.path(), spec)).collect::<Result<_, _>>()?;
-        Ok(Self { target: target.to_path_buf(), dir, class_names, streams, labels: Vec::new() })
+        Ok(Self { target: target.to_path_buf(), dir, class_names, streams, labels: Vec::new(), part: None })
+    }
+
+    /// Records which part of a set this is.
+    pub fn as_part(self, part: Option<Part>) -> Self {
+        Self { part, ..self }
     }
 
     /// That the disk has room for so many images.
@@ -129,8 +152,15 @@ impl TokenDatasetWriter {
                 sha256.insert(name.to_string(), sha256_hex(bytes));
             }
         }
-        let meta =
-            Meta { format: FORMAT.into(), version: VERSION, count, class_names: self.class_names, streams, sha256 };
+        let meta = Meta {
+            format: FORMAT.into(),
+            version: VERSION,
+            count,
+            class_names: self.class_names,
+            streams,
+            part: self.part,
+            sha256,
+        };
         let path = self.dir.path().join(META);
         let json = serde_json::to_string_pretty(&meta).map_err(|error| DataError::io(&path)(error.into()))?;
         std::fs::write(&path, json + "\n").map_err(DataError::io(&self.target))?;
@@ -140,19 +170,13 @@ impl TokenDatasetWriter {
 
 impl StreamWriter {
     fn create(target: &Path, dir: &Path, spec: &StreamSpec) -> Result<Self, DataError> {
-        let meta = StreamMeta {
-            grid: spec.grid,
-            bits: spec.bits(),
-            codebook_size: spec.codebook_size,
-            tokenizer: spec.tokenizer.clone(),
-        };
-        check_stream(target, &spec.name, &meta)?;
+        spec.check(target)?;
         let path = dir.join(stream_file(&spec.name));
         let row = vec![0; spec.row_bytes()];
         let mut file = BufWriter::new(File::create(&path).map_err(DataError::io(target))?);
         file.write_all(&npy::header("|u1", &[0, row.len()])).map_err(DataError::io(target))?;
         let shown = target.join(stream_file(&spec.name));
-        Ok(Self { name: spec.name.clone(), meta, path, shown, file, row })
+        Ok(Self { name: spec.name.clone(), meta: spec.meta(), path, shown, file, row })
     }
 
     fn push(&mut self, index: usize, ids: &[u16]) -> Result<(), DataError> {

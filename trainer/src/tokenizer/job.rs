@@ -4,7 +4,6 @@
 //! images that is done. A second run of the same job goes on after them; the dataset is put together at the end,
 //! so its bytes do not depend on how often it was interrupted.
 
-use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
@@ -15,8 +14,8 @@ use sorcen_export::atomic;
 
 use super::{Tokenizer, TokenizerError};
 use crate::checkpoint::read_json;
-use crate::data::{DataError, ImageSet, StreamSpec, Table, TokenDatasetWriter, VQGAN};
-use crate::files::{claim, expect_room};
+use crate::data::{DataError, ImageSet, Part, StreamSpec, Table, TokenDatasetWriter, VQGAN};
+use crate::files::{claim, expect_new, expect_room};
 
 /// Images of a piece: what a kill can cost.
 const PIECE: usize = 256;
@@ -40,6 +39,8 @@ pub struct Job<'a> {
     pub images: &'a ImageSet,
     /// Numbers of the images to do: a shard.
     pub range: Range<usize>,
+    /// Which part that is; none: all.
+    pub part: Option<Part>,
     /// The tokenizer.
     pub tokenizer: &'a dyn Tokenizer,
     /// Columns of the labels to keep; none: all.
@@ -128,9 +129,13 @@ impl Job<'_> {
         // What can be wrong with the flags is found before the work.
         self.tokenizer.encode_all(&[], self.images.side())?;
         self.images.items_csv(&[], self.columns)?;
-        if self.out.exists() && self.out.read_dir().map_or(true, |mut entries| entries.next().is_some()) {
-            let error = io::Error::new(io::ErrorKind::AlreadyExists, "expected a new or empty folder");
-            return Err(DataError::io(self.out)(error).into());
+        expect_new(self.out).map_err(DataError::io(self.out))?;
+        spec.check(self.out)?;
+        if self.on_error == OnError::Fail {
+            for image in self.range.clone() {
+                let fault = |error: DataError| JobError::Fault(Fault { image, reason: error.to_string() });
+                self.images.check(image).map_err(fault)?;
+            }
         }
         let folder = self.open_folder()?;
         let mine = claim(&folder).map_err(DataError::io(&folder))?;
@@ -233,7 +238,8 @@ impl Job<'_> {
 
     fn put_together(&self, folder: &Path, spec: StreamSpec, resumed: usize) -> Result<Done, JobError> {
         let tokens = spec.grid * spec.grid;
-        let mut writer = TokenDatasetWriter::create(self.out, self.images.class_names().to_vec(), &[spec])?;
+        let mut writer =
+            TokenDatasetWriter::create(self.out, self.images.class_names().to_vec(), &[spec])?.as_part(self.part);
         let (mut kept, mut faults) = (Vec::new(), Vec::new());
         for range in self.pieces() {
             let lost = || DataError::invalid(&Piece::file(folder, &range), "contents", "a piece that is done", "none");
@@ -245,7 +251,9 @@ impl Job<'_> {
             }
             faults.extend(piece.faults);
         }
-        if !faults.is_empty() && (self.on_error != OnError::Skip || kept.is_empty()) {
+        // A part without an image is one that `tokens merge` asks for; a set without is nothing.
+        let nothing = kept.is_empty() && self.part.is_none();
+        if !faults.is_empty() && (self.on_error != OnError::Skip || nothing) {
             return Err(JobError::Faults { faults, of: self.range.len(), kept: folder.to_path_buf() });
         }
         if !faults.is_empty() {
