@@ -170,7 +170,10 @@ fn lying_headers_are_named() {
     );
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
-    assert_says(&message(Checkpoint::open(dir.path())), &["model.safetensors", "expected a file, found an empty folder"]);
+    assert_says(
+        &message(Checkpoint::open(dir.path())),
+        &["model.safetensors", "expected a file, found an empty folder"],
+    );
 }
 
 #[test]

@@ -247,6 +247,22 @@ fn hostile_pickles_are_refused() {
     let message = open(legacy_file(&nested, 4)).unwrap_err().to_string();
     assert!(message.contains("hostile.pth"), "{message}");
 
+    // One tensor under a hundred thousand names, whose key or shape is a million long: 100 GB if each had its own.
+    let [long, wide] = [("k".repeat(1_000_000), 1), ("0".into(), 1_000_000)].map(|(key, dims): (String, usize)| {
+        let mut pickle =
+            b"\x80\x02}(U\x05firstctorch._utils\n_rebuild_tensor_v2\n((U\x07storagectorch\nFloatStorage\nX".to_vec();
+        pickle.extend([&(key.len() as u32).to_le_bytes()[..], key.as_bytes(), b"U\x03cpuK\x04tQK\x00"].concat());
+        let sizes = [b"(", &b"K\x01".repeat(dims)[..], b"t"].concat();
+        pickle.extend([&sizes[..], &sizes, b"tRq\x01"].concat());
+        (0..100_000).for_each(|name| pickle.extend(format!("U\x05{name:05}h\x01").into_bytes()));
+        pickle.extend(b"u.");
+        pickle
+    });
+    let message = open(legacy_file(&long, 4)).unwrap_err().to_string();
+    assert!(message.contains("a storage 0 that no tensor is of"), "{message}");
+    let file = open(legacy_file(&wide, 4)).unwrap();
+    assert!(file.shape("00000").is_none(), "of more dimensions than a tensor has");
+
     // A pickle that would run a program: a call that nobody makes.
     let marker = dir.path().join("ran");
     let call = format!("cposix\nsystem\n(S'touch {}'\ntR.", marker.display());

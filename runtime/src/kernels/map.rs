@@ -2,10 +2,8 @@
 
 use std::{fs::File, io, ops::Deref, path::Path};
 
-/// A read-only memory map of a whole file: a pack or a dataset, paged in as it is used.
-///
-/// The file must not be changed while it is mapped; our own tools replace files by renaming, which
-/// leaves a map as it was. A file that another program cuts short ends this one with a bus error.
+/// A read-only memory map of a whole file: a pack, paged in as it is used. [`OwnedBytes::read`](crate::OwnedBytes::read)
+/// asks for no promise.
 #[derive(Debug)]
 pub struct MappedFile(memmap2::Mmap);
 
@@ -14,10 +12,14 @@ impl MappedFile {
     ///
     /// # Errors
     /// The operating system's, where the file cannot be opened or mapped.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    ///
+    /// # Safety
+    /// Nobody may change the file while it is mapped: a pack that was checked could become another, and a file that is
+    /// cut short ends the program with a bus error. (Our own tools replace files by renaming, which leaves a map as it
+    /// was.)
+    pub unsafe fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
-        // SAFETY: the map is read-only and its bytes are plain `u8`, valid whatever they are; that
-        // nobody truncates the file is the contract above.
+        // SAFETY: the map is read-only, its bytes are plain `u8`, and the caller promises that they stay.
         unsafe { memmap2::Mmap::map(&file) }.map(Self)
     }
 }
@@ -37,7 +39,9 @@ mod tests {
     #[test]
     fn maps_this_very_source() {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/kernels/map.rs");
-        assert_eq!(&*MappedFile::open(&path).unwrap(), std::fs::read(&path).unwrap());
-        assert!(MappedFile::open(&path.join("none")).is_err());
+        // SAFETY: nobody edits the source while its tests run; if somebody does, the test fails.
+        let open = |path: &std::path::Path| unsafe { MappedFile::open(path) };
+        assert_eq!(&*open(&path).unwrap(), std::fs::read(&path).unwrap());
+        assert!(open(&path.join("none")).is_err());
     }
 }

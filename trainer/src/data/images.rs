@@ -268,7 +268,7 @@ impl ImageSet {
                 let file = &files[item.index];
                 pixels::decode(&pixels::read_file(file).map_err(DataError::io(file))?)
             }
-            Source::Shard(_, shard) => pixels::decode(shard.bytes(item.index)),
+            Source::Shard(path, shard) => pixels::decode(&shard.bytes(item.index).map_err(DataError::io(path))?),
             Source::Idx { pixels, shape: [height, width, channels], .. } => {
                 let len = height * width * channels;
                 let bytes = &pixels[item.index * len..][..len];

@@ -2,11 +2,11 @@
 //! first dot of a file's name.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::{Cursor, Write as _};
+use std::fs::File;
+use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use sorcen_runtime::MappedFile;
 use tempfile::{NamedTempFile, TempPath};
 
 use super::idx::{open_unpacked, up_to};
@@ -16,27 +16,43 @@ use super::DataError;
 use crate::files::expect_room;
 
 /// Bytes of a tar archive's blocks.
-const BLOCK: usize = 512;
+const BLOCK: u64 = 512;
 /// What a gzipped shard may become: so many times its size, and so many bytes more. Pictures hardly shrink; a file of
 /// zeros does, a thousand times.
 const MOST_UNPACKED: (u64, u64) = (20, 64 << 20);
 /// What a `.cls` or `.json` may hold.
-const MOST_FIELD: usize = 1 << 24;
+const MOST_FIELD: u64 = 1 << 24;
 
-/// A shard in memory, and where its pictures are.
+/// Bytes of the file, from the first up to the second.
+type Place = Range<u64>;
+
+/// A shard, and where its pictures are.
 #[derive(Debug)]
 pub(super) struct Shard {
-    file: Option<MappedFile>,
+    file: PathBuf,
     /// Name and place of each picture.
-    pub pictures: Vec<(String, Range<usize>)>,
+    pub pictures: Vec<(String, Place)>,
     /// The file unpacked, if it was gzipped: removed with this.
     _unpacked: Option<TempPath>,
 }
 
 impl Shard {
-    /// The bytes of picture `index`.
-    pub fn bytes(&self, index: usize) -> &[u8] {
-        self.file.as_deref().and_then(|file| file.get(self.pictures[index].1.clone())).unwrap_or_default()
+    /// The bytes of picture `index`, read anew: all shards together may be far larger than memory.
+    ///
+    /// # Errors
+    /// Those of the operating system, also where the file has become shorter.
+    pub fn bytes(&self, index: usize) -> io::Result<Vec<u8>> {
+        read(&mut File::open(&self.file)?, &self.pictures[index].1)
+    }
+}
+
+/// Bytes of a file, which has so many or fails: a place that was found in a file that changed takes no memory.
+fn read(file: &mut File, place: &Place) -> io::Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(place.start))?;
+    let (length, mut bytes) = (place.end - place.start, Vec::new());
+    match file.take(length).read_to_end(&mut bytes)? as u64 == length {
+        true => Ok(bytes),
+        false => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
@@ -45,7 +61,8 @@ pub(super) fn is_shard(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     let by_name = [".tar", ".tar.gz", ".tgz"].iter().any(|end| name.ends_with(end));
     let magic = |start: Vec<u8>| start.get(257..262) == Some(b"ustar");
-    by_name || path.is_file() && open_unpacked(path).and_then(|mut file| up_to(&mut file, BLOCK)).is_ok_and(magic)
+    by_name
+        || path.is_file() && open_unpacked(path).and_then(|mut file| up_to(&mut file, BLOCK as usize)).is_ok_and(magic)
 }
 
 /// Lists the pictures of a shard in order. What is wrong with one is a fault of that one; what is wrong with the
@@ -54,7 +71,7 @@ pub(super) fn is_shard(path: &Path) -> bool {
 /// # Errors
 /// [`DataError`] where the file cannot be opened.
 pub(super) fn list(path: &Path, class_field: &str, beside: &mut Beside) -> Result<(Shard, Listing), DataError> {
-    std::fs::File::open(path).map_err(DataError::io(path))?;
+    File::open(path).map_err(DataError::io(path))?;
     let mut scan = Scan {
         path,
         class_field,
@@ -64,13 +81,16 @@ pub(super) fn list(path: &Path, class_field: &str, beside: &mut Beside) -> Resul
         faults: Vec::new(),
         cut: false,
     };
-    let (mut file, mut unpacked) = (None, None);
-    match open(path) {
-        Ok((map, temporary)) => {
-            scan.archive(&map, beside);
-            (file, unpacked) = (Some(map), temporary);
+    let (mut file, mut unpacked) = (path.to_path_buf(), None);
+    let scanned = unpack(path).and_then(|temporary| {
+        if let Some(temporary) = &temporary {
+            file = temporary.to_path_buf();
         }
-        Err(error) => scan.cut("contents", "a tar archive", error),
+        unpacked = temporary;
+        scan.archive(&file, beside)
+    });
+    if let Err(error) = scanned {
+        scan.cut("contents", "a tar archive", error);
     }
     let (pictures, rows) = scan.finish(beside);
     if rows.is_empty() {
@@ -80,14 +100,14 @@ pub(super) fn list(path: &Path, class_field: &str, beside: &mut Beside) -> Resul
     Ok((Shard { file, pictures, _unpacked: unpacked }, listing))
 }
 
-/// Maps a shard; a gzipped one is unpacked to the system's temporary folder.
-fn open(path: &Path) -> std::io::Result<(MappedFile, Option<TempPath>)> {
-    let start = up_to(&mut std::fs::File::open(path)?, 2)?;
+/// Unpacks a gzipped shard to the system's temporary folder.
+fn unpack(path: &Path) -> io::Result<Option<TempPath>> {
+    let start = up_to(&mut File::open(path)?, 2)?;
     if start.is_empty() {
-        return Err(std::io::Error::other("0 bytes"));
+        return Err(io::Error::other("0 bytes"));
     }
     if start != [0x1F, 0x8B] {
-        return Ok((MappedFile::open(path)?, None));
+        return Ok(None);
     }
     let (times, more) = MOST_UNPACKED;
     let limit = path.metadata()?.len().saturating_mul(times).saturating_add(more);
@@ -101,12 +121,11 @@ fn open(path: &Path) -> std::io::Result<(MappedFile, Option<TempPath>)> {
         expect_room(&std::env::temp_dir(), chunk.len() as u64)?;
         temporary.write_all(&chunk)?;
         if temporary.as_file().metadata()?.len() > limit {
-            return Err(std::io::Error::other(format!("more than {limit} bytes when unpacked: unpack it yourself")));
+            return Err(io::Error::other(format!("more than {limit} bytes when unpacked: unpack it yourself")));
         }
     }
     temporary.flush()?;
-    let temporary = temporary.into_temp_path();
-    Ok((MappedFile::open(&temporary)?, Some(temporary)))
+    Ok(Some(temporary.into_temp_path()))
 }
 
 /// What is found on the way through an archive.
@@ -128,7 +147,7 @@ struct Sample {
     /// The first of them.
     name: String,
     /// Pictures: name, place, and what is wrong with it.
-    pictures: Vec<(String, Range<usize>, Option<Fault>)>,
+    pictures: Vec<(String, Place, Option<Fault>)>,
     /// What each member that tells of the class says: a name, nothing, or a fault.
     cls: Option<Result<String, Fault>>,
     json: Option<Result<Option<String>, Fault>>,
@@ -150,26 +169,28 @@ impl Scan<'_> {
     }
 
     /// Goes through the members, to the archive's end or to what is wrong with it.
-    fn archive(&mut self, file: &[u8], beside: &mut Beside) {
+    fn archive(&mut self, path: &Path, beside: &mut Beside) -> io::Result<()> {
         const WHOLE: &str = "a whole tar archive";
-        let mut archive = tar::Archive::new(Cursor::new(file));
-        let entries = match archive.entries_with_seek() {
-            Ok(entries) => entries,
-            Err(error) => return self.cut("contents", WHOLE, error),
-        };
+        let mut file = File::open(path)?; // beside the one that goes from header to header
+        let length = file.metadata()?.len();
+        let mut archive = tar::Archive::new(BufReader::new(File::open(path)?));
         let mut end = 0; // of the last member
-        for entry in entries {
+        for entry in archive.entries_with_seek()? {
             let entry = match entry {
                 Ok(entry) => entry,
-                Err(error) => return self.cut(format_args!("contents after {end} bytes"), WHOLE, error),
+                Err(error) => {
+                    self.cut(format_args!("contents after {end} bytes"), WHOLE, error);
+                    return Ok(());
+                }
             };
-            let start = usize::try_from(entry.raw_file_position()).unwrap_or(usize::MAX);
-            let range = start..start.saturating_add(usize::try_from(entry.size()).unwrap_or(usize::MAX));
+            let start = entry.raw_file_position();
+            let place = start..start.saturating_add(entry.size());
             let bytes = entry.path_bytes();
-            if range.end > file.len() {
-                return self.cut(shown(&bytes), "a file inside the archive", "one that is cut off");
+            if place.end > length {
+                self.cut(shown(&bytes), "a file inside the archive", "one that is cut off");
+                return Ok(());
             }
-            end = range.end.next_multiple_of(BLOCK);
+            end = place.end.next_multiple_of(BLOCK);
             let kind = entry.header().entry_type();
             if kind.is_dir() || kind.is_pax_global_extensions() {
                 continue;
@@ -180,26 +201,37 @@ impl Scan<'_> {
                 (false, Some(to)) => Some(format!("a link to {to}, which has no bytes of its own")),
                 (false, None) => Some(format!("{kind:?}")),
             };
-            self.member(&bytes, kind, range, file, beside);
+            self.member(&bytes, kind, place, &mut file, beside);
         }
-        self.check_end(file, end);
+        self.check_end(&mut file, end)
     }
 
     /// That two blocks of zeros close the archive, and nothing follows (one is enough for most programs, and for us).
-    fn check_end(&mut self, file: &[u8], end: usize) {
-        let rest = file.get(end..).unwrap_or_default();
-        if rest.len() < BLOCK {
+    fn check_end(&mut self, file: &mut File, end: u64) -> io::Result<()> {
+        file.seek(SeekFrom::Start(end))?;
+        let mut at = end;
+        loop {
+            let rest = up_to(file, 1 << 20)?;
+            if let Some(other) = rest.iter().position(|&byte| byte != 0) {
+                at += other as u64;
+                let found = format!("more at byte {at}: archives put together by `cat` have to be one file each");
+                self.faults.push(Fault::new(self.path, "end", "zeros after the end marker", found));
+                return Ok(());
+            }
+            at += rest.len() as u64;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        if at < end + BLOCK {
             let found = format!("the end of the file after {end} bytes: it may be cut off");
-            return self.cut("end", "two blocks of zeros after the last member", found);
+            self.cut("end", "two blocks of zeros after the last member", found);
         }
-        if let Some(at) = rest.iter().position(|&byte| byte != 0) {
-            let found = format!("more at byte {}: archives put together by `cat` have to be one file each", end + at);
-            self.faults.push(Fault::new(self.path, "end", "zeros after the end marker", found));
-        }
+        Ok(())
     }
 
     /// One file, or what is none (`kind` says what it is).
-    fn member(&mut self, bytes: &[u8], kind: Option<String>, range: Range<usize>, file: &[u8], beside: &mut Beside) {
+    fn member(&mut self, bytes: &[u8], kind: Option<String>, place: Place, file: &mut File, beside: &mut Beside) {
         let name = shown(bytes);
         let mut parts: Vec<&[u8]> =
             bytes.split(|&byte| byte == b'/').filter(|part| ![&b""[..], b"."].contains(part)).collect();
@@ -237,25 +269,25 @@ impl Scan<'_> {
                 None if twice => Some(fault("one file of this name in the archive", &"a second one")),
                 None => None,
             };
-            return sample.pictures.push((name, range, trouble));
+            return sample.pictures.push((name, place, trouble));
         }
         let text = match kind {
             Some(kind) => Err(fault("a file", &kind)),
-            None if range.len() > MOST_FIELD => Err(fault("at most 16 MiB", &range.len())),
-            None => Ok(&file[range]),
+            None if place.end - place.start > MOST_FIELD => Err(fault("at most 16 MiB", &(place.end - place.start))),
+            None => read(file, &place).map_err(|error| fault("a file that can be read", &error)),
         };
         let second = || fault("one file of this name in the archive", &"a second one");
         if field == "cls" {
-            let class = text.and_then(|text| class_name(text).map_err(|found| fault(CLASS_NAME, &found)));
+            let class = text.and_then(|text| class_name(&text).map_err(|found| fault(CLASS_NAME, &found)));
             sample.cls = Some(if sample.cls.is_some() { Err(second()) } else { class });
         } else {
-            let class = text.and_then(|text| self::field(text, self.class_field).map_err(|(e, f)| fault(&e, &f)));
+            let class = text.and_then(|text| self::field(&text, self.class_field).map_err(|(e, f)| fault(&e, &f)));
             sample.json = Some(if sample.json.is_some() { Err(second()) } else { class });
         }
     }
 
     /// Pictures and what is known of them, in the order of the archive; the archive's faults last.
-    fn finish(self, beside: &mut Beside) -> (Vec<(String, Range<usize>)>, Vec<Row>) {
+    fn finish(self, beside: &mut Beside) -> (Vec<(String, Place)>, Vec<Row>) {
         let shard = shown(self.path.file_name().unwrap_or_default().as_encoded_bytes());
         let (mut pictures, mut rows) = (Vec::new(), Vec::new());
         for paths in self.folders.values().filter(|paths| paths.len() > 1) {
@@ -289,14 +321,14 @@ impl Scan<'_> {
                 Some(Err(fault)) => (None, Some(fault)),
                 None => (None, None),
             };
-            for (at, (name, range, fault)) in sample.pictures.into_iter().enumerate() {
+            for (at, (name, place, fault)) in sample.pictures.into_iter().enumerate() {
                 if Some(at) != taken && fault.is_none() {
                     beside.add(Why::SecondPicture, format_args!("{}/{name}", self.path.display()));
                     continue;
                 }
                 let fault = fault.or_else(|| trouble.clone());
                 rows.push(Row { class: class.clone(), fields: vec![format!("{shard}/{name}")], fault });
-                pictures.push((name, range));
+                pictures.push((name, place));
             }
         }
         for fault in self.faults {
