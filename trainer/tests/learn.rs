@@ -104,7 +104,7 @@ fn stopped_and_resumed_the_bits_are_the_same() {
 
         let other = Options { lr: 1e-3, ..options(&parts) };
         let error = train(&other, u64::MAX).unwrap_err().to_string();
-        assert!(error.contains("run.json: lr: expected 0.003, as the run was begun with, found 0.001"), "{error}");
+        assert!(error.contains("run.json: --lr: expected 0.003, as the run was begun with, found 0.001"), "{error}");
     }
 }
 

@@ -285,7 +285,7 @@ fn every_verb_takes_its_checkpoint() {
 
     let exported = run("export --checkpoint mage/checkpoint --out mage.pth");
     assert!(exported.contains("with the state of training"), "{exported}");
-    run("import --from mage.pth --out back --heads 1 --decoder_heads 1");
+    run("import --from mage.pth --out back");
     let weights = |folder: &str| std::fs::read(dir.path().join(folder).join("model.safetensors")).unwrap();
     assert!(weights("back") == weights("mage/checkpoint"));
 

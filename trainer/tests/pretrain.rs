@@ -176,7 +176,7 @@ fn what_cannot_be_resumed_is_named() {
     );
     let mut other = begun.clone();
     other.model = ModelChoice::Tiny;
-    assert!(message(&other).contains("run.json: --model: embed_dim: expected 64, as"), "{}", message(&other));
+    assert!(message(&other).contains("run.json: --model: decoder_embed_dim: expected 64, as"), "{}", message(&other));
 
     // The flag, then and now in words: no Rust, no JSON.
     let told = |edit: fn(&mut PretrainOptions)| {

@@ -221,7 +221,7 @@ fn compare_is_gone_on_with() {
     }
 
     let (code, _, error) = sorcen(dir, &format!("{} --variants tokens", command.replace("--steps 8", "--steps 9")));
-    assert!(code == 1 && error.contains("settings.json: steps: expected 8"), "{error}");
+    assert!(code == 1 && error.contains("settings.json: --steps: expected 8"), "{error}");
 }
 
 #[test]

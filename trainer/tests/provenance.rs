@@ -62,7 +62,7 @@ fn another_tokenizer_is_refused_and_can_be_allowed() {
     write_pack(&dir.join("other.srcn"), &other);
 
     // The task: few images.
-    let task = format!("--data {} --bank val --split val --only skin_variation=0", emoji(""));
+    let task = format!("--data {} --bank test --split val --only skin_variation=0", emoji(""));
     let (val, tokenizer) = (emoji("val"), emoji("tokenizer.safetensors"));
     let cases = [
         (format!("decode --data {val} --count 2 --out x.png --tokenizer other.safetensors"), "other.safetensors"),

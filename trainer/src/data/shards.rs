@@ -60,9 +60,18 @@ fn read(file: &mut File, place: &Place) -> io::Result<Vec<u8>> {
 pub(super) fn is_shard(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     let by_name = [".tar", ".tar.gz", ".tgz"].iter().any(|end| name.ends_with(end));
-    let magic = |start: Vec<u8>| start.get(257..262) == Some(b"ustar");
-    by_name
-        || path.is_file() && open_unpacked(path).and_then(|mut file| up_to(&mut file, BLOCK as usize)).is_ok_and(magic)
+    let start = || open_unpacked(path).and_then(|mut file| up_to(&mut file, BLOCK as usize));
+    by_name || path.is_file() && start().is_ok_and(|start| is_header(&start))
+}
+
+/// Whether a block is the header of a tar archive, old ones included, which have no magic number: by its checksum, the
+/// sum of its bytes with spaces where the checksum stands.
+fn is_header(block: &[u8]) -> bool {
+    const CHECKSUM: Range<usize> = 148..156;
+    let Some(stored) = block.get(CHECKSUM).filter(|_| block.len() as u64 == BLOCK) else { return false };
+    let digits = String::from_utf8_lossy(stored);
+    let bytes = block.iter().enumerate().map(|(at, &byte)| if CHECKSUM.contains(&at) { b' ' } else { byte });
+    u32::from_str_radix(digits.trim_matches([' ', '\0']), 8) == Ok(bytes.map(u32::from).sum())
 }
 
 /// Lists the pictures of a shard in order. What is wrong with one is a fault of that one; what is wrong with the

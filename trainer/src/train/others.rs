@@ -155,7 +155,7 @@ mod tests {
             for step in 0..4 {
                 others.step(&plan, step);
                 let inputs = batches.of_step(&plan, step);
-                training.step(&inputs, 0.9, plan.learning_rate(step), &mut Clock::off());
+                training.step(&inputs, plan.momentum(step), plan.learning_rate(step), &mut Clock::off());
                 errors.push(others.agree_with(&training, step + 1).map_err(|error| error.to_string()));
             }
             assert_eq!(errors[..2], [Ok(()), Ok(())]);
