@@ -208,7 +208,7 @@ fn what_is_wrong_is_said_and_nothing_half_written() {
     let mut bytes = std::fs::read(&labels).unwrap();
     bytes[130] ^= 1;
     std::fs::write(&labels, bytes).unwrap();
-    std::fs::write(dir.join("photos/light/notes.txt"), "not a picture").unwrap();
+    std::fs::write(dir.join("photos/light/notes.png"), "not a picture").unwrap();
     let cases = [
         (1, "tokens verify data", "labels.npy: SHA-256: expected"),
         (1, "tokens inspect nowhere", "nowhere: dataset: expected a token dataset"),
@@ -216,12 +216,12 @@ fn what_is_wrong_is_said_and_nothing_half_written() {
         (
             1,
             "tokenize --images photos --tokenizer t.safetensors --out new",
-            "notes.txt: contents: expected a PNG, JPEG",
+            "notes.png: contents: expected a PNG, JPEG",
         ),
         (
             1,
             "tokenizer train --images photos --codes 4 --patch 4 --out new",
-            "notes.txt: contents: expected a PNG, JPEG",
+            "notes.png: contents: expected a PNG, JPEG",
         ),
         (1, "tokenize --images photos --tokenizer photos/dark/1.png --out new", "1.png: tokenizer: expected a"),
         (
