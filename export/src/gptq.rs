@@ -113,7 +113,7 @@ mod tests {
             let h = x.t().dot(&x);
             let mut l = cholesky(h.clone());
             l.indexed_iter_mut().filter(|((i, j), _)| j > i).for_each(|(_, x)| *x = 0.0);
-            let worst = largest_difference(&l.dot(&l.t()), &h);
+            let worst = largest_difference(l.dot(&l.t()), &h);
             assert!(worst < 1e-9 * n as f64, "{n}: {worst}");
         }
     }

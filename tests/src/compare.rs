@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn differences() {
         assert_eq!(largest_difference([1.0f32, 2.0, -3.0], [1.0f64, 2.5, -3.0]), 0.5);
-        assert_eq!(largest_difference(&[1.0f32], &vec![1.0f32]), 0.0);
+        assert_eq!(largest_difference(&[1.0f32][..], vec![1.0f32]), 0.0);
         // One that comes before, after or on either side of a larger difference.
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for at in 0..3 {

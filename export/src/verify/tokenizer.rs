@@ -96,7 +96,8 @@ impl<'t> Expected<'t> {
             (true, true) => TokenizerLink::VitInt8,
         };
         let ids = self.images.par_iter().map(|rgb| painter.encode(rgb, self.grid)).collect::<Result<Vec<_>, _>>()?;
-        let pictures = self.tokens.par_iter().map(|ids| painter.decode(ids, self.grid)).collect::<Result<_, _>>()?;
+        let pictures =
+            self.tokens.par_iter().map(|ids| painter.decode(ids, self.grid)).collect::<Result<Vec<_>, _>>()?;
         Ok(self.compare(engine, path, link, &ids, &pictures))
     }
 
@@ -155,7 +156,8 @@ impl<'t> Expected<'t> {
         let id = |&id: &i64| u16::try_from(id).unwrap_or(u16::MAX);
         let ids: Vec<Vec<u16>> = ids.outer_iter().map(|ids| ids.iter().map(id).collect()).collect();
         let byte = |b: usize, i: usize| (images[[b, i % 3, i / 3 / side, i / 3 % side]] * 255.0).round() as u8;
-        let pictures = (0..batch).map(|b| (0..side * side * 3).map(|i| byte(b, i)).collect()).collect();
+        let picture = |b| (0..side * side * 3).map(|i| byte(b, i)).collect();
+        let pictures: Vec<Vec<u8>> = (0..batch).map(picture).collect();
         let link = if self.is_network { TokenizerLink::Vit } else { TokenizerLink::Patches };
         Ok(self.compare(engine, dir, link, &ids, &pictures))
     }
@@ -166,7 +168,7 @@ impl<'t> Expected<'t> {
         path: &Path,
         link: TokenizerLink,
         ids: &[Vec<u16>],
-        pictures: &Vec<Vec<u8>>,
+        pictures: &[Vec<u8>],
     ) -> TokenizerComparison {
         let pairs = || self.ids.iter().flatten().zip(ids.iter().flatten());
         let pixels = || self.pictures.iter().flatten().zip(pictures.iter().flatten()).map(|(a, b)| a.abs_diff(*b));

@@ -385,7 +385,8 @@ fn the_writer_refuses_what_the_reader_would() {
     refused(&|w| w.self_test(&test(&ModelConfig::tiny(3, 14), false)), "features of the self-test");
     refused(&|w| w.self_test(&test(&config, true)), "decoder in the self-test");
     refused(&|w| w.vit(&[]), "vit tokenizer: truncated");
-    let twice: [&dyn Fn(&mut Writer<Vec<u8>>) -> Refused; 4] =
+    type Section<'a> = &'a dyn Fn(&mut Writer<Vec<u8>>) -> Refused;
+    let twice: [Section<'_>; 4] =
         [&|w| w.tokenizer(&[7; 14 * 12], 14, 2), &|w| w.card("{}"), &|w| w.classifier(&head(64)), &|w| {
             w.self_test(&test(&config, false))
         }];

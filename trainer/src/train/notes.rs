@@ -23,7 +23,7 @@ pub fn notes(options: &PretrainOptions, plan: &Plan, steps: Range<u64>) -> Vec<S
         }
     }
     let (keep, save) = (options.keep.every, options.save_every);
-    if !comes(least_common_multiple(keep, save)) && !(keep != 0 && steps.end.is_multiple_of(keep)) {
+    if !(comes(least_common_multiple(keep, save)) || keep != 0 && steps.end.is_multiple_of(keep)) {
         let end = steps.end;
         notes.push(format!(
             "--keep_every {keep}: none is kept for it, the run ends after {end} steps and saves every {save}"

@@ -52,8 +52,9 @@ mod tests {
 
     #[test]
     fn a_run_ends_on_time_whatever_the_speed_turns_out_to_be() {
-        // Seconds that a step takes, by the time it is.
-        let speeds: [(&str, fn(f64) -> f64); 4] = [
+        /// Seconds that a step takes, by the time it is.
+        type Speed = fn(f64) -> f64;
+        let speeds: [(&str, Speed); 4] = [
             ("as planned", |_| 0.5),
             ("slower from the middle on", |now| if now < 60.0 { 0.5 } else { 1.3 }),
             ("faster", |now| if now < 20.0 { 0.5 } else { 0.1 }),
