@@ -322,7 +322,7 @@ mod tests {
         let error = fit(8192).fit(narrow.clone()).unwrap_err();
         assert_eq!(error.found, "65535x8, which would become 67107840x8192");
         let rng = Rng::new(0, sorcen_runtime::rng::Stream::Tokenizer, 0);
-        assert!(fit(8192).view(&narrow, &rng).unwrap_err().found.contains("8192x8192"));
+        assert!(fit(8193).view(&narrow, &rng).unwrap_err().found.contains("8193x8193"));
         assert_eq!(fit(16).fit(narrow.clone()).unwrap().len(), 16 * 16 * 3);
         let error = Fit { side: 8, resize: None, min_side: 9 }.fit(narrow).unwrap_err();
         assert!(error.expected.contains("--min_side"), "{error:?}");
