@@ -23,14 +23,15 @@ type Factors<R> = (CubeTensor<R>, CubeTensor<R>, CubeTensor<R>);
 /// `lhs · rhs`, of factors in the type that `precision` stores them in; `f32`.
 pub fn product<R: CubeRuntime>(lhs: CubeTensor<R>, rhs: CubeTensor<R>, precision: Precision) -> CubeTensor<R> {
     match precision {
-        Precision::F32 => exact(lhs, rhs),
-        Precision::Tf32 | Precision::Bf16 => matmul(lhs, rhs, None, MatmulStrategy::default(), DType::F32)
+        // Elsewhere no product of `f32` is of less.
+        Precision::F32 if R::name(&lhs.client) == "cuda" => exact(lhs, rhs),
+        _ => matmul(lhs, rhs, None, MatmulStrategy::default(), DType::F32)
             .unwrap_or_else(|_| unreachable!("autotune has a kernel for whatever comes")),
     }
 }
 
 /// A product of `f32`, by the fastest kernel that multiplies such numbers.
-fn exact<R: CubeRuntime>(lhs: CubeTensor<R>, rhs: CubeTensor<R>) -> CubeTensor<R> {
+pub(super) fn exact<R: CubeRuntime>(lhs: CubeTensor<R>, rhs: CubeTensor<R>) -> CubeTensor<R> {
     static TUNER: LocalTuner<MatmulAutotuneKey, CubeTuneId> = local_tuner!();
     let output = init_matmul_output(&lhs, &rhs, DType::F32);
     let (client, id) = (lhs.client.clone(), CubeTuneId::new(&lhs.client, &lhs.device));

@@ -4,7 +4,7 @@ use burn::backend::{Autodiff, Flex};
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{DType, Tensor, TensorData, TensorPrimitive};
 
-use super::product::product;
+use super::product::exact;
 use crate::kernels::block::tests::{apart, host, is_the_plain_block, numbers};
 use crate::kernels::graph::primitive;
 use crate::kernels::steps::{to, Drop, Heads, Steps};
@@ -173,8 +173,8 @@ fn operations_with_gradients_are_the_plain_ones() {
 #[test]
 #[ignore = "needs a GPU or a software driver: tests/scripts/gpu_kernels"]
 fn products_of_f32_are_not_of_less() {
-    for (batch, rows, inner, columns) in
-        [(1, 3, 5, 2), (1, 130, 200, 70), (1, 160, 96, 144), (3, 65, 48, 65), (2, 1, 300, 40)]
+    for (batch, rows, inner, columns) in [(1, 3, 5, 2), (3, 65, 48, 65)]
+    // a driver in software takes long to try every kernel
     {
         let [a, b] = [(rows, inner, 1), (inner, columns, 2)]
             .map(|(rows, columns, seed)| numbers::<Gpu, 3>([batch, rows, columns], seed, 2.0));
@@ -188,11 +188,8 @@ fn products_of_f32_are_not_of_less() {
         };
         let cases = [(a.clone(), b.clone()), (turned(&a), b.clone()), (a.clone(), turned(&b))];
         for (i, (a, b)) in cases.into_iter().enumerate() {
-            let found = host(Tensor::<Gpu, 3>::from_primitive(TensorPrimitive::Float(product(
-                primitive(a),
-                primitive(b),
-                Precision::F32,
-            ))));
+            let found =
+                host(Tensor::<Gpu, 3>::from_primitive(TensorPrimitive::Float(exact(primitive(a), primitive(b)))));
             let mut worst = 0.0f64;
             for (at, found) in found.iter().enumerate() {
                 let (image, row, column) = (at / columns / rows, at / columns % rows, at % columns);
